@@ -1,0 +1,1 @@
+"""Convolutions for JAX: every kind, to any order, as fast as the machine allows."""

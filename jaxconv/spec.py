@@ -1,0 +1,212 @@
+"""The static description of one convolution: all of its sizes, and the arithmetic on them.
+
+The shape letters that the whole package uses are declared here:
+
+    N   batch                               S   input spatial extents, one to three of them
+    C   in-features                         K   kernel extents, one for each of S
+    F   out-features                        O   output spatial extents, one for each of S
+    G   groups; C and F are multiples       M   multiplier F/G where every group has one in-feature
+
+Arrays are channels-last: ``x [N, *S, C]``, ``kernel [*K, C/G, F]``, ``y [N, *O, F]``.
+Features are group-major, as in ``lax``: group ``j`` reads in-features ``j*C/G … (j+1)*C/G`` and
+writes out-features ``j*F/G … (j+1)*F/G``.
+
+Any size may be a symbolic dimension of ``jax.export``; then it is assumed that the kernel fits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from functools import cached_property
+from typing import Any
+
+Shape = tuple[int, ...]
+Pairs = tuple[tuple[int, int], ...]
+
+
+class Operator(enum.Enum):
+    """The three partial derivatives of ``T(x, k, g) = <g, conv(x, k)>``."""
+
+    CONV = "conv"
+    INPUT_GRAD = "input_grad"
+    FILTER_GRAD = "filter_grad"
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvSpec:
+    """Every size of one convolution, shared by the three operators; static and hashable.
+
+    ``padding`` holds one ``(low, high)`` pair for each spatial axis; a negative entry crops.
+
+    >>> spec = ConvSpec(batch=1, in_features=8, out_features=32, input_spatial=(20, 20),
+    ...                 kernel_spatial=(3, 3), strides=(1, 1), padding=((0, 0), (0, 0)),
+    ...                 dilation=(1, 1), groups=1)
+    >>> spec.output_shape, spec.parameters
+    ((1, 18, 18, 32), 2304)
+    """
+
+    batch: int
+    in_features: int
+    out_features: int
+    input_spatial: Shape
+    kernel_spatial: Shape
+    strides: Shape
+    padding: Pairs
+    dilation: Shape
+    groups: int
+
+    def replace(self, **changes: Any) -> ConvSpec:
+        return dataclasses.replace(self, **changes)
+
+    # Frozen dataclasses hash every field on each call; a spec is hashed on every eager bind.
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.kernel_spatial)
+
+    @property
+    def group_in(self) -> int:
+        """C/G."""
+        return self.in_features // self.groups if self.groups else 0
+
+    @property
+    def group_out(self) -> int:
+        """F/G."""
+        return self.out_features // self.groups if self.groups else 0
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every group has one in-feature (so C = G, and F/G is the multiplier)."""
+        return self.groups == self.in_features
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every output reads one input pixel: extents 1 and no padding or cropping."""
+        return all(k == 1 for k in self.kernel_spatial) and not any(map(any, self.padding))
+
+    @property
+    def patches(self) -> bool:
+        """Whether no input pixel is read twice: taps adjacent and stride equal to the extent."""
+        return self.kernel_spatial == self.strides and all(d == 1 for d in self.dilation)
+
+    @property
+    def unstrided(self) -> bool:
+        return all(s == 1 for s in self.strides)
+
+    @property
+    def taps(self) -> int:
+        """The number of kernel positions, the product of K."""
+        return math.prod(self.kernel_spatial)
+
+    @cached_property
+    def effective_kernel(self) -> Shape:
+        """The extent that the dilated kernel spans on each axis: ``d*(k-1) + 1``."""
+        return tuple(
+            effective_extent(k, d) for k, d in zip(self.kernel_spatial, self.dilation, strict=True)
+        )
+
+    @cached_property
+    def padded_spatial(self) -> Shape:
+        return tuple(
+            n + lo + hi for n, (lo, hi) in zip(self.input_spatial, self.padding, strict=True)
+        )
+
+    @cached_property
+    def output_spatial(self) -> Shape:
+        axes = zip(
+            self.input_spatial,
+            self.kernel_spatial,
+            self.strides,
+            self.padding,
+            self.dilation,
+            strict=True,
+        )
+        return tuple(output_extent(*axis) for axis in axes)
+
+    @property
+    def input_shape(self) -> Shape:
+        """``[N, *S, C]``"""
+        return (self.batch, *self.input_spatial, self.in_features)
+
+    @property
+    def kernel_shape(self) -> Shape:
+        """``[*K, C/G, F]``"""
+        return (*self.kernel_spatial, self.group_in, self.out_features)
+
+    @property
+    def output_shape(self) -> Shape:
+        """``[N, *O, F]``"""
+        return (self.batch, *self.output_spatial, self.out_features)
+
+    def result_shape(self, operator: Operator) -> Shape:
+        match operator:
+            case Operator.CONV:
+                return self.output_shape
+            case Operator.INPUT_GRAD:
+                return self.input_shape
+            case Operator.FILTER_GRAD:
+                return self.kernel_shape
+
+    def operand_shapes(self, operator: Operator) -> tuple[Shape, Shape]:
+        match operator:
+            case Operator.CONV:
+                return self.input_shape, self.kernel_shape
+            case Operator.INPUT_GRAD:
+                return self.output_shape, self.kernel_shape
+            case Operator.FILTER_GRAD:
+                return self.input_shape, self.output_shape
+
+    @property
+    def parameters(self) -> int:
+        """The number of kernel entries."""
+        return math.prod(self.kernel_shape)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of any of the three operators, those on padding included."""
+        return math.prod(self.output_shape) * self.taps * self.group_in
+
+    @property
+    def empty(self) -> bool:
+        """Whether no product is ever formed, so that every result is empty or zero."""
+        sizes = (*self.input_shape, *self.kernel_shape, *self.output_shape)
+        return any(isinstance(size, int) and size == 0 for size in sizes)
+
+
+def effective_extent(k: int, d: int) -> int:
+    """The extent that ``k`` taps, ``d`` apart, span: ``d*(k-1) + 1``."""
+    return d * (k - 1) + 1
+
+
+def output_extent(n: int, k: int, s: int, padding: tuple[int, int], d: int) -> int:
+    """Output extent of one axis; 0 where the axis or the kernel is empty or does not fit.
+
+    >>> output_extent(4, 3, 1, (0, 0), 1), output_extent(7, 3, 2, (1, 1), 1)
+    (2, 4)
+    """
+    if any(isinstance(size, int) and size == 0 for size in (n, k)):
+        return 0
+    extent = (n + padding[0] + padding[1] - effective_extent(k, d)) // s + 1
+    return max(extent, 0) if isinstance(extent, int) else extent
+
+
+def transposed_extent(
+    n: int, k: int, s: int, padding: tuple[int, int], d: int, output_padding: int = 0
+) -> int:
+    """Input extent of the convolution whose output extent is ``n``: what its adjoint returns.
+
+    >>> transposed_extent(14, 4, 2, (1, 1), 1)
+    28
+    """
+    if isinstance(n, int) and n == 0:
+        return 0
+    return (n - 1) * s + effective_extent(k, d) - padding[0] - padding[1] + output_padding
