@@ -1,1 +1,15 @@
 """Convolutions for JAX: every kind, to any order, as fast as the machine allows."""
+
+from . import batching as batching  # registers the family's batching rules
+from . import lowering as lowering  # registers its lowering rules
+from .causal import causal_conv as causal_conv
+from .causal import causal_conv_init as causal_conv_init
+from .causal import causal_conv_step as causal_conv_step
+from .functional import conv as conv
+from .functional import conv_filter_grad as conv_filter_grad
+from .functional import conv_input_grad as conv_input_grad
+from .functional import conv_transpose as conv_transpose
+from .functional import depthwise_conv as depthwise_conv
+from .functional import pointwise_conv as pointwise_conv
+from .functional import separable_conv as separable_conv
+from .implementation import use_implementation as use_implementation

@@ -37,9 +37,7 @@ def _workload(
     transposed: bool = False,
 ) -> Workload:
     if padding is None:
-        padding = tuple(
-            _same(n, k, stride, dilation) for n, k in zip(spatial, kernel, strict=True)
-        )
+        padding = tuple(_same(n, k, stride, dilation) for n, k in zip(spatial, kernel, strict=True))
     spec = ConvSpec(
         batch=batch,
         in_features=features[0],

@@ -1,0 +1,553 @@
+"""Argument validation: the one place that words shape and dtype errors.
+
+Every refusal names the function, the relation that failed with its numbers, the likely mend, and
+all the arrays with their axes. Shapes and values raise ``ValueError``, dtypes and things that are
+not arrays ``TypeError``. Symbolic dimensions pass every test that they do not decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import padding as paddings
+from .padding import Border, PaddingError
+from .spec import ConvSpec, Shape, effective_extent, transposed_extent
+
+SPATIAL = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """All that is static about one call: the spec, the borders to materialise, the batch axis."""
+
+    spec: ConvSpec
+    borders: tuple[Border | None, ...]
+    spatial: Shape  # the input's extents without borders
+    batched: bool
+
+    @property
+    def bordered(self) -> bool:
+        return any(self.borders)
+
+
+class Call:
+    """One call of a public function, for wording: its name and its arrays' shapes."""
+
+    def __init__(self, function: str, **shapes: Shape):
+        self.function = function
+        self.shapes = shapes
+
+    def refuse(self, sentence: str) -> ValueError:
+        arrays = ", ".join(_describe(name, shape) for name, shape in self.shapes.items())
+        return ValueError(f"{self.function}: {sentence}. Got {arrays}.")
+
+
+def _describe(name: str, shape: Shape) -> str:
+    letters = _letters(name, len(shape))
+    return f"{name} [{', '.join(letters)}] = {tuple(shape)}" if letters else f"{name} {shape}"
+
+
+def _letters(name: str, ndim: int) -> tuple[str, ...] | None:
+    """The names of an array's axes, or None where its rank is none that is known."""
+    if name == "bias":
+        return ("F",) if ndim == 1 else None
+    if name == "state":
+        return ("N", "(K-1)*d", "C") if ndim == 3 else None
+    if name.endswith("kernel"):
+        extents = SPATIAL.get(ndim - 2)
+        return extents and (*(f"K{axis}" for axis in extents), "C/G", "F")
+    extents = SPATIAL.get(ndim - 2)
+    return extents and ("N", *extents, "F" if name == "g" else "C")
+
+
+# --- arrays and dtypes ----------------------------------------------------------------------------
+
+
+def arrays(function: str, **values: Any) -> list[Any]:
+    """The given values as jax arrays of one floating or complex dtype; None passes."""
+    converted = {name: _array(function, name, value) for name, value in values.items()}
+    present = {name: value for name, value in converted.items() if value is not None}
+    for name, value in present.items():
+        _check_inexact(function, name, value.dtype)
+    _check_one_dtype(function, {name: value.dtype for name, value in present.items()})
+    return list(converted.values())
+
+
+def _array(function: str, name: str, value: Any) -> Any:
+    if isinstance(value, jax.Array):
+        return value
+    if value is None and name == "bias":
+        return None
+    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
+        return jnp.asarray(value)
+    if hasattr(value, "__jax_array__"):
+        return jnp.asarray(value)
+    raise TypeError(
+        f"{function}: {name} must be an array (jax.Array or numpy.ndarray), but got "
+        f"{type(value).__module__}.{type(value).__qualname__}; convert it with jnp.asarray"
+    )
+
+
+def _check_inexact(function: str, name: str, dtype: Any) -> None:
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(
+            f"{function}: {name} must be floating or complex, but its dtype is {dtype}; "
+            f"cast it with {name}.astype(jnp.float32)"
+        )
+
+
+def _check_one_dtype(function: str, dtypes: dict[str, Any]) -> None:
+    if len(set(dtypes.values())) > 1:
+        given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+        first = next(iter(dtypes))
+        raise TypeError(
+            f"{function}: all arrays must have one dtype, but got {given}; cast them with "
+            f".astype({first}.dtype), and ask for a wider result with preferred_element_type"
+        )
+
+
+def result_dtype(function: str, dtype: Any, preferred: Any) -> Any:
+    """The dtype of the result: ``preferred`` under lax's rules, or the operands' own."""
+    if preferred is None:
+        return dtype
+    try:
+        wanted = jax.dtypes.canonicalize_dtype(preferred)
+    except TypeError:
+        raise TypeError(
+            f"{function}: preferred_element_type must be a dtype, but got {preferred!r}"
+        ) from None
+    kinds = (jnp.complexfloating, jnp.floating)
+    if not any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(wanted, kind) for kind in kinds):
+        raise TypeError(
+            f"{function}: preferred_element_type must be of the operands' kind, {dtype}, "
+            f"but got {wanted}"
+        )
+    if wanted.itemsize < np.dtype(dtype).itemsize:
+        raise TypeError(
+            f"{function}: preferred_element_type must not be narrower than the operands' "
+            f"{dtype}, but got {wanted}; cast the result instead"
+        )
+    return wanted
+
+
+def precision_of(function: str, precision: Any) -> Any:
+    """``precision`` as lax takes it: None, one ``lax.Precision`` or a pair of them."""
+    if precision is None:
+        return None
+    pair = isinstance(precision, tuple | list) and len(precision) == 2
+    try:
+        if pair:
+            return tuple(jax.lax.Precision(entry) for entry in precision)
+        return jax.lax.Precision(precision)
+    except ValueError:
+        raise ValueError(
+            f"{function}: precision must be None, a jax.lax.Precision, its name "
+            f'("default", "high", "highest") or a pair of these, but got {precision!r}'
+        ) from None
+
+
+# --- static arguments -----------------------------------------------------------------------------
+
+
+def _integer(call: Call, name: str, value: Any, least: int = 1) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < least:
+        kind = "a positive int" if least == 1 else f"an int of at least {least}"
+        raise call.refuse(f"{name} must be {kind}, but got {value!r}")
+    return number
+
+
+def _per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Shape:
+    if isinstance(value, str) or not (isinstance(value, Sequence) or np.ndim(value) == 1):
+        return (_integer(call, name, value, least),) * rank
+    if len(value) != rank:
+        raise call.refuse(
+            f"{name} must be an int or one int a spatial axis, {rank}, but got {len(value)}: "
+            f"{tuple(value)}"
+        )
+    return tuple(_integer(call, name, entry, least) for entry in value)
+
+
+def _rank(call: Call, kernel_ndim: int) -> int:
+    if kernel_ndim - 2 not in SPATIAL:
+        raise call.refuse(
+            f"kernel must be [*K, C/G, F] with 1 to 3 spatial axes, so 3 to 5 axes in all, "
+            f"but it has {kernel_ndim}"
+        )
+    return kernel_ndim - 2
+
+
+def _batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
+    """``shape`` with its batch axis, which a single example may leave out."""
+    if len(shape) == rank + 2:
+        return shape
+    if len(shape) == rank + 1:
+        return (1, *shape)
+    letters = ", ".join(SPATIAL[rank])
+    last = "F" if name == "g" else "C"
+    raise call.refuse(
+        f"{name} must be [N, {letters}, {last}] or, unbatched, [{letters}, {last}] beside a kernel "
+        f"of {rank} spatial axes, but it has {len(shape)} axes"
+    )
+
+
+def _groups(call: Call, groups: Any, out_features: int) -> int:
+    groups = _integer(call, "groups", groups)
+    if _known(out_features) and out_features % groups:
+        raise call.refuse(
+            f"out-features must be a multiple of groups, but F % groups = {out_features} % "
+            f"{groups} = {out_features % groups}"
+        )
+    return groups
+
+
+def _known(*sizes: Any) -> bool:
+    return all(isinstance(size, int) for size in sizes)
+
+
+def _cached(function: Callable) -> Callable:
+    """Caches a geometry by its arguments where they are all plain, for the sake of eager calls.
+
+    Symbolic dimensions of different scopes refuse to be compared, so they are not looked up.
+    """
+    cached = functools.lru_cache(maxsize=4096, typed=True)(function)
+
+    @functools.wraps(function)
+    def call(*args):
+        args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
+        try:
+            plain = all(_known(*arg) for arg in args if isinstance(arg, tuple))
+            return cached(*args) if plain else function(*args)
+        except TypeError:  # an unhashable argument; its own check words the refusal
+            return function(*args)
+
+    return call
+
+
+# --- the geometry of each function ----------------------------------------------------------------
+
+
+def _spec(
+    call: Call, x_shape: Shape, kernel_shape: Shape, strides, padding, dilation, groups
+) -> tuple[ConvSpec, tuple[Border | None, ...]]:
+    """The spec of a forward convolution of a batched ``x_shape``, every relation checked."""
+    rank = _rank(call, len(kernel_shape))
+    strides = _per_axis(call, "strides", strides, rank)
+    dilation = _per_axis(call, "dilation", dilation, rank)
+    groups = _groups(call, groups, kernel_shape[-1])
+    spatial, kernel_spatial = tuple(x_shape[1:-1]), tuple(kernel_shape[:-2])
+    try:
+        resolved = paddings.resolve(padding, spatial, kernel_spatial, strides, dilation)
+    except PaddingError as error:
+        raise call.refuse(str(error)) from None
+    _check_features(call, x_shape[-1], kernel_shape[-2], kernel_shape[-1], groups)
+    _check_borders(call, spatial, resolved.borders)
+    spec = ConvSpec(
+        batch=x_shape[0],
+        in_features=x_shape[-1],
+        out_features=kernel_shape[-1],
+        input_spatial=resolved.bordered(spatial),
+        kernel_spatial=kernel_spatial,
+        strides=strides,
+        padding=resolved.pairs,
+        dilation=dilation,
+        groups=groups,
+    )
+    _check_fit(call, spec)
+    return spec, resolved.borders
+
+
+def _check_features(call: Call, in_features, group_in, out_features, groups: int) -> None:
+    if not _known(in_features, group_in) or in_features == group_in * groups:
+        return
+    if group_in and in_features % group_in == 0 and out_features % (in_features // group_in) == 0:
+        mend = f"groups={in_features // group_in} would make them equal"
+    elif groups and in_features % groups == 0:
+        mend = f"a kernel for groups={groups} has C/G = {in_features // groups}"
+    else:
+        mend = "kernels are laid out [*K, C/G, F] and arrays channels-last"
+    raise call.refuse(
+        f"x's in-features must equal the kernel's C/G * groups, but {in_features} != "
+        f"{group_in} * {groups} = {group_in * groups}; {mend}"
+    )
+
+
+def _check_borders(call: Call, spatial: Shape, borders: tuple[Border | None, ...]) -> None:
+    for axis, (n, border) in enumerate(zip(spatial, borders, strict=True)):
+        if border is None or not _known(n) or n == 0:
+            continue
+        limit = {"wrap": n, "reflect": n - 1}.get(border.mode)
+        if limit is not None and border.high > limit:
+            name = {"wrap": "CIRCULAR", "reflect": "REFLECT"}[border.mode]
+            raise call.refuse(
+                f'padding "{name}" of spatial axis {axis} would take {border.high} pixels from an '
+                f"extent of {n}, which has {limit} to give; use a smaller kernel or dilation"
+            )
+
+
+def _check_fit(call: Call, spec: ConvSpec) -> None:
+    axes = zip(spec.input_spatial, spec.padded_spatial, spec.effective_kernel, strict=True)
+    for axis, (n, padded, extent) in enumerate(axes):
+        if not _known(n, padded, extent) or n == 0 or spec.kernel_spatial[axis] == 0:
+            continue
+        if padded < extent:
+            low, high = spec.padding[axis]
+            raise call.refuse(
+                f"the kernel must fit into the padded input, but on spatial axis {axis} it spans "
+                f"d*(k-1) + 1 = {extent} and the input has {n} + {low} + {high} = {padded}; use a "
+                f"smaller kernel or dilation, or more padding"
+            )
+
+
+@_cached
+def conv(function, x_shape, kernel_shape, strides, padding, dilation, groups) -> Geometry:
+    """The geometry of ``conv`` and of every function that is one."""
+    call = Call(function, x=x_shape, kernel=kernel_shape)
+    shape = _batched(call, "x", x_shape, _rank(call, len(kernel_shape)))
+    spec, borders = _spec(call, shape, kernel_shape, strides, padding, dilation, groups)
+    return Geometry(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
+
+
+@_cached
+def input_grad(
+    function, g_shape, kernel_shape, input_spatial, strides, padding, dilation, groups
+) -> Geometry:
+    """The geometry of ``conv_input_grad``: that of the convolution which ``g`` came from."""
+    call = Call(function, g=g_shape, kernel=kernel_shape)
+    rank = _rank(call, len(kernel_shape))
+    shape = _batched(call, "g", g_shape, rank)
+    spatial = _per_axis(call, "input_spatial", input_spatial, rank, least=0)
+    count = _groups(call, groups, kernel_shape[-1])
+    x_shape = (shape[0], *spatial, kernel_shape[-2] * count)
+    spec, borders = _spec(call, x_shape, kernel_shape, strides, padding, dilation, groups)
+    _check_cotangent(call, shape, spec)
+    return Geometry(spec, borders, spatial, len(g_shape) == len(shape))
+
+
+@_cached
+def filter_grad(
+    function, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
+) -> Geometry:
+    """The geometry of ``conv_filter_grad``: that of the convolution which ``g`` came from."""
+    call = Call(function, x=x_shape, g=g_shape)
+    rank = len(kernel_spatial) if isinstance(kernel_spatial, Sequence) else 1
+    if rank not in SPATIAL:
+        raise call.refuse(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
+    x_batched = _batched(call, "x", x_shape, rank)
+    g_batched = _batched(call, "g", g_shape, rank)
+    extents = _per_axis(call, "kernel_spatial", kernel_spatial, rank, least=0)
+    count = _groups(call, groups, g_shape[-1])
+    if _known(x_shape[-1]) and x_shape[-1] % count:
+        raise call.refuse(
+            f"in-features must be a multiple of groups, but C % groups = {x_shape[-1]} % {count} "
+            f"= {x_shape[-1] % count}"
+        )
+    kernel_shape = (*extents, x_shape[-1] // count, g_shape[-1])
+    spec, borders = _spec(call, x_batched, kernel_shape, strides, padding, dilation, groups)
+    _check_cotangent(call, g_batched, spec)
+    return Geometry(spec, borders, tuple(x_batched[1:-1]), len(x_shape) == len(x_batched))
+
+
+def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
+    pairs = zip(g_shape, spec.output_shape, strict=True)
+    if any(_known(got, wanted) and got != wanted for got, wanted in pairs):
+        raise call.refuse(
+            f"g must have the shape of the convolution's output, [N, *O, F] = {spec.output_shape}, "
+            f"but got {tuple(g_shape)}"
+        )
+
+
+@_cached
+def transpose(
+    function, x_shape, kernel_shape, strides, padding, output_padding, dilation, groups
+) -> Geometry:
+    """The geometry of the convolution whose adjoint ``conv_transpose`` is.
+
+    The forward convolution reads what the transposed one returns. Its high padding is lowered by
+    the output padding, so that its output has exactly the extent of ``x`` also where
+    ``stride <= output_padding < dilation``.
+    """
+    call = Call(function, x=x_shape, kernel=kernel_shape)
+    rank = _rank(call, len(kernel_shape))
+    shape = _batched(call, "x", x_shape, rank)
+    if _known(shape[-1], kernel_shape[-1]) and shape[-1] != kernel_shape[-1]:
+        raise call.refuse(
+            f"x's features must equal the kernel's last axis, but {shape[-1]} != "
+            f"{kernel_shape[-1]}; the kernel is laid out as the forward convolution's, [*K, F/G, C]"
+        )
+    strides = _per_axis(call, "strides", strides, rank)
+    dilation = _per_axis(call, "dilation", dilation, rank)
+    extra = _per_axis(call, "output_padding", output_padding, rank, least=0)
+    count = _groups(call, groups, kernel_shape[-1])
+    try:
+        entries = paddings.axis_entries(padding, rank)
+    except PaddingError as error:
+        raise call.refuse(str(error)) from None
+    axes = zip(shape[1:-1], kernel_shape, strides, entries, dilation, extra, strict=False)
+    resolved = [_transpose_axis(call, axis, *sizes) for axis, sizes in enumerate(axes)]
+    spatial = tuple(extent for extent, _ in resolved)
+    spec = ConvSpec(
+        batch=shape[0],
+        in_features=kernel_shape[-2] * count,
+        out_features=shape[-1],
+        input_spatial=spatial,
+        kernel_spatial=tuple(kernel_shape[:-2]),
+        strides=strides,
+        padding=tuple(pair for _, pair in resolved),
+        dilation=dilation,
+        groups=count,
+    )
+    return Geometry(spec, (None,) * rank, spatial, len(x_shape) == len(shape))
+
+
+def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
+    """The output extent of one axis, and the padding of the forward convolution."""
+    if isinstance(entry, str) and entry in paddings.BORDERS:
+        raise call.refuse(
+            f'padding "{entry}" has no transposed convolution: its adjoint adds the border back '
+            f"onto the input; use conv_input_grad, which does that, or a padding of zeros"
+        )
+    if extra >= max(s, d):
+        raise call.refuse(
+            f"output_padding must be less than the stride or the dilation, but on spatial axis "
+            f"{axis} it is {extra} beside strides {s} and dilation {d}"
+        )
+    if entry in ("SAME", "SAME_LOWER"):
+        if extra:
+            raise call.refuse(
+                f'padding "{entry}" fixes the output extent at n*s and takes no output_padding, '
+                f"but on spatial axis {axis} got {extra}; give the padding as pairs"
+            )
+        forward = paddings.resolve((entry,), (n * s,), (k,), (s,), (d,))
+        return n * s, forward.pairs[0]
+    low, high = paddings.resolve((entry,), (n,), (k,), (s,), (d,)).pairs[0]
+    extent = transposed_extent(n, k, s, (low, high), d, extra)
+    if _known(extent, n) and n and extent < 1:
+        raise call.refuse(
+            f"padding leaves nothing of spatial axis {axis}: (n-1)*s + d*(k-1) + 1 - low - high + "
+            f"output_padding = {(n - 1) * s} + {effective_extent(k, d)} - {low} - {high} + {extra} "
+            f"= {extent}"
+        )
+    return extent, (low, high - extra)
+
+
+# --- what single functions add --------------------------------------------------------------------
+
+
+def bias(function: str, value: Any, out_features: int) -> None:
+    if value is None or tuple(value.shape) == (out_features,):
+        return
+    raise Call(function, bias=value.shape).refuse(
+        f"bias must have one value an out-feature, [F] = ({out_features},)"
+    )
+
+
+def depthwise_kernel(function: str, name: str, x_shape: Shape, kernel_shape: Shape) -> None:
+    """A depthwise kernel is ``[*K, 1, C*M]``; Keras and TensorFlow lay theirs out otherwise."""
+    call = Call(function, x=x_shape, **{name: kernel_shape})
+    _rank(call, len(kernel_shape))
+    features = x_shape[-1] if x_shape else 1
+    group_in, out_features = kernel_shape[-2:]
+    if not _known(features, group_in, out_features):
+        return
+    if group_in != 1:
+        keras = group_in == features
+        mend = (
+            f"; [*K, C, M] as in Keras becomes {name}.reshape(*{name}.shape[:-2], 1, -1)"
+            if keras
+            else ""
+        )
+        raise call.refuse(
+            f"{name} must be [*K, 1, C*M], but its axis before last is {group_in}{mend}"
+        )
+    if features == 0 or out_features % features:
+        raise call.refuse(
+            f"{name}'s last axis must be a multiple of x's {features} features, one filter or more "
+            f"for each, but got {out_features}"
+        )
+
+
+def pointwise_kernel(
+    function: str, name: str, x_shape: Shape, kernel_shape: Shape, strides: Any
+) -> None:
+    """A pointwise kernel is ``[1, …, 1, C, F]``, or ``[C, F]`` where the stride is 1."""
+    call = Call(function, x=x_shape, **{name: kernel_shape})
+    if len(kernel_shape) == 2:
+        if not x_shape:
+            raise call.refuse("x must have a feature axis, but it is a scalar")
+        if math.prod(np.atleast_1d(strides).tolist()) != 1:
+            raise call.refuse(
+                f"strides need spatial axes: with strides {strides} write {name} as "
+                f"[1, …, 1, C, F], not [C, F]"
+            )
+    elif any(k != 1 for k in kernel_shape[: _rank(call, len(kernel_shape))]):
+        raise call.refuse(f"{name} must be [1, …, 1, C, F] or [C, F]; wider kernels go to conv")
+
+
+def separable_kernel(function: str, depthwise_shape: Shape, pointwise_shape: Shape) -> None:
+    """The pointwise kernel of a separable convolution reads what the depthwise one returns."""
+    call = Call(function, depthwise_kernel=depthwise_shape, pointwise_kernel=pointwise_shape)
+    ranks = (2, len(depthwise_shape))
+    if len(pointwise_shape) not in ranks or any(extent != 1 for extent in pointwise_shape[:-2]):
+        raise call.refuse("pointwise_kernel must be [1, …, 1, C*M, F] or [C*M, F]")
+    if _known(pointwise_shape[-2], depthwise_shape[-1]) and (
+        pointwise_shape[-2] != depthwise_shape[-1]
+    ):
+        raise call.refuse(
+            f"pointwise_kernel must read the C*M features that depthwise_kernel returns, but "
+            f"{pointwise_shape[-2]} != {depthwise_shape[-1]}"
+        )
+
+
+def causal(function: str, x_shape: Shape, kernel_shape: Shape) -> None:
+    _check_causal_kernel(Call(function, x=x_shape, kernel=kernel_shape), kernel_shape)
+
+
+def _check_causal_kernel(call: Call, kernel_shape: Shape) -> None:
+    if len(kernel_shape) != 3:
+        raise call.refuse(
+            f"a causal convolution has one spatial axis, so kernel must be [K, C/G, F], but it has "
+            f'{len(kernel_shape)} axes; in more dimensions use conv with padding=("CAUSAL", "SAME")'
+        )
+
+
+def causal_state_shape(
+    function: str, kernel_shape: Shape, batch_size: Any, dilation: Any, groups: Any
+) -> Shape:
+    """``[N, (K-1)*dilation, C]``: the inputs that the next output still needs."""
+    call = Call(function, kernel=kernel_shape)
+    _check_causal_kernel(call, kernel_shape)
+    dilation = _per_axis(call, "dilation", dilation, 1)[0]
+    features = kernel_shape[1] * _groups(call, groups, kernel_shape[2])
+    length = max(kernel_shape[0] - 1, 0) * dilation
+    return _integer(call, "batch_size", batch_size, least=0), length, features
+
+
+def causal_state(
+    function: str, state_shape: Shape, x_shape: Shape, kernel_shape: Shape, dilation, groups
+) -> None:
+    """The relations of one streaming step."""
+    call = Call(function, state=state_shape, x=x_shape, kernel=kernel_shape)
+    _check_causal_kernel(call, kernel_shape)
+    if len(x_shape) != 3 or (_known(x_shape[1]) and x_shape[1] < 1):
+        raise call.refuse("x must be [N, L, C] with L at least 1")
+    if not _known(x_shape[0]):
+        return
+    wanted = causal_state_shape(function, kernel_shape, x_shape[0], dilation, groups)
+    if tuple(state_shape) != wanted:
+        raise call.refuse(
+            f"state must be [N, (K-1)*dilation, C] = {wanted}, but got {tuple(state_shape)}; make "
+            f"it with causal_conv_init with the same kernel, dilation and groups"
+        )

@@ -1,0 +1,49 @@
+"""What differs between jax versions, and every private jax name with the reason for it."""
+
+from __future__ import annotations
+
+import jax
+
+# Binding a primitive eagerly means compiling it alone. The public ways to do that go through
+# jax.jit, which under jax.disable_jit calls the primitive's implementation again, without end.
+from jax._src.dispatch import apply_primitive as apply_primitive
+
+# Explicit mode states a result's sharding in its type; the lowered operation must say so too, and
+# no public function annotates an MLIR value. Where no axis is explicit it does nothing.
+from jax._src.interpreters.mlir import lower_with_sharding_in_types as annotate_sharding
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+
+NO_MESH = AbstractMesh((), ())
+
+
+def varying_axes(x) -> frozenset:
+    """The manual mesh axes along which the value of ``x`` differs (its shard_map type)."""
+    return jax.typeof(x).manual_axis_type.varying
+
+
+def without_mesh(aval):
+    """``aval`` with no sharding and no varying axes: what a kernel on one device sees."""
+    return jax.core.ShapedArray(aval.shape, aval.dtype, weak_type=False)
+
+
+def lower_on_shard(ctx, lower, *operands):
+    """Runs the lowering rule ``lower`` with every mesh type stripped, then types its result.
+
+    A kernel that transposes inside its lowering would otherwise transpose the casts that
+    ``shard_map`` typing inserts, and the transpose of a cast to varying is one more ``psum``:
+    filter gradients come out multiplied by the number of devices.
+    """
+    stripped = ctx.replace(
+        avals_in=[without_mesh(aval) for aval in ctx.avals_in],
+        avals_out=[without_mesh(aval) for aval in ctx.avals_out],
+    )
+    with jax.sharding.use_abstract_mesh(NO_MESH):
+        results = lower(stripped, *operands)
+    return [
+        annotate_sharding(ctx, result, aval)
+        for result, aval in zip(results, ctx.avals_out, strict=True)
+    ]
+
+
+def named_sharding(mesh, partitions) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(*partitions))

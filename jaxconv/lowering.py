@@ -1,0 +1,39 @@
+"""Lowering: dispatch picks a kernel for the platform, after autodiff and batching are done."""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+from jax.interpreters import mlir
+
+from . import compat, dispatch
+from .primitives import PRIMITIVES
+from .spec import ConvSpec, Operator
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation, **params):
+    choice = dispatch.choose(operator, platform, spec, params["dtype"], implementation)
+    run = functools.partial(_run, operator, choice.kernel, spec, params)
+    return compat.lower_on_shard(ctx, mlir.lower_fun(run, multiple_results=False), a, b)
+
+
+def _run(operator: Operator, kernel: str, spec: ConvSpec, params: dict, a, b):
+    """The function that is lowered: it sees arrays of one device and knows no mesh."""
+    dtype = params["dtype"]
+    if spec.empty:
+        return jnp.zeros(spec.result_shape(operator), dtype)
+    compute = getattr(dispatch.KERNELS[kernel], operator.value)
+    return compute(a, b, spec, precision=params["precision"], dtype=dtype)
+
+
+def _register() -> None:
+    for operator, primitive in PRIMITIVES.items():
+        for platform in PLATFORMS:
+            rule = functools.partial(_lower, operator, platform)
+            mlir.register_lowering(primitive, rule, platform=platform)
+
+
+_register()

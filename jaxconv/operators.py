@@ -1,0 +1,81 @@
+"""What all public functions share: options resolved once, borders, the batch axis, the bias."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from . import checks, implementation, primitives
+from .checks import Geometry
+from .padding import Border
+from .spec import Operator, Shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The keywords that every function takes, validated."""
+
+    dtype: Any
+    precision: Any
+    implementation: str | None
+
+
+def options(function: str, dtype, precision, preferred_element_type, name) -> Options:
+    """The options of one call whose operands have ``dtype``."""
+    return Options(
+        dtype=checks.result_dtype(function, dtype, preferred_element_type),
+        precision=checks.precision_of(function, precision),
+        implementation=implementation.resolve(name),
+    )
+
+
+def apply(operator: Operator, a, b, geometry: Geometry, chosen: Options):
+    """Binds the operator; where ``geometry`` is unbatched, activations come and go without N."""
+    if not geometry.batched:
+        a, b = (
+            operand[None] if role in "xg" else operand
+            for role, operand in zip(primitives.ROLES[operator], (a, b), strict=True)
+        )
+    if geometry.bordered and operator is not Operator.INPUT_GRAD:
+        a = with_borders(a, geometry.borders)
+    result = primitives.bind(
+        operator,
+        a,
+        b,
+        geometry.spec,
+        dtype=chosen.dtype,
+        precision=chosen.precision,
+        implementation=chosen.implementation,
+    )
+    if geometry.bordered and operator is Operator.INPUT_GRAD:
+        result = _without_borders(result, geometry)
+    return result if geometry.batched or operator is Operator.FILTER_GRAD else result[0]
+
+
+def with_borders(x, borders: tuple[Border | None, ...]):
+    """``x`` with the circular, reflected or replicated border of each spatial axis added."""
+    for axis, border in enumerate(borders, start=1):
+        # An empty axis has nothing to repeat, and its output is empty with or without a border.
+        if border is not None and x.shape[axis] != 0:
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (border.low, border.high)
+            x = jnp.pad(x, widths, mode=border.mode)
+    return x
+
+
+def _without_borders(dx, geometry: Geometry):
+    """The adjoint of ``with_borders``: what fell on the border is added to the pixels it repeats."""
+    spec = geometry.spec
+    shape: Shape = (spec.batch, *geometry.spatial, spec.in_features)
+    widen = jax.linear_transpose(
+        lambda x: with_borders(x, geometry.borders), jax.ShapeDtypeStruct(shape, dx.dtype)
+    )
+    return widen(dx)[0]
+
+
+def add_bias(y, bias):
+    """``y + bias``, in the dtype of ``y``."""
+    return y if bias is None else y + bias.astype(y.dtype)

@@ -1,0 +1,160 @@
+"""One padding vocabulary, resolved to explicit pairs or to a border that must be materialised.
+
+    "SAME"          output extent ceil(n/s), zeros split evenly, the odd one at the end
+    "SAME_LOWER"    the same with the odd zero at the beginning
+    "VALID"         no padding
+    "FULL"          d*(k-1) zeros on both sides: every output that touches the input
+    "CAUSAL"        d*(k-1) zeros before: output i sees nothing after input i*s
+    "CIRCULAR"      the input repeats periodically
+    "REFLECT"       the input mirrored about its edge pixels
+    "REPLICATE"     the edge pixels repeated
+    p               p zeros on both sides
+    (low, high)     low zeros before and high after; negative values crop
+
+The three border modes pad ``(d*(k-1))//2`` before and the rest of ``d*(k-1)`` after, as Flax does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from .spec import Pairs, Shape, effective_extent
+
+BORDERS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
+NAMES = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL", *BORDERS)
+
+PaddingLike = str | int | Sequence[str | int | tuple[int, int]]
+
+
+class PaddingError(ValueError):
+    """One sentence on what is wrong; the public function adds its name and its shapes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Border:
+    """What ``numpy.pad`` must add to one axis before the convolution."""
+
+    mode: str
+    low: int
+    high: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Padding:
+    """``pairs`` of zeros for the convolution, and for each axis the border to materialise."""
+
+    pairs: Pairs
+    borders: tuple[Border | None, ...]
+
+    def bordered(self, spatial: Shape) -> Shape:
+        """The spatial extents once the borders are materialised."""
+        return tuple(
+            n if border is None else n + border.low + border.high
+            for n, border in zip(spatial, self.borders, strict=True)
+        )
+
+
+def resolve(
+    padding: Any, spatial: Shape, kernel_spatial: Shape, strides: Shape, dilation: Shape
+) -> Padding:
+    """Resolves one value of the vocabulary for every axis.
+
+    >>> resolve("SAME", (5, 6), (3, 3), (1, 2), (1, 1)).pairs
+    ((1, 1), (0, 1))
+    """
+    entries = axis_entries(padding, len(kernel_spatial))
+    axes = zip(entries, spatial, kernel_spatial, strides, dilation, strict=True)
+    resolved = [_resolve_axis(*axis) for axis in axes]
+    return Padding(tuple(pair for pair, _ in resolved), tuple(border for _, border in resolved))
+
+
+def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
+    """One name or ``(low, high)`` pair for each axis, whichever way ``padding`` is written."""
+    if isinstance(padding, str):
+        if padding == "CAUSAL" and rank > 1:
+            raise PaddingError(
+                f'padding "CAUSAL" names no axis among {rank}: write one entry an axis, '
+                f"such as {('CAUSAL', *('SAME',) * (rank - 1))}"
+            )
+        return (_name(padding),) * rank
+    if _is_int(padding):
+        return (_pair(padding),) * rank
+    if not isinstance(padding, Sequence) and not hasattr(padding, "__iter__"):
+        raise PaddingError(
+            f"padding must be a name, an int or one entry an axis, but got {padding!r}"
+        )
+    entries = tuple(padding)
+    if len(entries) != rank:
+        hint = ""
+        if rank == 1 and len(entries) == 2 and all(map(_is_int, entries)):
+            hint = f"; a (low, high) pair for the only axis is written [{entries}]"
+        raise PaddingError(
+            f"padding must have one entry an axis, {rank}, but got {len(entries)}: {padding!r}{hint}"
+        )
+    return tuple(_name(entry) if isinstance(entry, str) else _pair(entry) for entry in entries)
+
+
+def _name(name: str) -> str:
+    if name in NAMES:
+        return name
+    close = difflib.get_close_matches(name.upper(), NAMES, 1, 0.5)
+    hint = f'; did you mean "{close[0]}"?' if close else ""
+    raise PaddingError(f"padding must be one of {', '.join(NAMES)}, but got {name!r}{hint}")
+
+
+def _is_int(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _pair(entry: Any) -> tuple[int, int]:
+    if _is_int(entry):
+        return operator.index(entry), operator.index(entry)
+    try:
+        low, high = entry
+    except (TypeError, ValueError):
+        low = high = None
+    if not (_is_int(low) and _is_int(high)):
+        raise PaddingError(
+            f"padding of an axis must be a name, an int or a (low, high) pair of ints, "
+            f"but got {entry!r}"
+        )
+    return operator.index(low), operator.index(high)
+
+
+def _resolve_axis(
+    entry: str | tuple[int, int], n: int, k: int, s: int, d: int
+) -> tuple[tuple[int, int], Border | None]:
+    if not isinstance(entry, str):
+        return entry, None
+    reach = effective_extent(k, d) - 1 if k else 0
+    match entry:
+        case "VALID":
+            return (0, 0), None
+        case "FULL":
+            return (reach, reach), None
+        case "CAUSAL":
+            return (reach, 0), None
+        case "SAME" | "SAME_LOWER":
+            total = _same_total(n, reach, s)
+            small, large = total // 2, total - total // 2
+            return ((small, large) if entry == "SAME" else (large, small)), None
+        case _:
+            return (0, 0), Border(BORDERS[entry], reach // 2, reach - reach // 2)
+
+
+def _same_total(n: int, reach: int, s: int) -> int:
+    """Zeros that make the output extent ``ceil(n/s)``: ``(ceil(n/s)-1)*s + reach + 1 - n``."""
+    if s == 1:  # also the form in which a symbolic n cancels
+        return reach
+    total = (-(-n // s) - 1) * s + reach + 1 - n
+    return max(total, 0) if isinstance(n, int) else total.max(0)  # jax's symbolic dimension
