@@ -1,0 +1,35 @@
+"""Every test runs on the CPU, with eight devices for the meshes, under strict promotion rules."""
+
+import contextlib
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "lenient: leave jax's own promotion rules, for code that relies on them"
+    )
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request):
+    """Inside the library no dtype and no rank is promoted by accident."""
+    with contextlib.ExitStack() as stack:
+        if request.node.get_closest_marker("lenient") is None:
+            stack.enter_context(jax.numpy_dtype_promotion("strict"))
+            stack.enter_context(jax.numpy_rank_promotion("raise"))
+        yield
+
+
+@pytest.fixture
+def x64():
+    """Float64 and complex128 for one test: where an error of one unit in 1e-16 must show."""
+    with jax.enable_x64(True):
+        yield
