@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from . import checks, implementation, primitives
 from .checks import Geometry
@@ -78,4 +79,6 @@ def _without_borders(dx, geometry: Geometry):
 
 def add_bias(y, bias):
     """``y + bias``, in the dtype of ``y``."""
-    return y if bias is None else y + bias.astype(y.dtype)
+    if bias is None:
+        return y
+    return y + lax.expand_dims(bias.astype(y.dtype), range(y.ndim - 1))
