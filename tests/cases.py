@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from oracle import Case
 
@@ -27,6 +28,12 @@ BASIC = {
     3: Case(2, 2, 6, (4, 5, 3), (2, 3, 1), (1, 2, 1), ((1, 0), (-1, 2), (0, 1)), (2, 1, 1), 2),
 }
 RANKS = tuple(BASIC)
+
+
+def by_rank(test):
+    """Runs a test with the basic case of each rank."""
+    ids = [f"{rank}d" for rank in BASIC]
+    return pytest.mark.parametrize("case", BASIC.values(), ids=ids)(test)
 
 
 def build(pick: Callable[[Sequence], Any], rank: int | None = None, kind=None) -> Case:

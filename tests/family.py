@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import numpy as np
 import oracle
+from jax.extend import core
 from oracle import Case
 
 from jaxconv.primitives import PRIMITIVES
@@ -49,7 +50,7 @@ def primitives(fn, *args) -> list[str]:
 def equations(jaxpr):
     for equation in jaxpr.eqns:
         yield equation
-        for sub in jax.core.jaxprs_in_params(equation.params):
+        for sub in core.jaxprs_in_params(equation.params):
             yield from equations(sub)
 
 
