@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax.interpreters import mlir
 
@@ -26,7 +27,9 @@ def _run(operator: Operator, kernel: str, spec: ConvSpec, params: dict, a, b):
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
     compute = getattr(dispatch.KERNELS[kernel], operator.value)
-    return compute(a, b, spec, precision=params["precision"], dtype=dtype)
+    # A caller's stricter promotion rules are about the caller's code; operands here may be mixed.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return compute(a, b, spec, precision=params["precision"], dtype=dtype)
 
 
 def _register() -> None:
