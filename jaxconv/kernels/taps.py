@@ -6,8 +6,8 @@ All three operators, and every phase of a strided input gradient, are one comput
 
 For the forward convolution the weights are the kernel. For the input gradient ``x`` is the
 cotangent and the weights are the reversed kernel. For the filter gradient the weights are the
-cotangent (one for each ``n``), ``y`` is the kernel, and stride and dilation change places. A
-multiplier ``M`` repeats each in-feature ``M`` times, so that one channel has one filter.
+cotangent (another for each ``n``), ``y`` is the kernel, and stride and dilation change places.
+A multiplier ``M`` repeats each in-feature ``M`` times, so that one channel has one filter.
 """
 
 from __future__ import annotations
@@ -20,71 +20,78 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..spec import ConvSpec, Operator
+from .windows import (
+    Axis,
+    forward_axes,
+    interleaved,
+    materialised,
+    pad,
+    phase,
+    results_dtypes,
+    tap,
+    window,
+)
 
-# Terms unrolled into one fusion. 16 to 64 were within 20 % of each other on 31x31 1x28x28x128
-# and on filter gradients of 3x3 to 7x7; 128 terms lose vectorisation (31x31: 50 against 2 ms).
-UNROLLED = 49
+# A kernel of so many taps is one fusion: 45 GMAC/s on 7x7 8x56x56x96, but 4 on the 125 taps of
+# 5x5x5 2x16x16x16x64.
+WHOLE = 49
 
-# A strided input gradient computes each phase apart up to this many; each compiles a fusion.
+# More are cut into blocks of at most this: 13x13 4x28x28x128 ran at 45 GMAC/s, with 16 at 44,
+# with 64 at 31; the filter gradient of 7x7 8x56x56x96 at 26, 23 and 12. The weights of a filter
+# gradient are as large as an image: 5x5 8x7x7x960 took 1.1 ms in blocks, 2.0 in one fusion of 49.
+BLOCK = 32
+
+# A strided input gradient computes each phase apart up to this many; each compiles its fusions.
 PHASES = 8
 
-# Peak temporaries, in multiples of the larger of the arrays, above which channels are split.
-TEMPORARIES = 1.8
+# Temporaries, in multiples of the larger of the two images, above which channels are cut. It
+# costs copies: 7x7 8x14x14x384 needs 2.04 and 0.8 ms whole, but 1.5 ms in two parts.
+TEMPORARIES = 2.1
+
+UNPADDED = (0, 0, 0)
 
 
-class Axis(NamedTuple):
-    """One spatial axis: ``o`` outputs, each reading ``k`` of ``n`` inputs; ``b`` unrolled."""
+class Block(NamedTuple):
+    """One axis and how its taps are cut: into ``count`` blocks of ``k``."""
 
-    n: int
-    o: int
+    axis: Axis
     k: int
-    s: int
-    d: int
-    low: int
-    b: int = 1
+    count: int
 
     @property
-    def blocks(self) -> int:
-        return -(-self.k // self.b)
-
-    def window(self, k: int) -> int:
-        """Inputs under all outputs, for ``k`` taps."""
-        return (self.o - 1) * self.s + self.d * (k - 1) + 1
+    def one(self) -> Axis:
+        return self.axis._replace(k=self.k)
 
     @property
-    def border(self) -> tuple[int, int, int]:
-        """The padding, or cropping, to exactly what all taps read."""
-        return (self.low, self.window(self.blocks * self.b) - self.n - self.low, 0)
-
-    @property
-    def size(self) -> int:
-        """Inputs that one block of taps reads; an axis in one block is padded afterwards."""
-        return self.n if self.blocks == 1 else self.window(self.b)
+    def all(self) -> Axis:
+        """The last block may reach past the kernel, where the weights are padded with zeros."""
+        return self.axis._replace(k=self.k * self.count)
 
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
-    del precision  # sums of products of single elements are never rounded further
-    dtype, sums = _dtypes(x, kernel, dtype)
-    y = _correlate(_each_filter(x, spec), _weights(kernel, spec), _forward_axes(spec), sums)
-    return y.astype(dtype)
+    del precision  # products of single elements are exact to the last bit already
+    dtype, sums = results_dtypes(x, kernel, dtype)
+    x, weights = _each_filter(x, spec), _weights(kernel, spec)
+    return _correlate(x, weights, forward_axes(spec), sums).astype(dtype)
 
 
 def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     del precision
-    dtype, sums = _dtypes(g, kernel, dtype)
-    weights, axes = _weights(kernel, spec), _forward_axes(spec)
+    dtype, sums = results_dtypes(g, kernel, dtype)
+    weights, axes = _weights(kernel, spec), forward_axes(spec)
     if math.prod(spec.strides) > PHASES:
         g, axes = _unstrided(g, axes)
     starts = itertools.product(*[range(axis.s) for axis in axes])
-    dx = _interleaved([_phase(g, weights, axes, at, sums) for at in starts], axes)
-    dx = dx.reshape(*dx.shape[:-1], spec.in_features, spec.group_out)
-    return (dx[..., 0] if spec.group_out == 1 else dx.sum(-1)).astype(dtype)
+    dx = interleaved([_phase(g, weights, axes, at, sums) for at in starts], axes)
+    # Strided slices: 0.6 ms on x2 3x3 8x28x28x128, where a sum over a trailing axis takes 40.
+    return sum(dx[..., m :: spec.group_out] for m in range(spec.group_out)).astype(dtype)
 
 
 def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     del precision
-    dtype, sums = _dtypes(x, g, dtype)
-    dkernel = _correlate(_each_filter(x, spec), g, _filter_axes(spec), sums).sum(0)
+    dtype, sums = results_dtypes(x, g, dtype)
+    axes = [Axis(a.n, a.k, a.o, a.d, a.s, a.low) for a in forward_axes(spec)]
+    dkernel = _correlate(_each_filter(x, spec), g, axes, sums, whole=BLOCK).sum(0)
     return dkernel.reshape(spec.kernel_shape).astype(dtype)
 
 
@@ -92,13 +99,6 @@ def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     if spec.depthwise:
         return None
     return f"taps serves depthwise convolutions only, but a group has {spec.group_in} in-features"
-
-
-def _dtypes(a, b, dtype):
-    """The result's dtype, and the one to accumulate in."""
-    dtype = jnp.dtype(dtype or jnp.promote_types(a.dtype, b.dtype))
-    sums = jnp.promote_types(jnp.promote_types(a.dtype, b.dtype), dtype)
-    return dtype, jnp.promote_types(sums, jnp.float32) if sums.itemsize < 4 else sums
 
 
 def _each_filter(x, spec: ConvSpec):
@@ -109,163 +109,111 @@ def _weights(kernel, spec: ConvSpec):
     return kernel.reshape(1, *spec.kernel_spatial, spec.out_features)
 
 
-def _forward_axes(spec: ConvSpec) -> list[Axis]:
-    low = [lo for lo, _ in spec.padding]
-    sizes = (spec.input_spatial, spec.output_spatial, spec.kernel_spatial)
-    return [Axis(*axis) for axis in zip(*sizes, spec.strides, spec.dilation, low, strict=True)]
-
-
-def _filter_axes(spec: ConvSpec) -> list[Axis]:
-    return [Axis(a.n, a.k, a.o, a.d, a.s, a.low) for a in _forward_axes(spec)]
-
-
-# The input gradient. Input q reads the outputs o with o*s + i*d - low = q for a tap i. The taps
-# that serve the inputs q = r, r+s, r+2s, … are i0, i0 + s/c, … for c = gcd(d, s); along them o
-# falls by d/c. So each phase r is a correlation of g, without stride, with every (s/c)th tap.
-
-
 def _phase(g, weights, axes, at, sums):
     """The gradient at the inputs ``at``, ``at + strides``, …"""
-    chosen = [_phase_axis(axis, r) for axis, r in zip(axes, at, strict=True)]
+    chosen = [phase(axis, r) for axis, r in zip(axes, at, strict=True)]
     taps, axes = zip(*chosen, strict=True)
     if any(axis.k == 0 for axis in axes):
-        return jnp.zeros((g.shape[0], *[axis.o for axis in axes], g.shape[-1]), sums)
+        return _zeros(g, axes, sums)
     return _correlate(g, lax.rev(weights[:, *taps], range(1, len(axes) + 1)), axes, sums)
-
-
-def _phase_axis(axis: Axis, r: int) -> tuple[slice, Axis]:
-    every = axis.s // math.gcd(axis.d, axis.s)
-    first = next((i for i in range(every) if (r + axis.low - i * axis.d) % axis.s == 0), axis.k)
-    k = len(range(first, axis.k, every))
-    d = axis.d * every // axis.s
-    low = (k - 1) * d - (r + axis.low - first * axis.d) // axis.s
-    return slice(first, None, every), Axis(axis.o, -(-axis.n // axis.s), k, 1, d, low)
-
-
-def _interleaved(phases, axes):
-    """The phases, the last axis' fastest, put back in the order of the inputs."""
-    for axis in range(len(axes), 0, -1):
-        s, n = axes[axis - 1].s, axes[axis - 1].n
-        groups = [phases[i : i + s] for i in range(0, len(phases), s)]
-        phases = [lax.slice_in_dim(_merged(group, axis), 0, n, axis=axis) for group in groups]
-    return phases[0]
-
-
-def _merged(phases, axis: int):
-    if len(phases) == 1:
-        return phases[0]
-    shape = list(phases[0].shape)
-    shape[axis] *= len(phases)
-    return jnp.stack(phases, axis=axis + 1).reshape(shape)
 
 
 def _unstrided(g, axes):
     """The same input gradient at stride 1, with zeros between the cotangents."""
-    g = _pad(g, [(0, 0, axis.s - 1) for axis in axes])
+    g = pad(g, [(0, 0, axis.s - 1) for axis in axes])
     return g, [axis._replace(o=(axis.o - 1) * axis.s + 1, s=1) for axis in axes]
 
 
-def _correlate(x, weights, axes, sums):
-    """The computation above, a block of channels at a time where its temporaries need it."""
-    axes = _blocked(axes)
-    parts = _channel_parts(axes, x.shape[-1])
+def _correlate(x, weights, axes, sums, whole=WHOLE):
+    """The computation above, a part of the channels at a time where memory asks for it."""
+    blocks = _blocks(axes, whole)
+    parts = _channel_parts(blocks, x.shape[-1])
     if parts == 1:
-        return _correlate_block(x, weights, axes, sums)
+        return _correlate_part(x, weights, blocks, sums)
     width = x.shape[-1] // parts
 
-    def part(y, x, weights, start):
-        block = _correlate_block(x, weights, axes, sums)
-        return lax.dynamic_update_slice_in_dim(y, block, start, axis=-1)
-
-    def step(i, y):
-        start = i * width
-        blocks = [lax.dynamic_slice_in_dim(a, start, width, axis=-1) for a in (x, weights)]
-        return _materialised(i, part, y, *blocks, start)
-
-    shape = (x.shape[0], *[axis.o for axis in axes], x.shape[-1])
-    return lax.fori_loop(0, parts, step, jnp.zeros(shape, sums))
-
-
-def _blocked(axes) -> list[Axis]:
-    """Unroll as many taps of the trailing axes as allowed, in blocks of even size."""
-    blocked, room = [], UNROLLED
-    for axis in reversed(axes):
-        blocks = -(-axis.k // min(axis.k, room))
-        blocked.append(axis._replace(b=-(-axis.k // blocks)))
-        room = max(room // blocked[-1].b, 1)
-    return blocked[::-1]
-
-
-def _channel_parts(axes, channels: int) -> int:
-    """The fewest equal parts of the channels with acceptable temporaries."""
-    whole = math.prod(axis.window(axis.blocks * axis.b) for axis in axes)
-    loop = any(axis.blocks > 1 for axis in axes)
-    out = math.prod(axis.o for axis in axes)
-    largest = max(math.prod(axis.n for axis in axes), out)
-    parts = (whole + loop * (whole + out)) / largest / TEMPORARIES
-    fitting = [p for p in range(1, channels + 1) if channels % p == 0 and p >= parts]
-    return fitting[0] if fitting else channels
-
-
-def _correlate_block(x, weights, axes, sums):
-    looped = [axis.blocks > 1 for axis in axes]
-    x = _pad(x, [axis.border if loop else (0, 0, 0) for axis, loop in zip(axes, looped)])
-    inner = [(0, 0, 0) if loop else axis.border for axis, loop in zip(axes, looped)]
-    if not any(looped):
-        return _products(_pad(x, inner), weights, axes, sums)
-    weights = _pad(weights, [(0, axis.blocks * axis.b - axis.k, 0) for axis in axes])
+    def part(x, weights):
+        return _correlate_part(x, weights, blocks, sums)
 
     def step(t, y):
-        at = _unravelled(t, [axis.blocks for axis in axes])
-        window = _window(x, [i * (a.b * a.d) for i, a in zip(at, axes)], [a.size for a in axes])
-        block = _window(weights, [i * a.b for i, a in zip(at, axes)], [a.b for a in axes])
-        return _materialised(t, add, y, _pad(window, inner), block)
+        a, b = (lax.dynamic_slice_in_dim(a, t * width, width, axis=-1) for a in (x, weights))
+        return lax.dynamic_update_slice_in_dim(y, materialised(t, part, a, b), t * width, axis=-1)
 
-    def add(y, x, weights):
-        return y + _products(x, weights, axes, sums)
+    return lax.fori_loop(0, parts, step, _zeros(x, axes, sums))
 
-    shape = (x.shape[0], *[axis.o for axis in axes], x.shape[-1])
-    return lax.fori_loop(0, math.prod(a.blocks for a in axes), step, jnp.zeros(shape, sums))
+
+def _blocks(axes, whole: int) -> list[Block]:
+    """Unroll as many taps of the trailing axes as allowed."""
+    blocks, room = [], whole if math.prod(axis.k for axis in axes) <= whole else BLOCK
+    for axis in reversed(axes):
+        k = _extent(axis.k, room)
+        blocks.append(Block(axis, k, -(-axis.k // k)))
+        room = max(room // k, 1)
+    return blocks[::-1]
+
+
+def _extent(k: int, room: int) -> int:
+    """The extent of even blocks: a divisor, which needs no padding, unless it would be small."""
+    even = -(-k // -(-k // min(k, room)))
+    divisor = max(d for d in range(1, min(k, room) + 1) if k % d == 0)
+    return divisor if 2 * divisor > even else even
+
+
+def _channel_parts(blocks, channels: int) -> int:
+    """The fewest equal parts of the channels that keep temporaries small, if there are any."""
+    inputs = math.prod(block.axis.n for block in blocks)
+    outputs = math.prod(block.axis.o for block in blocks)
+    allowed = TEMPORARIES * max(inputs, outputs)
+    temporaries = math.prod(block.one.window for block in blocks)
+    if any(block.count > 1 for block in blocks):
+        padded = (b.all.window if b.count > 1 else b.axis.n for b in blocks)
+        temporaries += math.prod(padded) + outputs
+    if temporaries <= allowed:
+        return 1
+    parts = (temporaries + inputs + outputs) / allowed
+    return next((p for p in range(2, channels) if p >= parts and channels % p == 0), 1)
+
+
+def _correlate_part(x, weights, blocks, sums):
+    """In one fusion, or by a loop over blocks of taps."""
+    axes = [block.one for block in blocks]
+    if all(block.count == 1 for block in blocks):
+        return _products(pad(x, [axis.border for axis in axes]), weights, axes, sums)
+    x = pad(x, [block.all.border if block.count > 1 else UNPADDED for block in blocks])
+    weights = pad(weights, [(0, block.all.k - block.axis.k, 0) for block in blocks])
+    inner = [block.one.border if block.count == 1 else UNPADDED for block in blocks]
+    sizes = [block.axis.n if block.count == 1 else block.one.window for block in blocks]
+
+    def products(x, weights):
+        return _products(x, weights, axes, sums)
+
+    def step(t, y):
+        at = _first_tap(t, blocks)
+        starts = [i * axis.d for i, axis in zip(at, axes, strict=True)]
+        some = window(weights, at, [axis.k for axis in axes])
+        return y + materialised(t, products, pad(window(x, starts, sizes), inner), some)
+
+    steps = math.prod(block.count for block in blocks)
+    return lax.fori_loop(0, steps, step, _zeros(x, axes, sums))
+
+
+def _first_tap(t, blocks):
+    at = []
+    for block in reversed(blocks):
+        at.append(lax.rem(t, block.count) * block.k)
+        t = lax.div(t, block.count)
+    return at[::-1]
 
 
 def _products(x, weights, axes, sums):
-    """One block of taps, unrolled: a single fusion, vectorised along the channels."""
-    terms = itertools.product(*[range(axis.b) for axis in axes])
-    return sum(_tap(x, axes, at).astype(sums) * _one(weights, at).astype(sums) for at in terms)
+    """Unrolled into a single fusion, which XLA vectorises along the channels."""
+    terms = itertools.product(*[range(axis.k) for axis in axes])
+    return sum(tap(x, axes, at).astype(sums) * _weight(weights, at).astype(sums) for at in terms)
 
 
-def _tap(x, axes, at):
-    starts = [i * axis.d for i, axis in zip(at, axes)]
-    inner = [slice(i, i + (a.o - 1) * a.s + 1, a.s) for i, a in zip(starts, axes)]
-    return x[:, *inner]
-
-
-def _one(weights, at):
+def _weight(weights, at):
     return weights[:, *[slice(i, i + 1) for i in at]]
 
 
-def _materialised(t, update, carry, *operands):
-    """``update(carry, *operands)``, in a branch that is always taken.
-
-    XLA:CPU would recompute a dynamic slice for every use in a fusion, and lose vectorisation:
-    13x13 4x28x28x128 took 9.4 ms, and takes 1.5 ms where the branch makes it a plain operand.
-    """
-    return lax.cond(t >= 0, update, lambda carry, *_: carry, carry, *operands)
-
-
-def _pad(x, borders):
-    if not any(map(any, borders)):
-        return x
-    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *borders, (0, 0, 0)])
-
-
-def _window(x, starts, sizes):
-    return lax.dynamic_slice(x, (0, *starts, 0), (x.shape[0], *sizes, x.shape[-1]))
-
-
-def _unravelled(t, extents):
-    at = []
-    for extent in reversed(extents):
-        at.append(lax.rem(t, extent))
-        t = lax.div(t, extent)
-    return at[::-1]
+def _zeros(x, axes, dtype):
+    return jnp.zeros((x.shape[0], *[axis.o for axis in axes], x.shape[-1]), dtype)
