@@ -87,8 +87,13 @@ def _array(function: str, name: str, value: Any) -> Any:
         return value
     if value is None and name == "bias":
         return None
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-        return jnp.asarray(value)
+    if isinstance(value, np.ndarray | np.generic):
+        try:
+            return jnp.asarray(value)
+        except TypeError:
+            raise TypeError(
+                f"{function}: {name} must be floating or complex, but its dtype is {value.dtype}"
+            ) from None
     if hasattr(value, "__jax_array__"):
         return jnp.asarray(value)
     raise TypeError(
@@ -217,6 +222,15 @@ def _known(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
+def _plain(value: Any) -> bool:
+    """Whether ``value`` equals nothing of another meaning, as True equals 1."""
+    if not isinstance(value, tuple):
+        return True
+    return all(
+        _plain(entry) if isinstance(entry, tuple | str) else type(entry) is int for entry in value
+    )
+
+
 def _cached(function: Callable) -> Callable:
     """Caches a geometry by its arguments where they are all plain, for the sake of eager calls.
 
@@ -228,8 +242,7 @@ def _cached(function: Callable) -> Callable:
     def call(*args):
         args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
         try:
-            plain = all(_known(*arg) for arg in args if isinstance(arg, tuple))
-            return cached(*args) if plain else function(*args)
+            return cached(*args) if all(map(_plain, args)) else function(*args)
         except TypeError:  # an unhashable argument; its own check words the refusal
             return function(*args)
 

@@ -26,10 +26,14 @@ class Options:
 
 def options(function: str, dtype, precision, preferred_element_type, name) -> Options:
     """The options of one call whose operands have ``dtype``."""
+    try:
+        chosen = implementation.resolve(name)
+    except ValueError as error:
+        raise ValueError(f"{function}: {error}") from None
     return Options(
         dtype=checks.result_dtype(function, dtype, preferred_element_type),
         precision=checks.precision_of(function, precision),
-        implementation=implementation.resolve(name),
+        implementation=chosen,
     )
 
 
@@ -68,7 +72,7 @@ def with_borders(x, borders: tuple[Border | None, ...]):
 
 
 def _without_borders(dx, geometry: Geometry):
-    """The adjoint of ``with_borders``: what fell on the border is added to the pixels it repeats."""
+    """The adjoint of ``with_borders``: adds what fell on the border to the pixels it repeats."""
     spec = geometry.spec
     shape: Shape = (spec.batch, *geometry.spatial, spec.in_features)
     widen = jax.linear_transpose(

@@ -53,9 +53,14 @@ class Padding:
     def bordered(self, spatial: Shape) -> Shape:
         """The spatial extents once the borders are materialised."""
         return tuple(
-            n if border is None else n + border.low + border.high
+            n if border is None or _is_zero(n) else n + border.low + border.high
             for n, border in zip(spatial, self.borders, strict=True)
         )
+
+
+def _is_zero(n: int) -> bool:
+    """An empty axis has nothing to repeat and stays empty; a symbolic one may not be compared."""
+    return isinstance(n, int) and n == 0
 
 
 def resolve(
@@ -93,7 +98,8 @@ def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
         if rank == 1 and len(entries) == 2 and all(map(_is_int, entries)):
             hint = f"; a (low, high) pair for the only axis is written [{entries}]"
         raise PaddingError(
-            f"padding must have one entry an axis, {rank}, but got {len(entries)}: {padding!r}{hint}"
+            f"padding must have one entry an axis, {rank}, but got {len(entries)}: "
+            f"{padding!r}{hint}"
         )
     return tuple(_name(entry) if isinstance(entry, str) else _pair(entry) for entry in entries)
 
