@@ -9,10 +9,10 @@ from __future__ import annotations
 import dataclasses
 from types import ModuleType
 
-from .kernels import lax
+from .kernels import dots, lax, taps
 from .spec import ConvSpec, Operator
 
-KERNELS: dict[str, ModuleType] = {"lax": lax}
+KERNELS: dict[str, ModuleType] = {"lax": lax, "taps": taps, "dots": dots}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,5 +43,26 @@ def choose(
 ) -> Choice:
     """The kernel for one operator of one spec on one platform."""
     if implementation is not None:
-        return Choice(implementation, "forced by implementation=", {})
-    return Choice("lax", "default", {})
+        against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
+        return Choice(implementation, "forced", against)
+    refusals = {name: module.refusal(operator, spec, dtype) for name, module in KERNELS.items()}
+    if platform != "cpu":
+        chosen, reason = "lax", f"{platform} has its own convolutions"
+    else:
+        chosen, reason = _choose_cpu(operator, spec, refusals)
+    against = {
+        name: refusal or f'"{chosen}" is faster here: {reason}'
+        for name, refusal in refusals.items()
+        if name != chosen
+    }
+    return Choice(chosen, reason, against)
+
+
+def _choose_cpu(operator: Operator, spec: ConvSpec, refusals: dict) -> tuple[str, str]:
+    if spec.depthwise and refusals["taps"] is None:
+        return "taps", "depthwise"
+    if refusals["dots"] is None and (
+        spec.pointwise or spec.groups > 1 or operator is Operator.FILTER_GRAD
+    ):
+        return "dots", "a matrix product"
+    return "lax", "dense"

@@ -2,7 +2,8 @@
 
 For fixed geometry the trilinear form
 
-    T(x, k, g) = <g, conv(x, k)> = sum over n,o,f,t,c of  g[n,o,f] * x[n, s*o + d*t - lo, c] * k[t,c,f]
+    T(x, k, g) = <g, conv(x, k)>
+               = sum over n, o, f, t, c of  g[n, o, f] * x[n, s*o + d*t - low, c] * k[t, c, f]
 
 (o over outputs, t over taps, c over the in-features of f's group) is linear in each argument. Its
 partial derivatives are the three operators that training needs:

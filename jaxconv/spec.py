@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -131,6 +132,37 @@ class ConvSpec:
             strict=True,
         )
         return tuple(output_extent(*axis) for axis in axes)
+
+    def _axes(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """``(S, O, effective kernel, stride, low padding)`` of each spatial axis."""
+        lows = (low for low, _ in self.padding)
+        return zip(
+            self.input_spatial,
+            self.output_spatial,
+            self.effective_kernel,
+            self.strides,
+            lows,
+            strict=True,
+        )
+
+    @property
+    def input_grad_padding(self) -> Pairs:
+        """The padding of ``g``, dilated by the strides, that makes the input gradient a convolution
+        with the reversed kernel: low so that the first pixel sees the last tap, high to fill S."""
+        return tuple(
+            (extent - 1 - low, n + low - effective_extent(o, s))
+            for n, o, extent, s, low in self._axes()
+        )
+
+    @property
+    def filter_grad_padding(self) -> Pairs:
+        """The padding of ``x`` that makes the filter gradient a convolution with ``g``, dilated by
+        the strides, as its window: low as forward, high what the last tap of the last output reads.
+        """
+        return tuple(
+            (low, effective_extent(o, s) + extent - 1 - n - low)
+            for n, o, extent, s, low in self._axes()
+        )
 
     @property
     def input_shape(self) -> Shape:

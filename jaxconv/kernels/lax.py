@@ -5,37 +5,35 @@ The gradients are lax's own transposes of its convolution, so that they mean wha
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..spec import ConvSpec, Operator
+from ..spec import ConvSpec, Operator, Pairs
 
 LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
-    return _convolve(*_promoted(x, kernel), spec, precision, dtype)
+    return _forward(spec, precision, spec.padding)(*_promoted(x, kernel), dtype=dtype)
 
 
 def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     g, kernel = _promoted(g, kernel)
-
-    def forward(x):
-        return _convolve(x, kernel, spec, precision, None)
-
+    forward = _forward(spec, precision, spec.input_grad_padding)
     x = jax.ShapeDtypeStruct(spec.input_shape, g.dtype)
-    return jax.linear_transpose(forward, x)(g)[0].astype(dtype or g.dtype)
+    transpose = jax.linear_transpose(lambda x: forward(x, kernel), x)
+    return transpose(g)[0].astype(dtype or g.dtype)
 
 
 def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     x, g = _promoted(x, g)
-
-    def forward(kernel):
-        return _convolve(x, kernel, spec, precision, None)
-
+    forward = _forward(spec, precision, spec.filter_grad_padding)
     kernel = jax.ShapeDtypeStruct(spec.kernel_shape, x.dtype)
-    return jax.linear_transpose(forward, kernel)(g)[0].astype(dtype or x.dtype)
+    transpose = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)
+    return transpose(g)[0].astype(dtype or x.dtype)
 
 
 def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
@@ -49,13 +47,45 @@ def _promoted(a, b):
     return a.astype(dtype), b.astype(dtype)
 
 
-def _convolve(x, kernel, spec: ConvSpec, precision, dtype):
+def _forward(spec: ConvSpec, precision, window_padding: Pairs):
+    """The forward convolution, in a form whose transposition XLA computes correctly.
+
+    ``window_padding`` is that of the convolution which XLA will run. XLA:CPU of jaxlib 0.10.2 gives
+    wrong values where it crops one side and pads the other (``low < 0 < high``; seen for 1-D
+    kernels [4, 2, 2] over [2, 9, 2]); such a spec is padded, or cropped, before it is convolved.
+    """
+    if any(_mixed(pair) for pair in window_padding):
+        return functools.partial(_convolve_fitted, spec=spec, precision=precision)
+    return functools.partial(_convolve, spec=spec, precision=precision, padding=spec.padding)
+
+
+def _mixed(pair: tuple[int, int]) -> bool:
+    """Symbolic sizes pass: what they resolve to is not known."""
+    low, high = pair
+    return isinstance(low, int) and isinstance(high, int) and low < 0 < high
+
+
+def _convolve_fitted(x, kernel, *, spec: ConvSpec, precision, dtype=None):
+    """Pads just what the taps read, so that neither it nor a transpose pads a window unevenly."""
+    reads = (s * (o - 1) + k for s, o, k in _extents(spec))
+    axes = zip(spec.input_spatial, reads, spec.padding, strict=True)
+    widths = [(low, read - n - low, 0) for n, read, (low, _) in axes]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
+    none = ((0, 0),) * spec.rank
+    return _convolve(x, kernel, spec=spec, precision=precision, padding=none, dtype=dtype)
+
+
+def _extents(spec: ConvSpec):
+    return zip(spec.strides, spec.output_spatial, spec.effective_kernel, strict=True)
+
+
+def _convolve(x, kernel, *, spec: ConvSpec, precision, padding: Pairs, dtype=None):
     letters = LETTERS[spec.rank]
     y = lax.conv_general_dilated(
         x,
         kernel,
         window_strides=spec.strides,
-        padding=spec.padding,
+        padding=padding,
         rhs_dilation=spec.dilation,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=spec.groups,

@@ -1,0 +1,181 @@
+"""``lax.conv_general_dilated`` with its own signature and semantics, served by the family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from . import implementation, primitives
+from .recognise import LaxConvolution, Layout, Recognised, recognise
+
+Array = jax.Array
+
+
+def conv_general_dilated(
+    lhs: Any,
+    rhs: Any,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    batch_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    out_sharding: Any = None,
+) -> Array:
+    """A drop-in for ``lax.conv_general_dilated``, also as Flax's ``conv_general_dilated=``.
+
+    What the family expresses runs on its kernels, differentiable to any order; the rest, such as
+    integers, empty arrays, more than three spatial axes, dilation on the left together with
+    strides, or a given ``out_sharding``, goes to lax, with lax's own results and errors.
+
+    Args:
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
+            feature_group_count, batch_group_count, precision, preferred_element_type,
+            out_sharding: As in ``jax.lax.conv_general_dilated``.
+
+    Returns:
+        What ``jax.lax.conv_general_dilated`` returns.
+
+    Raises:
+        TypeError, ValueError: What lax raises for the same arguments.
+
+    >>> import jax.numpy as jnp
+    >>> x, kernel = jnp.ones((1, 8, 6, 6)), jnp.ones((8, 1, 3, 3))
+    >>> conv_general_dilated(x, kernel, (2, 2), "SAME", feature_group_count=8).shape
+    (1, 8, 3, 3)
+
+    Source: the documentation of ``jax.lax.conv_general_dilated``.
+    """
+    found = "an output sharding is given"
+    if out_sharding is None and _floating(lhs, rhs, preferred_element_type):
+        found = _recognise(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            batch_group_count,
+        )
+    if isinstance(found, str):
+        return lax.conv_general_dilated(
+            lhs,
+            rhs,
+            window_strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            dimension_numbers,
+            feature_group_count,
+            batch_group_count,
+            precision,
+            preferred_element_type,
+            out_sharding,
+        )
+    dtype = lhs.dtype if preferred_element_type is None else preferred_element_type
+    return run(
+        found,
+        jnp.asarray(lhs),
+        jnp.asarray(rhs),
+        dtype=jax.dtypes.canonicalize_dtype(dtype),
+        precision=precision,
+        implementation=implementation.resolve(None),
+    )
+
+
+def _floating(lhs, rhs, preferred) -> bool:
+    """Whether lax would take these operands, and the family too."""
+    dtypes = [getattr(operand, "dtype", None) for operand in (lhs, rhs)]
+    if None in dtypes or dtypes[0] != dtypes[1] or not jnp.issubdtype(dtypes[0], jnp.inexact):
+        return False
+    if preferred is None:
+        return True
+    kinds = (jnp.complexfloating, jnp.floating)
+    same = any(
+        jnp.issubdtype(dtypes[0], kind) and jnp.issubdtype(preferred, kind) for kind in kinds
+    )
+    return same and jnp.dtype(preferred).itemsize >= jnp.dtype(dtypes[0]).itemsize
+
+
+def _recognise(lhs, rhs, strides, padding, lhs_dilation, rhs_dilation, numbers, groups, batches):
+    """The member of the family, or why not; arguments that lax refuses are no member."""
+    ones = (1,) * (lhs.ndim - 2)
+    try:
+        numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
+        strides = tuple(strides)
+        lhs_dilation = ones if lhs_dilation is None else tuple(lhs_dilation)
+        rhs_dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
+        if isinstance(padding, str):
+            if any(e != 1 for e in lhs_dilation):
+                return "named padding beside dilation on the left"
+            padding = _named_padding(lhs, rhs, strides, padding, rhs_dilation, numbers)
+        padding = tuple((int(low), int(high)) for low, high in padding)
+    except (TypeError, ValueError, RuntimeError) as error:
+        return f"lax refuses it: {error}"
+    return recognise(
+        LaxConvolution(
+            tuple(lhs.shape),
+            tuple(rhs.shape),
+            strides,
+            padding,
+            lhs_dilation,
+            rhs_dilation,
+            numbers,
+            groups,
+            batches,
+        )
+    )
+
+
+def _named_padding(lhs, rhs, strides, name: str, dilation, numbers):
+    spatial = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
+    extents = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
+    window = [d * (k - 1) + 1 for k, d in zip(extents, dilation, strict=True)]
+    return lax.padtype_to_pads(spatial, window, strides, name)
+
+
+def run(found: Recognised, lhs, rhs, **params) -> Array:
+    """Computes a recognised convolution on lax's arrays, into lax's layout."""
+    rank = found.spec.rank
+    operands = [_arrange(lhs, found.lhs, range(1, rank + 1)), _arrange(rhs, found.rhs, range(rank))]
+    if found.swapped:
+        operands.reverse()
+    result = primitives.bind(found.operator, *operands, found.spec, **params)
+    return _restore(result, found.result, range(rank))
+
+
+def _arrange(array, layout: Layout, spatial):
+    """lax's array as the family lays it out."""
+    array = _transposed(array, layout.permutation)
+    return _regrouped(lax.rev(array, tuple(spatial)) if layout.reverse else array, layout.groups)
+
+
+def _restore(array, layout: Layout, spatial):
+    """The family's array as lax lays it out: the inverse of ``_arrange``."""
+    array = _regrouped(array, layout.groups)
+    array = lax.rev(array, tuple(spatial)) if layout.reverse else array
+    inverse = sorted(range(array.ndim), key=layout.permutation.__getitem__)
+    return _transposed(array, tuple(inverse))
+
+
+def _transposed(array, permutation: tuple[int, ...]):
+    identity = permutation == tuple(range(array.ndim))
+    return array if identity else lax.transpose(array, permutation)
+
+
+def _regrouped(kernel, groups: int | None):
+    """``[..., A, groups*B] -> [..., B, groups*A]``"""
+    if groups is None:
+        return kernel
+    *extents, a, grouped = kernel.shape
+    kernel = kernel.reshape(*extents, a, groups, grouped // groups)
+    return jnp.moveaxis(kernel, -1, -3).swapaxes(-1, -2).reshape(*extents, -1, groups * a)
