@@ -2,6 +2,7 @@
 
 from . import batching as batching  # registers the family's batching rules
 from . import checkpoint_policies as checkpoint_policies
+from . import filters as filters
 from . import lowering as lowering  # registers its lowering rules
 from .analysis import Cost as Cost
 from .analysis import cost as cost
@@ -19,5 +20,7 @@ from .functional import pointwise_conv as pointwise_conv
 from .functional import separable_conv as separable_conv
 from .general import conv_general_dilated as conv_general_dilated
 from .implementation import use_implementation as use_implementation
+from .receptive import ReceptiveField as ReceptiveField
+from .receptive import receptive_field as receptive_field
 from .spec import ConvSpec as ConvSpec
 from .spec import Operator as Operator

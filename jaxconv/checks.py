@@ -564,3 +564,11 @@ def causal_state(
             f"state must be [N, (K-1)*dilation, C] = {wanted}, but got {tuple(state_shape)}; make "
             f"it with causal_conv_init with the same kernel, dilation and groups"
         )
+
+
+def filter_bank(function: str, x_shape: Shape, bank_shape: Shape) -> None:
+    """A bank ``[*K, 1, M]`` has as many spatial axes as ``x``."""
+    if len(bank_shape) < 3 or bank_shape[-2] != 1 or len(x_shape) - len(bank_shape) not in (0, -1):
+        raise Call(function, x=x_shape, bank=bank_shape).refuse(
+            "bank must be [*K, 1, M], with as many spatial axes as x"
+        )

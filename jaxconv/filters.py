@@ -1,0 +1,172 @@
+"""Fixed filter banks: Sobel, Scharr, Laplacian and Gaussian, applied to every feature.
+
+A bank is a kernel ``[*K, 1, M]`` of ``M`` filters. ``apply`` gives each feature of an image its own
+response to each filter, by one depthwise convolution, at any dilation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import checks
+from .functional import depthwise_conv
+from .padding import PaddingLike
+
+Array = jax.Array
+
+
+def sobel(dtype: Any = jnp.float32) -> Array:
+    """The two Sobel filters, derivative along rows (down) and along columns (right).
+
+    Each is a central difference smoothed across by (1, 2, 1), divided by 8, so that the response to
+    a ramp is its slope.
+
+    Returns:
+        ``[3, 3, 1, 2]``.
+
+    >>> sobel()[:, :, 0, 1] * 8
+    Array([[-1.,  0.,  1.],
+           [-2.,  0.,  2.],
+           [-1.,  0.,  1.]], dtype=float32)
+
+    Source: I. Sobel, G. Feldman (1968), in R. Duda, P. Hart, "Pattern classification and scene
+    analysis" (1973), page 271.
+    """
+    return _gradient((1, 2, 1), dtype)
+
+
+def scharr(dtype: Any = jnp.float32) -> Array:
+    """The two Scharr filters: as Sobel's, smoothed by (3, 10, 3), closer to equal in all directions.
+
+    Returns:
+        ``[3, 3, 1, 2]``.
+
+    >>> scharr()[:, :, 0, 1] * 32
+    Array([[ -3.,   0.,   3.],
+           [-10.,   0.,  10.],
+           [ -3.,   0.,   3.]], dtype=float32)
+
+    Source: H. Scharr, "Optimal operators in digital image processing" (2000), chapter 9.
+    """
+    return _gradient((3, 10, 3), dtype)
+
+
+def _gradient(smooth: tuple[int, int, int], dtype: Any) -> Array:
+    across = np.outer(smooth, (-1, 0, 1)) / (2 * sum(smooth))
+    return jnp.asarray(np.stack([across.T, across], axis=-1)[:, :, None, :], dtype)
+
+
+def laplacian(diagonal: bool = False, dtype: Any = jnp.float32) -> Array:
+    """The discrete Laplacian: the sum of the neighbours less their number times the centre.
+
+    Args:
+        diagonal: Whether the four diagonal neighbours count as well.
+        dtype: The dtype of the bank.
+
+    Returns:
+        ``[3, 3, 1, 1]``.
+
+    >>> laplacian()[:, :, 0, 0]
+    Array([[ 0.,  1.,  0.],
+           [ 1., -4.,  1.],
+           [ 0.,  1.,  0.]], dtype=float32)
+
+    Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.6.
+    """
+    bank = np.full((3, 3), 1.0 if diagonal else 0.0)
+    bank[1, :] = bank[:, 1] = 1.0
+    bank[1, 1] = 1.0 - bank.sum()
+    return jnp.asarray(bank[:, :, None, None], dtype)
+
+
+def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) -> Array:
+    """A sampled Gaussian that sums to 1.
+
+    Args:
+        sigma: The standard deviation in pixels, positive.
+        size: The extent, odd; by default it reaches 4 standard deviations on either side.
+        dtype: The dtype of the bank.
+
+    Returns:
+        ``[size, size, 1, 1]``.
+
+    Raises:
+        ValueError: ``sigma`` is not positive, or ``size`` not a positive odd int.
+
+    >>> gaussian(0.5, 3)[1, :, 0, 0].round(3)
+    Array([0.084, 0.619, 0.084], dtype=float32)
+
+    Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.5.
+    """
+    if not sigma > 0:
+        raise ValueError(f"gaussian: sigma must be positive, but got {sigma}")
+    if size is None:
+        size = 2 * int(4 * sigma + 0.5) + 1
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
+        raise ValueError(f"gaussian: size must be a positive odd int, but got {size!r}")
+    profile = np.exp(-((np.arange(size) - size // 2) ** 2) / (2.0 * sigma**2))
+    bank = np.outer(profile, profile) / profile.sum() ** 2
+    return jnp.asarray(bank[:, :, None, None], dtype)
+
+
+def apply(
+    x: Any, bank: Any, *, padding: PaddingLike = "REFLECT", dilation: Any = 1, strides: Any = 1
+) -> Array:
+    """Gives every feature of ``x`` its response to every filter of ``bank``.
+
+    Args:
+        x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating.
+        bank: ``[*K, 1, M]``, of the dtype of ``x``.
+        padding: As in ``conv``; the default mirrors the image, so that its border is no edge.
+        dilation: Pixels between neighbouring taps; edges of a coarser scale at the same cost.
+        strides: Pixels between neighbouring outputs.
+
+    Returns:
+        ``[N, *O, C*M]``: for each feature the responses to all filters, side by side.
+
+    Raises:
+        ValueError: A shape does not fit.
+        TypeError: Something is not an array, or the dtypes differ.
+
+    >>> ramp = jnp.arange(25.0).reshape(5, 5, 1)
+    >>> apply(ramp, sobel())[2, 2]
+    Array([5., 1.], dtype=float32)
+
+    Source: the pages that the banks name.
+    """
+    x, bank = checks.arrays("filters.apply", x=x, bank=bank)
+    checks.filter_bank("filters.apply", x.shape, bank.shape)
+    kernel = jnp.tile(bank, (*(1,) * (bank.ndim - 1), x.shape[-1]))
+    return depthwise_conv(x, kernel, strides=strides, padding=padding, dilation=dilation)
+
+
+def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
+    """The magnitude of the gradient at every pixel, feature by feature.
+
+    Args:
+        x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating.
+        bank: The derivative filters ``[*K, 1, M]``; by default Sobel's.
+        dilation: Pixels between neighbouring taps.
+
+    Returns:
+        ``[N, H, W, C]``: the root of the sum of the squared responses to the bank.
+
+    Raises:
+        ValueError: A shape does not fit.
+        TypeError: Something is not an array, or the dtypes differ.
+
+    >>> step = jnp.zeros((6, 6, 1)).at[:, 3:].set(1.0)
+    >>> edges(step)[3, :, 0]
+    Array([0. , 0. , 0.5, 0.5, 0. , 0. ], dtype=float32)
+
+    Source: I. Sobel, G. Feldman (1968).
+    """
+    (x,) = checks.arrays("filters.edges", x=x)
+    bank = sobel(x.dtype) if bank is None else bank
+    responses = apply(x, bank, dilation=dilation)
+    apart = responses.reshape(*x.shape, -1)
+    return jnp.sqrt(jnp.sum(apart * apart, axis=-1))

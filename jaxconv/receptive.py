@@ -1,0 +1,158 @@
+"""Receptive fields: which input pixels one output pixel of a function depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from jax.extend.core import Literal
+
+from .demand import Demand, Interval, demanded, read_by_conv
+from .spec import ConvSpec
+from .walk import trace
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisField:
+    """One axis: ``size`` pixels seen, ``stride`` between the fields of neighbouring outputs.
+
+    ``offset`` is the first pixel that output 0 sees; negative ones lie in the padding.
+    """
+
+    size: int
+    stride: int | Fraction
+    offset: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ReceptiveField:
+    """The fields of all spatial axes; ``field[i]`` is one axis."""
+
+    axes: tuple[AxisField, ...]
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def stride(self) -> tuple[int | Fraction, ...]:
+        return tuple(axis.stride for axis in self.axes)
+
+    @property
+    def offset(self) -> tuple[int, ...]:
+        return tuple(axis.offset for axis in self.axes)
+
+    def __getitem__(self, index: int) -> AxisField:
+        return self.axes[index]
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __str__(self) -> str:
+        return f"size {self.size}, stride {tuple(map(str, self.stride))}, offset {self.offset}"
+
+
+def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any) -> ReceptiveField:
+    """The input pixels that one output pixel of ``fn(*args)`` depends on, axis by axis.
+
+    The function is traced, not run. Its first argument with ``[N, *S, C]`` is the input, its first
+    result with as many axes the output. Operations that mix whole axes, such as a global mean or a
+    softmax over space, see the whole input.
+
+    Args:
+        fn: A JAX function of one image, sequence or volume, or a sequence of ``ConvSpec`` applied
+            one after the other.
+        *args: Its arguments: arrays or ``jax.ShapeDtypeStruct``.
+        **kwargs: Its keyword arguments.
+
+    Returns:
+        A ``ReceptiveField``: per axis ``size`` in pixels, ``stride`` in pixels an output pixel (a
+        ``Fraction`` where the function enlarges), and ``offset`` of the first output's first pixel.
+
+    Raises:
+        TypeError: ``fn`` is neither callable nor a sequence of specs.
+        ValueError: The function has no input or output with spatial axes, or no spec is given.
+
+    >>> import jax.numpy as jnp, jaxconv
+    >>> kernel = jnp.ones((3, 3, 1, 1))
+    >>> dilated = lambda x: jaxconv.conv(jaxconv.conv(x, kernel), kernel, dilation=2)
+    >>> receptive_field(dilated, jnp.ones((1, 32, 32, 1))).size
+    (7, 7)
+
+    Source: A. Araujo, W. Norris, J. Sim, "Computing receptive fields of convolutional neural
+    networks" (2019).
+    """
+    if not callable(fn):
+        return _of_specs(fn)
+    jaxpr = trace(fn, *args, **kwargs)
+    source = _spatial(jaxpr.invars, "argument")
+    result = _spatial([v for v in jaxpr.outvars if not isinstance(v, Literal)], "result")
+    rank = source.aval.ndim - 2
+    if result.aval.ndim != source.aval.ndim:
+        raise ValueError(
+            f"receptive_field: the result must have the argument's spatial axes, but got "
+            f"{result.aval.shape} from {source.aval.shape}"
+        )
+
+    def field(index: int) -> Demand:
+        demand: Demand = (None, *((index, index),) * rank, None)
+        return demanded(jaxpr, {result: demand}).get(source, (None,) * (rank + 2))
+
+    fields = [lambda i, axis=axis: field(i)[axis + 1] for axis in range(rank)]
+    return _measure(fields, source.aval.shape[1:-1], result.aval.shape[1:-1])
+
+
+def _of_specs(specs: Any) -> ReceptiveField:
+    specs = list(specs) if isinstance(specs, Sequence) else []
+    if not specs or not all(isinstance(spec, ConvSpec) for spec in specs):
+        raise TypeError(
+            "receptive_field: give a function and its arguments, or a sequence of ConvSpec"
+        )
+    if len({spec.rank for spec in specs}) > 1:
+        raise ValueError("receptive_field: the specs must have the same number of spatial axes")
+
+    def field(index: int, axis: int) -> Interval:
+        interval: Interval = (index, index)
+        for spec in reversed(specs):
+            interval = read_by_conv(interval, spec, axis)
+        return interval
+
+    rank = specs[0].rank
+    fields = [lambda i, axis=axis: field(i, axis) for axis in range(rank)]
+    return _measure(fields, specs[0].input_spatial, specs[-1].output_spatial)
+
+
+def _spatial(variables: Sequence[Any], what: str) -> Any:
+    for variable in variables:
+        if 3 <= getattr(variable.aval, "ndim", 0) <= 5:
+            return variable
+    raise ValueError(f"receptive_field: no {what} is [N, *S, C] with 1 to 3 spatial axes")
+
+
+# Outputs differ by where they fall between the pixels of an enlarged input, and fields repeat with
+# the enlargement: this many neighbours meet every case up to 64-fold, and its common divisors.
+PERIOD = 64
+
+
+def _measure(
+    fields: Sequence[Callable[[int], Interval]], inputs: Sequence[int], outputs: Sequence[int]
+) -> ReceptiveField:
+    axes = zip(fields, inputs, outputs, strict=True)
+    return ReceptiveField(tuple(_measure_axis(*axis) for axis in axes))
+
+
+def _measure_axis(field: Callable[[int], Interval], inputs: int, outputs: int) -> AxisField:
+    """Measures from the middle, where no materialised border is in the way."""
+    middle = outputs // 2
+    period = next(p for p in range(PERIOD, 0, -1) if PERIOD % p == 0 and middle + p <= outputs)
+    first, last = field(middle), field(middle + period)
+    if first is None or last is None:
+        return AxisField(inputs, 0, 0)
+    stride = Fraction(last[0] - first[0], period)
+    windows = [window for window in map(field, range(middle, middle + period)) if window]
+    size = max(high - low + 1 for low, high in windows)
+    offset = min(math.floor(low - stride * (middle + i)) for i, (low, _) in enumerate(windows))
+    return AxisField(size, stride.numerator if stride.denominator == 1 else stride, offset)
