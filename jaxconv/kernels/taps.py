@@ -22,6 +22,7 @@ from jax import lax
 from ..spec import ConvSpec, Operator
 from .windows import (
     Axis,
+    even_extent,
     forward_axes,
     interleaved,
     materialised,
@@ -143,20 +144,25 @@ def _correlate(x, weights, axes, sums, whole=WHOLE):
 
 
 def _blocks(axes, whole: int) -> list[Block]:
-    """Unroll as many taps of the trailing axes as allowed."""
-    blocks, room = [], whole if math.prod(axis.k for axis in axes) <= whole else BLOCK
-    for axis in reversed(axes):
-        k = _extent(axis.k, room)
-        blocks.append(Block(axis, k, -(-axis.k // k)))
-        room = max(room // k, 1)
-    return blocks[::-1]
+    """The whole, or the blocks of taps whose windows are copied least in total.
+
+    Squarer blocks overlap less: the filter gradient of 7x7 8x56x56x96 took 10.6 ms in blocks of
+    1x28 outputs and 8.0 ms in blocks of 4x8.
+    """
+    if math.prod(axis.k for axis in axes) <= whole:
+        return [Block(axis, axis.k, 1) for axis in axes]
+    cuts = ({even_extent(axis.k, room) for room in range(1, BLOCK + 1)} for axis in axes)
+    choices = (k for k in itertools.product(*cuts) if math.prod(k) <= BLOCK)
+    candidates = [[Block(*cut) for cut in _counted(axes, k)] for k in choices]
+    return min(candidates, key=_copied)
 
 
-def _extent(k: int, room: int) -> int:
-    """The extent of even blocks: a divisor, which needs no padding, unless it would be small."""
-    even = -(-k // -(-k // min(k, room)))
-    divisor = max(d for d in range(1, min(k, room) + 1) if k % d == 0)
-    return divisor if 2 * divisor > even else even
+def _counted(axes, extents):
+    return [(axis, k, -(-axis.k // k)) for axis, k in zip(axes, extents, strict=True)]
+
+
+def _copied(blocks) -> int:
+    return math.prod(block.count * block.one.window for block in blocks)
 
 
 def _channel_parts(blocks, channels: int) -> int:

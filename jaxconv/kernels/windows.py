@@ -58,6 +58,14 @@ def window(x, starts, sizes):
     return lax.dynamic_slice(x, (0, *starts, 0), (x.shape[0], *sizes, x.shape[-1]))
 
 
+def even_extent(n: int, room: int) -> int:
+    """The extent of blocks of ``n``: a divisor, which needs no padding, unless it is small."""
+    room = min(n, room)
+    even = -(-n // -(-n // room))
+    divisor = max(d for d in range(1, room + 1) if n % d == 0)
+    return divisor if 2 * divisor >= even else even
+
+
 def materialised(step, f, *operands):
     """``f(*operands)`` for a loop's ``step``, in a branch that is always taken.
 
