@@ -95,7 +95,12 @@ def conv_general_dilated(
 def _floating(lhs, rhs, preferred) -> bool:
     """Whether lax would take these operands, and the family too."""
     dtypes = [getattr(operand, "dtype", None) for operand in (lhs, rhs)]
-    if None in dtypes or dtypes[0] != dtypes[1] or not jnp.issubdtype(dtypes[0], jnp.inexact):
+    # Not "None in dtypes": NumPy takes None for float64, so that float64 == None.
+    if (
+        any(dtype is None for dtype in dtypes)
+        or dtypes[0] != dtypes[1]
+        or not jnp.issubdtype(dtypes[0], jnp.inexact)
+    ):
         return False
     if preferred is None:
         return True
