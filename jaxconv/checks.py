@@ -7,36 +7,18 @@ not arrays ``TypeError``. Symbolic dimensions pass every test that they do not d
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import padding as paddings
-from .padding import Border, PaddingError
-from .spec import ConvSpec, Shape, effective_extent, transposed_extent
+from .spec import Shape
 
 SPATIAL = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
-
-
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """All that is static about one call: the spec, the borders to materialise, the batch axis."""
-
-    spec: ConvSpec
-    borders: tuple[Border | None, ...]
-    spatial: Shape  # the input's extents without borders
-    batched: bool
-
-    @property
-    def bordered(self) -> bool:
-        return any(self.borders)
 
 
 class Call:
@@ -163,7 +145,7 @@ def precision_of(function: str, precision: Any) -> Any:
 # --- static arguments -----------------------------------------------------------------------------
 
 
-def _integer(call: Call, name: str, value: Any, least: int = 1) -> int:
+def integer(call: Call, name: str, value: Any, least: int = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
@@ -174,18 +156,18 @@ def _integer(call: Call, name: str, value: Any, least: int = 1) -> int:
     return number
 
 
-def _per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Shape:
+def per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Shape:
     if isinstance(value, str) or not (isinstance(value, Sequence) or np.ndim(value) == 1):
-        return (_integer(call, name, value, least),) * rank
+        return (integer(call, name, value, least),) * rank
     if len(value) != rank:
         raise call.refuse(
             f"{name} must be an int or one int a spatial axis, {rank}, but got {len(value)}: "
             f"{tuple(value)}"
         )
-    return tuple(_integer(call, name, entry, least) for entry in value)
+    return tuple(integer(call, name, entry, least) for entry in value)
 
 
-def _rank(call: Call, kernel_ndim: int) -> int:
+def spatial_rank(call: Call, kernel_ndim: int) -> int:
     if kernel_ndim - 2 not in SPATIAL:
         raise call.refuse(
             f"kernel must be [*K, C/G, F] with 1 to 3 spatial axes, so 3 to 5 axes in all, "
@@ -194,7 +176,7 @@ def _rank(call: Call, kernel_ndim: int) -> int:
     return kernel_ndim - 2
 
 
-def _batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
+def batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
     """``shape`` with its batch axis, which a single example may leave out."""
     if len(shape) == rank + 2:
         return shape
@@ -208,9 +190,9 @@ def _batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
     )
 
 
-def _groups(call: Call, groups: Any, out_features: int) -> int:
-    groups = _integer(call, "groups", groups)
-    if _known(out_features) and out_features % groups:
+def group_count(call: Call, groups: Any, out_features: int) -> int:
+    groups = integer(call, "groups", groups)
+    if known(out_features) and out_features % groups:
         raise call.refuse(
             f"out-features must be a multiple of groups, but F % groups = {out_features} % "
             f"{groups} = {out_features % groups}"
@@ -218,242 +200,8 @@ def _groups(call: Call, groups: Any, out_features: int) -> int:
     return groups
 
 
-def _known(*sizes: Any) -> bool:
+def known(*sizes: Any) -> bool:
     return all(isinstance(size, int) for size in sizes)
-
-
-def _plain(value: Any) -> bool:
-    """Whether ``value`` equals nothing of another meaning, as True equals 1."""
-    if not isinstance(value, tuple):
-        return True
-    return all(
-        _plain(entry) if isinstance(entry, tuple | str) else type(entry) is int for entry in value
-    )
-
-
-def _cached(function: Callable) -> Callable:
-    """Caches a geometry by its arguments where they are all plain, for the sake of eager calls.
-
-    Symbolic dimensions of different scopes refuse to be compared, so they are not looked up.
-    """
-    cached = functools.lru_cache(maxsize=4096, typed=True)(function)
-
-    @functools.wraps(function)
-    def call(*args):
-        args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
-        try:
-            return cached(*args) if all(map(_plain, args)) else function(*args)
-        except TypeError:  # an unhashable argument; its own check words the refusal
-            return function(*args)
-
-    return call
-
-
-# --- the geometry of each function ----------------------------------------------------------------
-
-
-def _spec(
-    call: Call, x_shape: Shape, kernel_shape: Shape, strides, padding, dilation, groups
-) -> tuple[ConvSpec, tuple[Border | None, ...]]:
-    """The spec of a forward convolution of a batched ``x_shape``, every relation checked."""
-    rank = _rank(call, len(kernel_shape))
-    strides = _per_axis(call, "strides", strides, rank)
-    dilation = _per_axis(call, "dilation", dilation, rank)
-    groups = _groups(call, groups, kernel_shape[-1])
-    spatial, kernel_spatial = tuple(x_shape[1:-1]), tuple(kernel_shape[:-2])
-    try:
-        resolved = paddings.resolve(padding, spatial, kernel_spatial, strides, dilation)
-    except PaddingError as error:
-        raise call.refuse(str(error)) from None
-    _check_features(call, x_shape[-1], kernel_shape[-2], kernel_shape[-1], groups)
-    _check_borders(call, spatial, resolved.borders)
-    spec = ConvSpec(
-        batch=x_shape[0],
-        in_features=x_shape[-1],
-        out_features=kernel_shape[-1],
-        input_spatial=resolved.bordered(spatial),
-        kernel_spatial=kernel_spatial,
-        strides=strides,
-        padding=resolved.pairs,
-        dilation=dilation,
-        groups=groups,
-    )
-    _check_fit(call, spec)
-    return spec, resolved.borders
-
-
-def _check_features(call: Call, in_features, group_in, out_features, groups: int) -> None:
-    if not _known(in_features, group_in) or in_features == group_in * groups:
-        return
-    if group_in and in_features % group_in == 0 and out_features % (in_features // group_in) == 0:
-        mend = f"groups={in_features // group_in} would make them equal"
-    elif groups and in_features % groups == 0:
-        mend = f"a kernel for groups={groups} has C/G = {in_features // groups}"
-    else:
-        mend = "kernels are laid out [*K, C/G, F] and arrays channels-last"
-    raise call.refuse(
-        f"x's in-features must equal the kernel's C/G * groups, but {in_features} != "
-        f"{group_in} * {groups} = {group_in * groups}; {mend}"
-    )
-
-
-def _check_borders(call: Call, spatial: Shape, borders: tuple[Border | None, ...]) -> None:
-    for axis, (n, border) in enumerate(zip(spatial, borders, strict=True)):
-        if border is None or not _known(n) or n == 0:
-            continue
-        limit = {"wrap": n, "reflect": n - 1}.get(border.mode)
-        if limit is not None and border.high > limit:
-            name = {"wrap": "CIRCULAR", "reflect": "REFLECT"}[border.mode]
-            raise call.refuse(
-                f'padding "{name}" of spatial axis {axis} would take {border.high} pixels from an '
-                f"extent of {n}, which has {limit} to give; use a smaller kernel or dilation"
-            )
-
-
-def _check_fit(call: Call, spec: ConvSpec) -> None:
-    axes = zip(spec.input_spatial, spec.padded_spatial, spec.effective_kernel, strict=True)
-    for axis, (n, padded, extent) in enumerate(axes):
-        if not _known(n, padded, extent) or n == 0 or spec.kernel_spatial[axis] == 0:
-            continue
-        if padded < extent:
-            low, high = spec.padding[axis]
-            raise call.refuse(
-                f"the kernel must fit into the padded input, but on spatial axis {axis} it spans "
-                f"d*(k-1) + 1 = {extent} and the input has {n} + {low} + {high} = {padded}; use a "
-                f"smaller kernel or dilation, or more padding"
-            )
-
-
-@_cached
-def conv(function, x_shape, kernel_shape, strides, padding, dilation, groups) -> Geometry:
-    """The geometry of ``conv`` and of every function that is one."""
-    call = Call(function, x=x_shape, kernel=kernel_shape)
-    shape = _batched(call, "x", x_shape, _rank(call, len(kernel_shape)))
-    spec, borders = _spec(call, shape, kernel_shape, strides, padding, dilation, groups)
-    return Geometry(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
-
-
-@_cached
-def input_grad(
-    function, g_shape, kernel_shape, input_spatial, strides, padding, dilation, groups
-) -> Geometry:
-    """The geometry of ``conv_input_grad``: that of the convolution which ``g`` came from."""
-    call = Call(function, g=g_shape, kernel=kernel_shape)
-    rank = _rank(call, len(kernel_shape))
-    shape = _batched(call, "g", g_shape, rank)
-    spatial = _per_axis(call, "input_spatial", input_spatial, rank, least=0)
-    count = _groups(call, groups, kernel_shape[-1])
-    x_shape = (shape[0], *spatial, kernel_shape[-2] * count)
-    spec, borders = _spec(call, x_shape, kernel_shape, strides, padding, dilation, groups)
-    _check_cotangent(call, shape, spec)
-    return Geometry(spec, borders, spatial, len(g_shape) == len(shape))
-
-
-@_cached
-def filter_grad(
-    function, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
-) -> Geometry:
-    """The geometry of ``conv_filter_grad``: that of the convolution which ``g`` came from."""
-    call = Call(function, x=x_shape, g=g_shape)
-    rank = len(kernel_spatial) if isinstance(kernel_spatial, Sequence) else 1
-    if rank not in SPATIAL:
-        raise call.refuse(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
-    x_batched = _batched(call, "x", x_shape, rank)
-    g_batched = _batched(call, "g", g_shape, rank)
-    extents = _per_axis(call, "kernel_spatial", kernel_spatial, rank, least=0)
-    count = _groups(call, groups, g_shape[-1])
-    if _known(x_shape[-1]) and x_shape[-1] % count:
-        raise call.refuse(
-            f"in-features must be a multiple of groups, but C % groups = {x_shape[-1]} % {count} "
-            f"= {x_shape[-1] % count}"
-        )
-    kernel_shape = (*extents, x_shape[-1] // count, g_shape[-1])
-    spec, borders = _spec(call, x_batched, kernel_shape, strides, padding, dilation, groups)
-    _check_cotangent(call, g_batched, spec)
-    return Geometry(spec, borders, tuple(x_batched[1:-1]), len(x_shape) == len(x_batched))
-
-
-def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
-    pairs = zip(g_shape, spec.output_shape, strict=True)
-    if any(_known(got, wanted) and got != wanted for got, wanted in pairs):
-        raise call.refuse(
-            f"g must have the shape of the convolution's output, [N, *O, F] = {spec.output_shape}, "
-            f"but got {tuple(g_shape)}"
-        )
-
-
-@_cached
-def transpose(
-    function, x_shape, kernel_shape, strides, padding, output_padding, dilation, groups
-) -> Geometry:
-    """The geometry of the convolution whose adjoint ``conv_transpose`` is.
-
-    The forward convolution reads what the transposed one returns. Its high padding is lowered by
-    the output padding, so that its output has exactly the extent of ``x`` also where
-    ``stride <= output_padding < dilation``.
-    """
-    call = Call(function, x=x_shape, kernel=kernel_shape)
-    rank = _rank(call, len(kernel_shape))
-    shape = _batched(call, "x", x_shape, rank)
-    if _known(shape[-1], kernel_shape[-1]) and shape[-1] != kernel_shape[-1]:
-        raise call.refuse(
-            f"x's features must equal the kernel's last axis, but {shape[-1]} != "
-            f"{kernel_shape[-1]}; the kernel is laid out as the forward convolution's, [*K, F/G, C]"
-        )
-    strides = _per_axis(call, "strides", strides, rank)
-    dilation = _per_axis(call, "dilation", dilation, rank)
-    extra = _per_axis(call, "output_padding", output_padding, rank, least=0)
-    count = _groups(call, groups, kernel_shape[-1])
-    try:
-        entries = paddings.axis_entries(padding, rank)
-    except PaddingError as error:
-        raise call.refuse(str(error)) from None
-    axes = zip(shape[1:-1], kernel_shape, strides, entries, dilation, extra, strict=False)
-    resolved = [_transpose_axis(call, axis, *sizes) for axis, sizes in enumerate(axes)]
-    spatial = tuple(extent for extent, _ in resolved)
-    spec = ConvSpec(
-        batch=shape[0],
-        in_features=kernel_shape[-2] * count,
-        out_features=shape[-1],
-        input_spatial=spatial,
-        kernel_spatial=tuple(kernel_shape[:-2]),
-        strides=strides,
-        padding=tuple(pair for _, pair in resolved),
-        dilation=dilation,
-        groups=count,
-    )
-    return Geometry(spec, (None,) * rank, spatial, len(x_shape) == len(shape))
-
-
-def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
-    """The output extent of one axis, and the padding of the forward convolution."""
-    if isinstance(entry, str) and entry in paddings.BORDERS:
-        raise call.refuse(
-            f'padding "{entry}" has no transposed convolution: its adjoint adds the border back '
-            f"onto the input; use conv_input_grad, which does that, or a padding of zeros"
-        )
-    if extra >= max(s, d):
-        raise call.refuse(
-            f"output_padding must be less than the stride or the dilation, but on spatial axis "
-            f"{axis} it is {extra} beside strides {s} and dilation {d}"
-        )
-    if entry in ("SAME", "SAME_LOWER"):
-        if extra:
-            raise call.refuse(
-                f'padding "{entry}" fixes the output extent at n*s and takes no output_padding, '
-                f"but on spatial axis {axis} got {extra}; give the padding as pairs"
-            )
-        forward = paddings.resolve((entry,), (n * s,), (k,), (s,), (d,))
-        return n * s, forward.pairs[0]
-    low, high = paddings.resolve((entry,), (n,), (k,), (s,), (d,)).pairs[0]
-    extent = transposed_extent(n, k, s, (low, high), d, extra)
-    if _known(extent, n) and n and extent < 1:
-        raise call.refuse(
-            f"padding leaves nothing of spatial axis {axis}: (n-1)*s + d*(k-1) + 1 - low - high + "
-            f"output_padding = {(n - 1) * s} + {effective_extent(k, d)} - {low} - {high} + {extra} "
-            f"= {extent}"
-        )
-    return extent, (low, high - extra)
 
 
 # --- what single functions add --------------------------------------------------------------------
@@ -470,10 +218,10 @@ def bias(function: str, value: Any, out_features: int) -> None:
 def depthwise_kernel(function: str, name: str, x_shape: Shape, kernel_shape: Shape) -> None:
     """A depthwise kernel is ``[*K, 1, C*M]``; Keras and TensorFlow lay theirs out otherwise."""
     call = Call(function, x=x_shape, **{name: kernel_shape})
-    _rank(call, len(kernel_shape))
+    spatial_rank(call, len(kernel_shape))
     features = x_shape[-1] if x_shape else 1
     group_in, out_features = kernel_shape[-2:]
-    if not _known(features, group_in, out_features):
+    if not known(features, group_in, out_features):
         return
     if group_in != 1:
         keras = group_in == features
@@ -505,7 +253,7 @@ def pointwise_kernel(
                 f"strides need spatial axes: with strides {strides} write {name} as "
                 f"[1, …, 1, C, F], not [C, F]"
             )
-    elif any(k != 1 for k in kernel_shape[: _rank(call, len(kernel_shape))]):
+    elif any(k != 1 for k in kernel_shape[: spatial_rank(call, len(kernel_shape))]):
         raise call.refuse(f"{name} must be [1, …, 1, C, F] or [C, F]; wider kernels go to conv")
 
 
@@ -515,7 +263,7 @@ def separable_kernel(function: str, depthwise_shape: Shape, pointwise_shape: Sha
     ranks = (2, len(depthwise_shape))
     if len(pointwise_shape) not in ranks or any(extent != 1 for extent in pointwise_shape[:-2]):
         raise call.refuse("pointwise_kernel must be [1, …, 1, C*M, F] or [C*M, F]")
-    if _known(pointwise_shape[-2], depthwise_shape[-1]) and (
+    if known(pointwise_shape[-2], depthwise_shape[-1]) and (
         pointwise_shape[-2] != depthwise_shape[-1]
     ):
         raise call.refuse(
@@ -542,10 +290,10 @@ def causal_state_shape(
     """``[N, (K-1)*dilation, C]``: the inputs that the next output still needs."""
     call = Call(function, kernel=kernel_shape)
     _check_causal_kernel(call, kernel_shape)
-    dilation = _per_axis(call, "dilation", dilation, 1)[0]
-    features = kernel_shape[1] * _groups(call, groups, kernel_shape[2])
+    dilation = per_axis(call, "dilation", dilation, 1)[0]
+    features = kernel_shape[1] * group_count(call, groups, kernel_shape[2])
     length = max(kernel_shape[0] - 1, 0) * dilation
-    return _integer(call, "batch_size", batch_size, least=0), length, features
+    return integer(call, "batch_size", batch_size, least=0), length, features
 
 
 def causal_state(
@@ -554,9 +302,9 @@ def causal_state(
     """The relations of one streaming step."""
     call = Call(function, state=state_shape, x=x_shape, kernel=kernel_shape)
     _check_causal_kernel(call, kernel_shape)
-    if len(x_shape) != 3 or (_known(x_shape[1]) and x_shape[1] < 1):
+    if len(x_shape) != 3 or (known(x_shape[1]) and x_shape[1] < 1):
         raise call.refuse("x must be [N, L, C] with L at least 1")
-    if not _known(x_shape[0]):
+    if not known(x_shape[0]):
         return
     wanted = causal_state_shape(function, kernel_shape, x_shape[0], dilation, groups)
     if tuple(state_shape) != wanted:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from . import checks
+from . import checks, geometry
 from .operators import add_bias, apply, options
 from .padding import PaddingLike
 from .spec import Operator
@@ -78,10 +78,10 @@ def conv(
     )
 
 
-def _conv(function: str, x, kernel, bias, geometry: tuple, chosen: tuple) -> Array:
+def _conv(function: str, x, kernel, bias, placement: tuple, chosen: tuple) -> Array:
     """The convolution that several functions are, under the caller's name."""
     x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    static = checks.conv(function, x.shape, kernel.shape, *geometry)
+    static = geometry.conv(function, x.shape, kernel.shape, *placement)
     checks.bias(function, bias, static.spec.out_features)
     y = apply(Operator.CONV, x, kernel, static, options(function, x.dtype, *chosen))
     return add_bias(y, bias)
@@ -101,7 +101,8 @@ def depthwise_conv(
 ) -> Array:
     """Depthwise convolution: every in-feature has its own ``M`` filters and meets no other.
 
-        y[n, o, c*M + m] = bias[c*M + m] + sum over t of  x[n, s*o + d*t - low, c] * kernel[t, 0, c*M + m]
+        y[n, o, c*M + m] = bias[c*M + m]
+            + sum over t of  x[n, s*o + d*t - low, c] * kernel[t, 0, c*M + m]
 
     It is ``conv`` with ``groups`` equal to the number of in-features.
 
@@ -296,7 +297,7 @@ def conv_transpose(
     """
     function = "conv_transpose"
     x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    static = checks.transpose(
+    static = geometry.transpose(
         function, x.shape, kernel.shape, strides, padding, output_padding, dilation, groups
     )
     checks.bias(function, bias, static.spec.in_features)
@@ -344,7 +345,7 @@ def conv_input_grad(
     """
     function = "conv_input_grad"
     g, kernel = checks.arrays(function, g=g, kernel=kernel)
-    static = checks.input_grad(
+    static = geometry.input_grad(
         function, g.shape, kernel.shape, input_spatial, strides, padding, dilation, groups
     )
     chosen = options(function, g.dtype, precision, preferred_element_type, implementation)
@@ -391,7 +392,7 @@ def conv_filter_grad(
     """
     function = "conv_filter_grad"
     x, g = checks.arrays(function, x=x, g=g)
-    static = checks.filter_grad(
+    static = geometry.filter_grad(
         function, x.shape, g.shape, kernel_spatial, strides, padding, dilation, groups
     )
     chosen = options(function, x.dtype, precision, preferred_element_type, implementation)

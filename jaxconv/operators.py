@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import checks, implementation, primitives
-from .checks import Geometry
+from .geometry import Geometry
 from .padding import Border
 from .spec import Operator, Shape
 

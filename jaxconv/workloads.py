@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .spec import ConvSpec, Pairs, Shape, effective_extent
+from .spec import ConvSpec, Pairs, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,11 +15,6 @@ class Workload:
     kind: str
     spec: ConvSpec
     transposed: bool = False
-
-
-def _same(n: int, k: int, s: int, d: int) -> tuple[int, int]:
-    total = max((-(-n // s) - 1) * s + effective_extent(k, d) - n, 0)
-    return total // 2, total - total // 2
 
 
 def _workload(
@@ -101,7 +96,16 @@ DENSE = (
     ),
     _workload("dense k3 8x1024x256", "dense", 8, (1024,), (256, 256), (3,)),
     _workload("dense 3x3x3 2x16x32x32x32", "dense", 2, (16, 32, 32), (32, 32), (3, 3, 3)),
-    _workload("patch 16x16 4x224x224 3>384", "dense", 4, (224, 224), (3, 384), (16, 16), stride=16),
+    _workload(
+        "patch 16x16 4x224x224 3>384",
+        "dense",
+        4,
+        (224, 224),
+        (3, 384),
+        (16, 16),
+        stride=16,
+        padding=((0, 0), (0, 0)),
+    ),
     _workload(
         "transposed 4x4 s2 8x14x14 256>128",
         "dense",

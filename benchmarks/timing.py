@@ -1,0 +1,45 @@
+"""Times peers in alternating blocks, so that drift and noise fall on all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+# Alternating call by call biases short calls by up to half: each finds the other's data in cache.
+# So each peer runs in blocks, and the first runs of a block, which pay for that, are dropped.
+BLOCKS = 4
+DROPPED = 2
+
+
+def _once(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], seconds: float, blocks: int = BLOCKS
+) -> dict[str, list[float]]:
+    """Seconds of every kept run of each call; about ``seconds`` are spent on each.
+
+    The calls must block until their result is there, and have been called before.
+    """
+    estimates = {name: _once(call) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(blocks):
+        for name, call in calls.items():
+            runs = max(1, min(200, int(seconds / blocks / max(estimates[name], 1e-7))))
+            # A run that takes as long as a whole block warms the cache for nobody.
+            for _ in range(DROPPED if runs > DROPPED else 0):
+                call()
+            samples[name] += [_once(call) for _ in range(runs)]
+    return samples
+
+
+def median_ms(samples: list[float]) -> float:
+    return 1e3 * statistics.median(samples)
+
+
+def geometric_mean(values: list[float]) -> float:
+    return statistics.geometric_mean(values) if values else float("nan")
