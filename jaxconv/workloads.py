@@ -31,8 +31,8 @@ def _workload(
     padding: Pairs | None = None,
     transposed: bool = False,
 ) -> Workload:
-    if padding is None:
-        padding = tuple(_same(n, k, stride, dilation) for n, k in zip(spatial, kernel, strict=True))
+    if padding is None:  # the same on both sides, as PyTorch's networks have it
+        padding = tuple((dilation * (k - 1) // 2,) * 2 for k in kernel)
     spec = ConvSpec(
         batch=batch,
         in_features=features[0],
