@@ -35,7 +35,8 @@ def _batch(operator: Operator, operands, axes, *, spec: ConvSpec, **params):
     values = dict(zip(ROLES[operator], operands, strict=True))
     for role, operand, axis in mapped:
         values[role] = _fold(jnp.moveaxis(operand, axis, 0), *_place(shared, role, spec))
-    result = bind(operator, *values.values(), _widened(shared, spec, size), **params)
+    a, b = values.values()
+    result = bind(operator, a, b, _widened(shared, spec, size), **params)
     return _unfold(result, size, *_place(shared, RESULT[operator], spec))
 
 

@@ -88,7 +88,8 @@ def _operand(eqn: JaxprEqn, position: int, aval: Any, demand: Demand) -> Demand:
         return rule(eqn, position, aval, demand) if position == 0 else whole
     if eqn.primitive.name in _MIXING:
         return whole
-    return _elementwise(aval.shape, eqn.outvars[0].aval.shape, demand) or whole
+    result: Any = eqn.outvars[0].aval
+    return _elementwise(aval.shape, result.shape, demand) or whole
 
 
 def _elementwise(shape, result, demand: Demand) -> Demand | None:

@@ -94,7 +94,7 @@ def conv_general_dilated(
 
 def _floating(lhs, rhs, preferred) -> bool:
     """Whether lax would take these operands, and the family too."""
-    dtypes = [getattr(operand, "dtype", None) for operand in (lhs, rhs)]
+    dtypes: list[Any] = [getattr(operand, "dtype", None) for operand in (lhs, rhs)]
     # Not "None in dtypes": NumPy takes None for float64, so that float64 == None.
     if (
         any(dtype is None for dtype in dtypes)
@@ -151,10 +151,11 @@ def _named_padding(lhs, rhs, strides, name: str, dilation, numbers):
 def run(found: Recognised, lhs, rhs, **params) -> Array:
     """Computes a recognised convolution on lax's arrays, into lax's layout."""
     rank = found.spec.rank
-    operands = [_arrange(lhs, found.lhs, range(1, rank + 1)), _arrange(rhs, found.rhs, range(rank))]
+    first = _arrange(lhs, found.lhs, range(1, rank + 1))
+    second = _arrange(rhs, found.rhs, range(rank))
     if found.swapped:
-        operands.reverse()
-    result = primitives.bind(found.operator, *operands, found.spec, **params)
+        first, second = second, first
+    result = primitives.bind(found.operator, first, second, found.spec, **params)
     return _restore(result, found.result, range(rank))
 
 

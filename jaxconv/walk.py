@@ -55,14 +55,14 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
     """The programs inside an equation: of a jit, a loop's body, every branch of a cond."""
     for value in eqn.params.values():
         for entry in value if isinstance(value, tuple | list) else (value,):
-            inner = getattr(entry, "jaxpr", entry)
+            inner: Any = getattr(entry, "jaxpr", entry)
             if hasattr(inner, "eqns"):
                 yield inner
 
 
 def _found(eqn: JaxprEqn, count: int) -> Found | None:
     operator = OPERATORS.get(eqn.primitive)
-    avals = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
+    avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
     if operator is None and eqn.primitive.name != "conv_general_dilated":
         return None
     common = {
@@ -83,7 +83,8 @@ def _found(eqn: JaxprEqn, count: int) -> Found | None:
 
 def recognise_equation(eqn: JaxprEqn) -> Recognised | str:
     """The family's member that a ``conv_general_dilated`` equation is, or why it is none."""
-    lhs, rhs = (variable.aval for variable in eqn.invars)
+    avals: list[Any] = [variable.aval for variable in eqn.invars]
+    lhs, rhs = avals
     if not jax.numpy.issubdtype(lhs.dtype, jax.numpy.inexact):
         return f"{lhs.dtype} operands; the family has floating and complex ones"
     names = LaxConvolution._fields[2:]
