@@ -163,4 +163,4 @@ def _same_total(n: int, reach: int, s: int) -> int:
     if s == 1:  # also the form in which a symbolic n cancels
         return reach
     total = (-(-n // s) - 1) * s + reach + 1 - n
-    return max(total, 0) if isinstance(n, int) else total.max(0)  # jax's symbolic dimension
+    return max(total, 0) if isinstance(total, int) else total.max(0)  # a symbolic dimension
