@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import implementation, primitives
+from . import checks, implementation, primitives
+from .caching import cached_by_value
 from .recognise import LaxConvolution, Layout, Recognised, recognise
 
 Array = jax.Array
@@ -56,8 +59,8 @@ def conv_general_dilated(
     found = "an output sharding is given"
     if out_sharding is None and _floating(lhs, rhs, preferred_element_type):
         found = _recognise(
-            lhs,
-            rhs,
+            lhs.shape,
+            rhs.shape,
             window_strides,
             padding,
             lhs_dilation,
@@ -83,11 +86,11 @@ def conv_general_dilated(
         )
     dtype = lhs.dtype if preferred_element_type is None else preferred_element_type
     return run(
-        found,
-        jnp.asarray(lhs),
-        jnp.asarray(rhs),
+        lhs,
+        rhs,
+        found=found,
         dtype=jax.dtypes.canonicalize_dtype(dtype),
-        precision=precision,
+        precision=checks.precision_of("conv_general_dilated", precision),
         implementation=implementation.resolve(None),
     )
 
@@ -111,44 +114,42 @@ def _floating(lhs, rhs, preferred) -> bool:
     return same and jnp.dtype(preferred).itemsize >= jnp.dtype(dtypes[0]).itemsize
 
 
-def _recognise(lhs, rhs, strides, padding, lhs_dilation, rhs_dilation, numbers, groups, batches):
+@cached_by_value
+def _recognise(
+    lhs_shape, rhs_shape, strides, padding, lhs_dilation, rhs_dilation, numbers, groups, batches
+) -> Recognised | str:
     """The member of the family, or why not; arguments that lax refuses are no member."""
-    ones = (1,) * (lhs.ndim - 2)
+    ones = (1,) * (len(lhs_shape) - 2)
     try:
-        numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, numbers)
+        numbers = lax.conv_dimension_numbers(lhs_shape, rhs_shape, numbers)
         strides = tuple(strides)
         lhs_dilation = ones if lhs_dilation is None else tuple(lhs_dilation)
         rhs_dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
         if isinstance(padding, str):
             if any(e != 1 for e in lhs_dilation):
                 return "named padding beside dilation on the left"
-            padding = _named_padding(lhs, rhs, strides, padding, rhs_dilation, numbers)
-        padding = tuple((int(low), int(high)) for low, high in padding)
+            padding = _named_padding(lhs_shape, rhs_shape, strides, padding, rhs_dilation, numbers)
+        padding = tuple((operator.index(low), operator.index(high)) for low, high in padding)
     except (TypeError, ValueError, RuntimeError) as error:
         return f"lax refuses it: {error}"
-    return recognise(
-        LaxConvolution(
-            tuple(lhs.shape),
-            tuple(rhs.shape),
-            strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            numbers,
-            groups,
-            batches,
-        )
-    )
+    shapes = tuple(lhs_shape), tuple(rhs_shape)
+    geometry = strides, padding, lhs_dilation, rhs_dilation
+    return recognise(LaxConvolution(*shapes, *geometry, numbers, groups, batches))
 
 
-def _named_padding(lhs, rhs, strides, name: str, dilation, numbers):
-    spatial = [lhs.shape[axis] for axis in numbers.lhs_spec[2:]]
-    extents = [rhs.shape[axis] for axis in numbers.rhs_spec[2:]]
+def _named_padding(lhs_shape, rhs_shape, strides, name: str, dilation, numbers):
+    spatial = [lhs_shape[axis] for axis in numbers.lhs_spec[2:]]
+    extents = [rhs_shape[axis] for axis in numbers.rhs_spec[2:]]
     window = [d * (k - 1) + 1 for k, d in zip(extents, dilation, strict=True)]
     return lax.padtype_to_pads(spatial, window, strides, name)
 
 
-def run(found: Recognised, lhs, rhs, **params) -> Array:
+# Compiled, so that an eager call dispatches once, not once for every transposition; inlined, so
+# that a traced one leaves the family's primitive in the program and no call around it.
+@functools.partial(
+    jax.jit, static_argnames=("found", "dtype", "precision", "implementation"), inline=True
+)
+def run(lhs, rhs, *, found: Recognised, **params) -> Array:
     """Computes a recognised convolution on lax's arrays, into lax's layout."""
     rank = found.spec.rank
     first = _arrange(lhs, found.lhs, range(1, rank + 1))

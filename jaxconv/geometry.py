@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from . import padding as paddings
+from .caching import cached_by_value
 from .checks import SPATIAL, Call, batched, group_count, known, per_axis, spatial_rank
 from .padding import Border, PaddingError
 from .spec import ConvSpec, Shape, effective_extent, transposed_extent
@@ -25,33 +24,6 @@ class Geometry:
     @property
     def bordered(self) -> bool:
         return any(self.borders)
-
-
-def _plain(value: Any) -> bool:
-    """Whether ``value`` equals nothing of another meaning, as True equals 1."""
-    if not isinstance(value, tuple):
-        return True
-    return all(
-        _plain(entry) if isinstance(entry, tuple | str) else type(entry) is int for entry in value
-    )
-
-
-def _cached(function: Callable) -> Callable:
-    """Caches a geometry by its arguments where they are all plain, for the sake of eager calls.
-
-    Symbolic dimensions of different scopes refuse to be compared, so they are not looked up.
-    """
-    cached = functools.lru_cache(maxsize=4096, typed=True)(function)
-
-    @functools.wraps(function)
-    def call(*args):
-        args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
-        try:
-            return cached(*args) if all(map(_plain, args)) else function(*args)
-        except TypeError:  # an unhashable argument; its own check words the refusal
-            return function(*args)
-
-    return call
 
 
 def _spec(
@@ -126,7 +98,7 @@ def _check_fit(call: Call, spec: ConvSpec) -> None:
             )
 
 
-@_cached
+@cached_by_value
 def conv(function, x_shape, kernel_shape, strides, padding, dilation, groups) -> Geometry:
     """The geometry of ``conv`` and of every function that is one."""
     call = Call(function, x=x_shape, kernel=kernel_shape)
@@ -135,7 +107,7 @@ def conv(function, x_shape, kernel_shape, strides, padding, dilation, groups) ->
     return Geometry(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
 
 
-@_cached
+@cached_by_value
 def input_grad(
     function, g_shape, kernel_shape, input_spatial, strides, padding, dilation, groups
 ) -> Geometry:
@@ -151,7 +123,7 @@ def input_grad(
     return Geometry(spec, borders, spatial, len(g_shape) == len(shape))
 
 
-@_cached
+@cached_by_value
 def filter_grad(
     function, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
 ) -> Geometry:
@@ -184,7 +156,7 @@ def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
         )
 
 
-@_cached
+@cached_by_value
 def transpose(
     function, x_shape, kernel_shape, strides, padding, output_padding, dilation, groups
 ) -> Geometry:
