@@ -20,6 +20,7 @@ from jax import lax
 
 from ..spec import ConvSpec, Operator
 from .windows import (
+    UNPADDED,
     Axis,
     even_extent,
     forward_axes,
@@ -30,8 +31,9 @@ from .windows import (
     results_dtypes,
 )
 
-# Elements of the rows formed at a time: from 2^16 to 2^20 times were within 20 % of each other on
-# grouped g32 and g4 3x3 8x28x28x256, and temporaries fell from 2.6 times the input to 1.6.
+# Elements of the rows formed at a time, and never more than one image has. From 2^16 to 2^20 times
+# were within 30 % of each other on grouped g32 and g4 3x3 8x28x28x256, and temporaries grew from
+# 1.3 to 2.6 times the input.
 ROWS = 1 << 18
 
 
@@ -145,16 +147,17 @@ def _phase(g, kernel, spec: ConvSpec, axes, at, dtype, options):
 def _unfolded_conv(x, kernel, axes, dtype, options):
     """The convolution by ``kernel [G, taps*C/G, F/G]``."""
     tile, counts = _tile(axes, x.shape[-1])
-    x = _padded(x, axes, tile, counts)
+    x, borders = _padded(x, axes, tile, counts)
     shape = (1, *[axis.o for axis in tile], kernel.shape[0] * kernel.shape[2])
 
     def product(x, kernel):
-        y = jnp.matmul(_unfolded(x, tile, kernel.shape[0]), kernel, **options)
+        rows = _unfolded(pad(x, borders), tile, kernel.shape[0])
+        y = jnp.matmul(rows, kernel, **options)
         return _ungrouped(y.astype(dtype), shape)
 
     def step(t, y):
         n, at = _position(t, tile, counts)
-        y_tile = materialised(t, product, _inputs(x, n, at, tile), kernel)
+        y_tile = materialised(t, product, _inputs(x, n, at, tile, counts), kernel)
         return lax.dynamic_update_slice(y, y_tile, (n, *at, 0))
 
     whole = [axis.o * count for axis, count in zip(tile, counts, strict=True)]
@@ -166,19 +169,19 @@ def _unfolded_conv(x, kernel, axes, dtype, options):
 def _unfolded_filter_grad(x, g, spec: ConvSpec, sums, options):
     axes = forward_axes(spec)
     tile, counts = _tile(axes, spec.in_features)
-    x = _padded(x, axes, tile, counts)
+    x, borders = _padded(x, axes, tile, counts)
     sizes = [axis.o for axis in tile]
     excess = [o * count - axis.o for o, count, axis in zip(sizes, counts, axes, strict=True)]
     g = pad(g, [(0, size, 0) for size in excess])
 
     def product(x, g):
-        rows = _unfolded(x, tile, spec.groups)
+        rows = _unfolded(pad(x, borders), tile, spec.groups)
         return jnp.matmul(rows.mT, _grouped(g, spec), **options)
 
     def step(t, dkernel):
         n, at = _position(t, tile, counts)
         g_tile = lax.dynamic_slice(g, (n, *at, 0), (1, *sizes, g.shape[-1]))
-        return dkernel + materialised(t, product, _inputs(x, n, at, tile), g_tile)
+        return dkernel + materialised(t, product, _inputs(x, n, at, tile, counts), g_tile)
 
     dkernel = jnp.zeros((spec.groups, spec.taps * spec.group_in, spec.group_out), sums)
     return lax.fori_loop(0, x.shape[0] * math.prod(counts), step, dkernel)
@@ -186,19 +189,24 @@ def _unfolded_filter_grad(x, g, spec: ConvSpec, sums, options):
 
 def _tile(axes, channels: int) -> tuple[list[Axis], list[int]]:
     """The outputs whose rows are formed at a time, and how many such tiles each axis has."""
-    room = ROWS // (math.prod(axis.k for axis in axes) * channels)
+    image = math.prod(axis.n for axis in axes) * channels
+    room = min(ROWS, image) // (math.prod(axis.k for axis in axes) * channels)
     tile = []
     for axis in reversed(axes):
-        tile.append(axis._replace(o=even_extent(axis.o, max(room, 1))))
+        whole = axis.o < 2 * room  # less than two tiles are one: nothing to pad or crop
+        tile.append(axis if whole else axis._replace(o=even_extent(axis.o, max(room, 1))))
         room //= tile[-1].o
     tile.reverse()
     return tile, [-(-axis.o // one.o) for axis, one in zip(axes, tile, strict=True)]
 
 
 def _padded(x, axes, tile, counts):
-    """Padded to the windows of all tiles."""
-    whole = zip(axes, tile, counts, strict=True)
-    return pad(x, [axis._replace(o=one.o * count).border for axis, one, count in whole])
+    """Padded to the windows of all tiles; and the borders left, of axes that are in one tile."""
+    whole = [a._replace(o=one.o * n).border for a, one, n in zip(axes, tile, counts, strict=True)]
+    cut = [count > 1 for count in counts]
+    now = [border if many else UNPADDED for border, many in zip(whole, cut, strict=True)]
+    left = [UNPADDED if many else border for border, many in zip(whole, cut, strict=True)]
+    return pad(x, now), left
 
 
 def _position(t, tile, counts):
@@ -210,9 +218,11 @@ def _position(t, tile, counts):
     return t, at[::-1]
 
 
-def _inputs(x, n, at, tile):
+def _inputs(x, n, at, tile, counts):
+    """What a tile reads, along axes that are cut; the rest whole."""
     starts = [i * axis.s for i, axis in zip(at, tile, strict=True)]
-    return lax.dynamic_slice(x, (n, *starts, 0), (1, *[a.window for a in tile], x.shape[-1]))
+    sizes = [a.window if count > 1 else a.n for a, count in zip(tile, counts, strict=True)]
+    return lax.dynamic_slice(x, (n, *starts, 0), (1, *sizes, x.shape[-1]))
 
 
 def _unfolded(x, axes, groups: int):

@@ -11,6 +11,8 @@ from jax import lax
 
 from ..spec import ConvSpec
 
+UNPADDED = (0, 0, 0)
+
 
 class Axis(NamedTuple):
     """One spatial axis: output ``o`` reads the inputs ``o*s + i*d - low`` for the taps ``i``."""
