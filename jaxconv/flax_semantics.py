@@ -7,15 +7,21 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
+from . import checks
 from .causal import causal_conv, causal_conv_init, causal_conv_step
 from .checks import Call
 from .functional import depthwise_conv, pointwise_conv, separable_conv
-from .spec import Shape
+from .general import conv_general_dilated
+from .padding import PaddingError, axis_entries
+from .spec import Pairs, Shape, effective_extent
 
 Array = jax.Array
 
@@ -26,20 +32,25 @@ Array = jax.Array
 def positive(module: str, **sizes: Any) -> None:
     """Refuses a size that is not a positive int."""
     for name, size in sizes.items():
-        if not _is_int(size) or size < 1:
+        try:
+            right = not isinstance(size, bool) and operator.index(size) > 0
+        except TypeError:
+            right = False
+        if not right:
             raise ValueError(f"{module}: {name} must be a positive int, but got {size!r}")
 
 
 def kernel_extents(module: str, kernel_size: Any, most: int = 3) -> Shape:
     """``kernel_size`` as a tuple; as in Flax, an int is one axis."""
-    extents = (kernel_size,) if _is_int(kernel_size) else kernel_size
-    if not isinstance(extents, tuple | list) or not 1 <= len(extents) <= most:
-        axes = "1 to 3 positive ints, one a spatial axis" if most > 1 else "of one spatial axis"
+    extents = tuple(kernel_size) if hasattr(kernel_size, "__iter__") else (kernel_size,)
+    if not 1 <= len(extents) <= most:
+        axes = f"1 to {most} spatial axes" if most > 1 else "one axis"
         raise ValueError(
-            f"{module}: kernel_size must be {axes}, or an int for one axis, but got {kernel_size!r}"
+            f"{module}: kernel_size must be an int or a sequence of ints for {axes}, but got "
+            f"{kernel_size!r}"
         )
     positive(module, **{f"kernel_size[{axis}]": extent for axis, extent in enumerate(extents)})
-    return tuple(extents)
+    return tuple(map(operator.index, extents))
 
 
 def grouped_kernel(module: str, extents: Shape, in_features, out_features, groups) -> Shape:
@@ -70,8 +81,100 @@ def masked(kernel: Array, mask: Any) -> Array:
     return kernel * mask
 
 
-def _is_int(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+# --- Flax's transposed convolution ----------------------------------------------------------------
+
+
+def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """Flax's transposed convolution of ``x [..., *S, C]``: not the adjoint of its convolution.
+
+    It is the convolution of the input with ``s-1`` zeros between pixels, at stride 1. The kernel is
+    ``[*K, C, F]``, or ``[*K, F, C]`` and flipped where ``module.transpose_kernel``. Explicit
+    padding is the dilated input's, and ``"VALID"`` returns ``s*n`` pixels also where ``k < s``.
+    """
+    call = Call("ConvTranspose", x=x.shape, kernel=kernel.shape)
+    rank = kernel.ndim - 2
+    if x.ndim <= rank:
+        raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, but has {x.ndim} axes")
+    if module.transpose_kernel:
+        kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
+    y = _over_examples(lambda x: _transposed(call, module, x, kernel), x, rank)
+    return y if bias is None else y + jnp.expand_dims(bias, range(y.ndim - 1))
+
+
+def _transposed(call: Call, module: Any, x: Array, kernel: Array) -> Array:
+    """The transposed convolution of ``x [N, *S, C]`` and ``kernel [*K, C, F]``, as it stands."""
+    rank = kernel.ndim - 2
+    strides = _per_axis(call, "strides", module.strides, rank)
+    dilation = _per_axis(call, "kernel_dilation", module.kernel_dilation, rank)
+    reaches = [effective_extent(k, d) - 1 for k, d in zip(kernel.shape, dilation, strict=False)]
+    try:
+        entries = axis_entries(module.padding, rank)
+    except PaddingError as error:
+        raise call.refuse(str(error)) from None
+    axes = zip(entries, x.shape[1:], strides, reaches, strict=False)
+    wraps, pairs = zip(*(_axis(call, module, *axis) for axis in axes), strict=True)
+    if any(map(any, wraps)):
+        x = jnp.pad(x, [(0, 0), *wraps, (0, 0)], mode="wrap")
+    images = (0, rank + 1, *range(1, rank + 1))
+    return conv_general_dilated(
+        x,
+        kernel,
+        (1,) * rank,
+        pairs,
+        lhs_dilation=strides,
+        rhs_dilation=dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(images, (rank + 1, rank, *range(rank)), images),
+        **_options(module),
+    )
+
+
+def _per_axis(call: Call, name: str, value: Any, rank: int) -> Shape:
+    """One positive int an axis; None is 1, as in Flax."""
+    return checks.per_axis(call, name, 1 if value is None else value, rank)
+
+
+def _axis(call: Call, module: Any, entry: Any, n: int, s: int, reach: int) -> Pairs:
+    """How many input pixels repeat at each end of one axis, and the padding once it is dilated."""
+    match entry:
+        case "SAME" | "VALID":
+            return (0, 0), _named(entry, s, reach)
+        case "CIRCULAR":
+            return _circular(n, s, reach, module.transpose_kernel)
+        case str():
+            raise call.refuse(
+                f'padding must be "SAME", "VALID", "CIRCULAR", an int or (low, high) pairs, as '
+                f"Flax's transposed convolution takes it, but got {entry!r}"
+            )
+        case _:
+            return (0, 0), entry
+
+
+def _named(name: str, s: int, reach: int) -> tuple[int, int]:
+    """``"SAME"`` or ``"VALID"`` of one axis, ``reach = d*(k-1)``, as ``lax.conv_transpose`` has it.
+
+    >>> _named("SAME", 2, 3), _named("VALID", 2, 0)
+    ((2, 2), (0, 1))
+    """
+    if name == "VALID":
+        return reach, s - 1 + max(reach + 1 - s, 0)
+    total = reach + s - 1
+    low = reach if s > reach else -(-total // 2)
+    return low, total - low
+
+
+def _circular(n: int, s: int, reach: int, transposed: bool) -> Pairs:
+    """``"CIRCULAR"`` of one axis: the pixels to repeat, and the padding.
+
+    Flax wraps what ``"VALID"`` returns, ``max(d*(k-1) + 1 - s, 0)`` pixels too many, around the
+    period ``n*s``, half of them at each end: the odd one at the end, or where the kernel is
+    transposed at the beginning. So output ``o`` reads the periodic input from ``o - low`` on.
+    """
+    if n == 0:
+        return (0, 0), (0, 0)
+    low = reach - (max(reach + 1 - s, 0) + transposed) // 2
+    last = n * s - 1 + reach - low  # the dilated position that the last output reads last
+    before, after = -(-low // s), last // s - (n - 1)
+    return (before, after), (low - before * s, last - (n - 1 + after) * s)
 
 
 # --- what each module computes --------------------------------------------------------------------

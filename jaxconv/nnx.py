@@ -38,7 +38,31 @@ class Conv(nnx.Conv):
     Source: the documentation of ``flax.nnx.Conv``.
     """
 
-    __init__ = functools.partialmethod(nnx.Conv.__init__, conv_general_dilated=conv_general_dilated)
+    __init__ = functools.partialmethod(  # pyright: ignore[reportAssignmentType]
+        nnx.Conv.__init__, conv_general_dilated=conv_general_dilated
+    )
+
+
+class ConvTranspose(nnx.ConvTranspose):
+    """``flax.nnx.ConvTranspose``, computed by the family.
+
+    Arguments, parameters, initial values and dtypes are Flax's, and so is what ``padding`` means;
+    for the adjoint of a convolution use ``jaxconv.conv_transpose``.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = ConvTranspose(3, 4, (4, 4), strides=2, rngs=nnx.Rngs(0))
+    >>> isinstance(layer, nnx.ConvTranspose), layer(jnp.ones((1, 7, 7, 3))).shape
+    (True, (1, 14, 14, 4))
+
+    Source: the documentation of ``flax.nnx.ConvTranspose``.
+    """
+
+    def __call__(self, inputs: Array) -> Array:
+        kernel = semantics.masked(self.kernel[...], self.mask)
+        bias = None if self.bias is None else self.bias[...]
+        promoted = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
+        return semantics.conv_transpose(self, *promoted)
 
 
 class Options(TypedDict, total=False):
@@ -279,3 +303,82 @@ class SeparableConv(_Convolution):
     def __call__(self, inputs: Array) -> Array:
         kernels = self.depthwise_kernel[...], self.pointwise_kernel[...]
         return semantics.separable(self, *self._promoted(inputs, *kernels))
+
+
+class CausalConv(_Convolution):
+    """Causal convolution in time, whole or as a stream.
+
+        y[n, i, f] = bias[f] + sum over t, c of  x[n, s*i - d*(K-1-t), c] * kernel[t, c, f]
+
+    Parameters: ``kernel [K, C/G, F]``, ``bias [F]``; the same, with the same initial values, as of
+    ``nnx.Conv``.
+
+    Args:
+        in_features: C.
+        out_features: F.
+        kernel_size: K, an int or a sequence of one.
+        strides: Steps between neighbouring outputs; a stream needs 1.
+        kernel_dilation: The ``dilation`` of ``jaxconv.causal_conv``.
+        feature_group_count: G, the number of groups; C of them make the convolution depthwise.
+        rngs: The stream ``params`` gives the initial values.
+        **options: ``Options``, with Flax's meaning and defaults.
+
+    Called with ``x [..., L, C]`` of any number of leading batch axes, it returns
+    ``[..., ceil(L/strides), F]``.
+
+    Raises:
+        ValueError: A shape or value does not fit.
+        TypeError: An array is neither floating nor complex after promotion.
+
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> layer = CausalConv(3, 4, 2, rngs=nnx.Rngs(0))
+    >>> x = jax.random.normal(jax.random.key(0), (1, 5, 3))
+    >>> state = layer.init_state(batch_size=1)
+    >>> first, state = layer.step(state, x[:, :2])
+    >>> rest, state = layer.step(state, x[:, 2:])
+    >>> bool(jnp.allclose(jnp.concatenate([first, rest], axis=1), layer(x), atol=1e-6))
+    True
+
+    Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: Integers,
+        strides: Integers = 1,
+        *,
+        kernel_dilation: Integers = 1,
+        feature_group_count: int = 1,
+        rngs: nnx.Rngs,
+        **options: Unpack[Options],
+    ):
+        super().__init__(**options)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.kernel_size = semantics.kernel_extents("CausalConv", kernel_size, most=1)
+        self.strides = semantics.static(strides)
+        self.kernel_dilation = semantics.static(kernel_dilation)
+        self.feature_group_count = feature_group_count
+        shape = semantics.grouped_kernel(
+            "CausalConv", self.kernel_size, in_features, out_features, feature_group_count
+        )
+        self.kernel = self._make_kernel(rngs, *shape)
+        self.bias = self._make_bias(rngs, out_features)
+
+    def __call__(self, inputs: Array) -> Array:
+        return semantics.causal(self, *self._promoted(inputs, self.kernel[...]))
+
+    def init_state(self, batch_size: int, dtype: Any = None) -> Array:
+        """The state before the first input: zeros ``[N, (K-1)*dilation, C]``.
+
+        ``dtype`` is that of the computation, by default the module's or the kernel's.
+        """
+        return semantics.causal_init(self, self.kernel[...], batch_size, dtype)
+
+    def step(self, state: Array, inputs: Array) -> tuple[Array, Array]:
+        """The outputs ``[N, L, F]`` for the next inputs ``[N, L, C]``, and the state after them."""
+        return semantics.causal_step(self, *self._promoted(state, inputs, self.kernel[...]))
