@@ -1,0 +1,123 @@
+"""Pictures of a run. matplotlib's figures are used without pyplot: no window, no global state."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from .loop import History, Training
+
+INK, ACCENT, FAINT = "#22303c", "#d1495b", "#8d99a6"
+
+
+def figure(title: str, width: float, height: float):
+    """An empty figure with the title that all pictures share."""
+    from matplotlib.figure import Figure
+
+    drawn = Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    drawn.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+    drawn.suptitle(title, fontsize=15, color=INK, fontweight="bold")
+    return drawn
+
+
+def save(drawn, path: Path) -> None:
+    """Writes a PNG under a temporary name, then renames: readers never see half of it."""
+    partial = path.with_suffix(".tmp")
+    try:
+        drawn.savefig(partial, format="png", dpi=130)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def training_curve(axes, training: Training, history: History) -> None:
+    """Training and held-out loss by epoch, the held-out score above them."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    epochs = np.arange(1, len(history.held_out_loss) + 1)
+    steps = np.arange(1, history.step + 1) / training.batches
+    axes.plot(steps, history.loss, color=FAINT, alpha=0.35, linewidth=0.8)
+    axes.plot(
+        *_smooth(steps, history.loss, training.batches // 4), color=INK, label="training loss"
+    )
+    axes.plot(epochs, history.held_out_loss, "o-", color=ACCENT, ms=3, label="held-out loss")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0, training.epochs)
+    axes.legend(frameon=False, loc="upper right")
+    score = training.recipe.score
+    _title(axes, f"Training: held-out {score.name} {score.text(history.held_out_score[-1])}")
+    axes.set(xlabel="epoch", ylabel="loss")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+
+
+def confusion(axes, predicted: np.ndarray, label: np.ndarray, classes: int) -> None:
+    """How often each class was taken for each: counts, the diagonal being right."""
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (label, predicted), 1)
+    axes.imshow(counts, cmap="Blues")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        right = row == column
+        axes.text(
+            column,
+            row,
+            counts[row, column],
+            ha="center",
+            va="center",
+            color="white" if right else ACCENT,
+            fontweight="normal" if right else "bold",
+        )
+    axes.set(xticks=range(classes), yticks=range(classes), xlabel="predicted", ylabel="true")
+    axes.tick_params(length=0)
+    _title(axes, f"Confusion: {np.trace(counts):,} of {counts.sum():,} right")
+
+
+def filters(axes, kernel: np.ndarray, title: str, columns: int) -> None:
+    """The spatial filters of ``kernel [*K, 1, F]``, each on its own scale around zero."""
+    each = np.moveaxis(kernel[:, :, 0], -1, 0)
+    each = each / np.abs(each).max(axis=(1, 2), keepdims=True)
+    axes.imshow(_mosaic(each, columns), cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.set_axis_off()
+    _title(axes, title)
+
+
+def examples(axes, images: np.ndarray, captions: list[str], title: str, columns: int) -> None:
+    """Images ``[N, H, W]`` side by side, each with a caption."""
+    axes.set_axis_off()
+    _title(axes, title)
+    if not len(images):
+        return
+    room = images.shape[1] // 4
+    images = np.pad(images, ((0, 0), (room, 0), (0, 0)))
+    height, width = (extent + 1 for extent in images.shape[1:])
+    axes.imshow(_mosaic(images, columns), cmap="gray_r")
+    for index, caption in enumerate(captions):
+        row, column = divmod(index, columns)
+        where = ((column + 0.5) * width, row * height + room / 2)
+        axes.text(*where, caption, color=ACCENT, fontsize=9, ha="center", va="center")
+
+
+def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images ``[N, H, W]`` in rows of ``columns``, one cell apart."""
+    rows = -(-len(images) // columns)
+    height, width = (extent + 1 for extent in images.shape[1:])
+    canvas = np.full((rows * height - 1, columns * width - 1), np.nan)
+    for index, image in enumerate(images):
+        top, left = height * (index // columns), width * (index % columns)
+        canvas[top : top + height - 1, left : left + width - 1] = image
+    return canvas
+
+
+def _smooth(x: np.ndarray, y: list[float], window: int) -> tuple[np.ndarray, np.ndarray]:
+    window = max(1, min(window, len(y)))
+    return x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
+
+
+def _title(axes, text: str) -> None:
+    axes.set_title(text, fontsize=11, color=INK, loc="left")

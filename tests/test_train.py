@@ -1,0 +1,411 @@
+"""The training command: its loop, its checkpoints, its pictures and its refusals."""
+
+import dataclasses
+import errno
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import chex
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from jaxconv import train
+from jaxconv.nnx import Conv
+from jaxconv.train import digits, report
+from jaxconv.train.__main__ import main
+from jaxconv.train.checkpoint import Checkpoints
+from jaxconv.train.errors import TrainingError
+from jaxconv.train.loop import History, Training, fit
+from jaxconv.train.recipe import Data, Recipe, Score
+
+pytestmark = pytest.mark.lenient  # optax promotes by itself
+
+# --- A recipe small enough to train many times, on sequences rather than images ---------------
+
+
+class TinyNetwork(nnx.Module):
+    def __init__(self, rngs, features=3):
+        self.conv = Conv(2, features, (3,), rngs=rngs)
+        self.norm = nnx.BatchNorm(features, rngs=rngs)
+        self.dense = nnx.Linear(features, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense(jax.nn.relu(self.norm(self.conv(x))).mean(1))[:, 0]
+
+
+def tiny_data():
+    random = np.random.default_rng(0)
+    parts = []
+    for count in (22, 7):
+        x = random.normal(size=(count, 5, 2)).astype(np.float32)
+        parts.append({"x": x, "y": x[:, :, 0].sum(1)})
+    return Data(*parts)
+
+
+def squared_error(outputs, batch):
+    return jnp.mean((outputs - batch["y"]) ** 2)
+
+
+TINY = Recipe(
+    name="tiny",
+    unit="sequences",
+    data=tiny_data,
+    network=TinyNetwork,
+    outputs=lambda network, batch: network(batch["x"]),
+    loss=squared_error,
+    score=Score("error", squared_error, "{:.3f}"),
+    report=lambda run: None,
+    batch_size=4,
+    epochs=3,
+    learning_rate=1e-2,
+    short_epochs=1,
+    augment=lambda key, batch: {**batch, "x": batch["x"] + 0.1 * jax.random.normal(key, (4, 5, 2))},
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Registers ``TINY``, or a variant of it, under the name ``tiny``."""
+
+    def register(**changes):
+        recipe = dataclasses.replace(TINY, **changes)
+        monkeypatch.setitem(sys.modules, "jaxconv.train.tiny", SimpleNamespace(RECIPE=recipe))
+        monkeypatch.setitem(train.RECIPES, "tiny", ())
+
+    register()
+    return register
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished run of ``TINY``, with a picture in it."""
+    folder = tmp_path_factory.mktemp("finished")
+    training, history = Training(TINY, 0, TINY.epochs), History()
+    checkpoints = Checkpoints(folder / "checkpoint", training)
+    fit(training, history, lambda: checkpoints.save(history), Console(file=io.StringIO()))
+    (folder / "tiny.png").write_bytes(b"a picture")
+    return folder
+
+
+@pytest.fixture
+def run(tiny, finished, tmp_path):
+    """A copy of it, and the command that made it."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    return folder, ["tiny", "--output", str(folder)]
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch):
+    """Makes Ctrl-C arrive during one step."""
+    advance = Training.advance
+
+    def arm(last):
+        def interrupted(training, step):
+            if step == last:
+                signal.raise_signal(signal.SIGINT)
+            return advance(training, step)
+
+        monkeypatch.setattr(Training, "advance", interrupted)
+
+    return arm
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def saved_state(folder, seed=0):
+    training = Training(TINY, seed=seed, epochs=TINY.epochs)
+    history = Checkpoints(folder / "checkpoint", training).restore()
+    return training.state, history
+
+
+def one_line(capfd):
+    """What the command said on the error stream, which must be one line of its own."""
+    line = capfd.readouterr().err
+    assert line.startswith("jaxconv.train: ")
+    assert line.count("\n") == 1, line
+    return line
+
+
+# --- The loop ---------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_and_reports_every_epoch(tiny, tmp_path, capfd):
+    tiny(epochs=20, learning_rate=0.05)
+    assert main(["tiny", "--output", str(tmp_path)]) == 0
+    training = Training(dataclasses.replace(TINY, epochs=20), 0, 20)
+    history = Checkpoints(tmp_path / "checkpoint", training).restore()
+    assert history.step == training.steps == 20 * (22 // 4)
+    assert len(history.held_out_score) == 20
+    assert history.held_out_loss[-1] < 0.7 * history.held_out_loss[0]
+    out = capfd.readouterr().out
+    assert "22 sequences to learn from, 7 held out" in out
+    assert f"Held-out error {history.held_out_score[-1]:.3f}" in out
+
+
+def test_held_out_examples_are_each_seen_once_whatever_the_batch_size():
+    training = Training(TINY, 0, 1)
+    outputs, loss, _ = training.held_out()
+    network = training.network
+    network.eval()
+    np.testing.assert_allclose(outputs, network(training.data.held_out["x"]), rtol=1e-5)
+    assert loss == pytest.approx(np.mean((outputs - training.data.held_out["y"]) ** 2), rel=1e-5)
+
+
+def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():
+    training = Training(dataclasses.replace(TINY, batch_size=11), 0, 2)
+    orders = [
+        np.concatenate([training.arguments(step)[2] for step in pair]) for pair in ((0, 1), (2, 3))
+    ]
+    for order in orders:
+        assert sorted(order) == list(range(22))
+    assert list(orders[0]) != list(orders[1])
+
+
+@pytest.mark.parametrize("last", [0, 4, 7], ids=["first step", "end of an epoch", "middle"])
+def test_resumed_run_equals_uninterrupted_run(
+    tiny, finished, interrupted_after, tmp_path, capfd, last
+):
+    interrupted_after(last)
+    command = ["tiny", "--output", str(tmp_path)]
+    assert main([*command, "--fresh"]) == 130
+    line = one_line(capfd)
+    assert f"stopped after step {last + 1} of 15 and saved" in line
+    assert line.strip().endswith(f"python -m jaxconv.train tiny --output {tmp_path}")
+    assert main(command) == 0
+    assert f"Resuming after step {last + 1} of 15" in capfd.readouterr().out
+    (whole, whole_history), (parts, parts_history) = (
+        saved_state(folder) for folder in (finished, tmp_path)
+    )
+    chex.assert_trees_all_equal(whole, parts)
+    assert whole_history.loss == parts_history.loss
+    assert whole_history.held_out_score == parts_history.held_out_score
+
+
+def test_finished_run_is_reported_again_and_not_trained(run, capfd):
+    folder, command = run
+    before = contents(folder)
+    assert main(command) == 0
+    assert contents(folder) == before
+    assert "Trained already" in capfd.readouterr().out
+
+
+def test_fresh_trains_anew_and_only_the_last_checkpoint_is_kept(run):
+    folder, command = run
+    assert main([*command, "--fresh", "--epochs", "2"]) == 0
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["10"]
+
+
+def test_loss_that_is_not_finite_ends_the_run(tiny, tmp_path, capfd):
+    tiny(learning_rate=float("inf"))
+    assert main(["tiny", "--output", str(tmp_path)]) == 1
+    assert "the loss became nan at step 2" in one_line(capfd)
+
+
+# --- Checkpoints that are refused -------------------------------------------------------------
+
+
+DAMAGE = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "emptied": lambda path: path.write_bytes(b""),
+    "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_checkpoint_is_refused_and_nothing_else_changes(run, capfd, damage):
+    folder, command = run
+    intact = contents(folder)
+    for path in (path for path in intact if path.parent != folder and intact[path]):
+        damage(path)
+        damaged = contents(folder)
+        assert main(command) == 2
+        line = one_line(capfd)
+        assert str(folder / "checkpoint") in line
+        assert "--fresh" in line
+        assert contents(folder) == damaged
+        path.write_bytes(intact[path])
+    assert main(command) == 0
+
+
+def test_half_written_checkpoint_is_passed_over_and_removed(run):
+    """A kill can leave orbax's temporary folder, or a checkpoint without its digests."""
+    folder, _ = run
+    saved = folder / "checkpoint" / "15"
+    shutil.copytree(saved, folder / "checkpoint" / "20")
+    (folder / "checkpoint" / "20" / "digests.json").unlink()
+    (folder / "checkpoint" / "25.orbax-checkpoint-tmp").mkdir()
+    training = Training(TINY, 0, TINY.epochs)
+    checkpoints = Checkpoints(folder / "checkpoint", training)
+    history = checkpoints.restore()
+    assert history.step == 15
+    history.loss += [1.0] * 5
+    checkpoints.save(history)
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["20"]
+    assert checkpoints.restore().step == 20
+
+
+def test_save_that_fails_keeps_the_one_before(run, monkeypatch):
+    folder, _ = run
+    before = contents(folder)
+    training = Training(TINY, 0, TINY.epochs)
+    checkpoints = Checkpoints(folder / "checkpoint", training)
+    history = checkpoints.restore()
+    history.loss.append(1.0)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(TrainingError, match=r"cannot save in .*checkpoint.*No space left"):
+        checkpoints.save(history)
+    assert contents(folder) == before
+
+
+def test_checkpoint_that_is_no_folder_is_refused(tiny, tmp_path, capfd):
+    (tmp_path / "checkpoint").write_text("not a checkpoint")
+    assert main(["tiny", "--output", str(tmp_path)]) == 2
+    assert "--fresh" in one_line(capfd)
+    assert main(["tiny", "--output", str(tmp_path), "--fresh"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "said"),
+    [
+        ({"network": lambda rngs: TinyNetwork(rngs, features=4)}, [], "is 3 there, 4 here"),
+        ({}, ["--seed", "1"], "of a run with seed 0, not 1"),
+        ({}, ["--epochs", "9"], "of a run with epochs 3, not 9"),
+    ],
+    ids=["shape", "seed", "epochs"],
+)
+def test_checkpoint_of_another_run_is_refused(tiny, run, capfd, changes, arguments, said):
+    folder, command = run
+    before = contents(folder)
+    tiny(**changes)
+    assert main([*command, *arguments]) == 2
+    line = one_line(capfd)
+    assert said in line
+    assert str(folder / "checkpoint") in line
+    assert "--fresh" in line
+    assert contents(folder) == before
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digit"], "unknown recipe 'digit'; choose from digits"),
+        ([], "recipe"),
+        (["digits", "--epochs", "0"], "'0' is not a number from 1"),
+        (["digits", "--seed", "-1"], "seed"),
+        (["digits", "--fast"], "--fast"),
+    ],
+)
+def test_bad_arguments_are_one_line(tmp_path, monkeypatch, capfd, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert said in one_line(capfd)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["mlxtend", "optax", "orbax", "matplotlib", "rich"])
+def test_missing_package_says_what_to_install(tmp_path, monkeypatch, capfd, package):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["digits"]) == 2
+    assert f'{package} is not installed; pip install "jaxconv[demo]"' in one_line(capfd)
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_that_cannot_be_written_is_refused(tiny, tmp_path, capfd):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    for folder in (blocked, blocked / "inside"):
+        assert main(["tiny", "--output", str(folder)]) == 2
+        line = one_line(capfd)
+        assert f"cannot write in {folder}" in line
+        assert "--output" in line
+    assert blocked.read_text() == "in the way"
+
+
+# --- Digits -----------------------------------------------------------------------------------
+
+
+def test_digits_holds_out_the_same_hundred_images_of_each_class():
+    data, again = digits.data(), digits.data()
+    chex.assert_trees_all_equal(data, again)
+    assert data.train["image"].shape == (4000, 28, 28, 1)
+    assert 0 <= data.train["image"].min() < data.train["image"].max() == 1
+    for part, count in ((data.train, 400), (data.held_out, 100)):
+        assert np.bincount(part["label"]).tolist() == [count] * 10
+    learned = {image.tobytes() for image in data.train["image"]}
+    shared = [image for image in data.held_out["image"] if image.tobytes() in learned]
+    assert not shared
+
+
+def test_augmentation_moves_the_digit_and_keeps_the_label():
+    batch = {name: array[:3] for name, array in digits.data().held_out.items()}
+    moved = digits.augment(jax.random.key(0), batch)
+    assert moved["label"] is batch["label"]
+    assert moved["image"].shape == (3, 28, 28, 1)
+    ink = batch["image"].sum((1, 2, 3))
+    np.testing.assert_allclose(moved["image"].sum((1, 2, 3)), ink, rtol=0.35)
+    assert not np.allclose(moved["image"], batch["image"], atol=0.1)
+
+
+def test_ledger_counts_dense_against_separable():
+    written = io.StringIO()
+    Console(file=written, width=80).print(report.ledger((20, 20), (3, 3), (8, 32)))
+    rows = [line.split() for line in written.getvalue().splitlines()]
+    assert ["dense", "2,304", "746,496", "18×18×32"] in rows
+    assert ["separable", "328", "106,272", "18×18×32"] in rows
+
+
+def test_digits_stopped_by_ctrl_c_resumes_and_reports(tmp_path):
+    command = [sys.executable, "-m", "jaxconv.train", "digits", "--output", "run", "--epochs", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
+    environment.pop("XLA_FLAGS")  # one device, as a user has
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options = {"cwd": tmp_path, "env": environment, "encoding": "utf-8", **pipes}
+    with subprocess.Popen(command, **options) as first:
+        first.stdout.readline()
+        time.sleep(1)  # into the compilation of the first step
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert said.count("\n") == 1
+    assert "resume with: python -m jaxconv.train digits --output run --epochs 1" in said
+
+    second = subprocess.run(command, **options, timeout=120)
+    assert second.returncode == 0, second.stderr
+    assert not second.stderr
+    for line in (
+        "Resuming after step",
+        "Held-out accuracy",
+        "2,304",
+        "328",
+        "depthwise 3×3",
+        "lax",
+    ):
+        assert line in second.stdout
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoint",
+        "digits.png",
+    ]
+    picture = matplotlib.image.imread(tmp_path / "run" / "digits.png")
+    assert min(picture.shape[:2]) > 1000
+    assert 0.02 < np.mean(picture[..., :3] < 0.9) < 0.9
