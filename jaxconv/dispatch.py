@@ -35,6 +35,8 @@ def check_name(implementation: str) -> None:
 def refusal(implementation: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """Why a forced kernel cannot serve on any platform, or None."""
     check_name(implementation)
+    if implementation != "lax" and not all(isinstance(n, int) for n in spec.padded_spatial):
+        return "it plans its loops by the spatial extents, and those are symbolic"
     return KERNELS[implementation].refusal(operator, spec, dtype)
 
 
@@ -45,7 +47,7 @@ def choose(
     if implementation is not None:
         against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
         return Choice(implementation, "forced", against)
-    refusals = {name: module.refusal(operator, spec, dtype) for name, module in KERNELS.items()}
+    refusals = {name: refusal(name, operator, spec, dtype) for name in KERNELS}
     if platform != "cpu":
         chosen, reason = "lax", f"{platform} has its own convolutions"
     else:
