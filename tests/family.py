@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import oracle
 from jax.extend import core
 from oracle import Case
 
+import jaxconv
 from jaxconv.primitives import PRIMITIVES
 from jaxconv.spec import ConvSpec, Operator
 
@@ -22,14 +24,30 @@ def as_spec(case: Case) -> ConvSpec:
     return ConvSpec(**{name: getattr(case, name) for name in names})
 
 
-def assert_conv(apply, case: Case, x, k, g) -> None:
-    """``apply(x, k)`` is the case's convolution: its value and both of its gradients."""
+def gradients(apply, x, k, g) -> tuple:
+    """``apply(x, k)``, and the cotangents of x and k for the cotangent g."""
     y, pull = jax.vjp(apply, x, k)
-    dx, dk = pull(np.asarray(g, y.dtype))
+    return y, *pull(g)
+
+
+def training(case: Case):
+    """The case's convolution and both of its gradients, of x, k and g."""
+    return functools.partial(gradients, functools.partial(jaxconv.conv, **case.options()))
+
+
+def assert_all_right(case: Case, arrays, results) -> None:
+    """``results`` are the convolution and both gradients of x, k and g."""
+    x, k, g = arrays
+    y, dx, dk = results
     oracle.assert_right(y, "g", case, x=x, k=k)
     assert (dx.dtype, dk.dtype) == (x.dtype, k.dtype)
     oracle.assert_right(dx, "x", case, k=k, g=g)
     oracle.assert_right(dk, "k", case, x=x, g=g)
+
+
+def assert_conv(apply, case: Case, x, k, g) -> None:
+    """``apply(x, k)`` is the case's convolution: its value and both of its gradients."""
+    assert_all_right(case, (x, k, g), gradients(apply, x, k, g))
 
 
 def assert_adjoint(case: Case, y, dx, dk, x, k, g) -> None:

@@ -6,9 +6,9 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracle
 import pytest
 from cases import BASIC, operand, operands
+from family import assert_all_right, training
 from jax import export
 from oracle import Case
 
@@ -20,28 +20,10 @@ CASE = BASIC[2]
 DEPTHWISE = Case(2, 4, 8, (9, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
 
 
-def training(case: Case):
-    """A convolution and both of its gradients."""
-
-    def call(x, k, g):
-        y, pull = jax.vjp(functools.partial(jaxconv.conv, **case.options()), x, k)
-        return y, *pull(g)
-
-    return call
-
-
 def round_trip(fn, *args, platforms=("cpu",)):
     """Exported; where flatbuffers is installed, serialised and loaded again."""
     exported = export.export(jax.jit(fn), platforms=platforms)(*args)
     return export.deserialize(exported.serialize()) if SERIALISES else exported
-
-
-def assert_right(case, arrays, results):
-    x, k, g = arrays
-    y, dx, dk = results
-    oracle.assert_right(y, "g", case, x=x, k=k)
-    oracle.assert_right(dx, "x", case, k=k, g=g)
-    oracle.assert_right(dk, "k", case, x=x, g=g)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -52,7 +34,7 @@ def test_one_platform(platform, case):
     assert exported.platforms == (platform,)
     assert exported.out_avals[0].shape == case.shape("g")
     if platform == "cpu":
-        assert_right(case, arrays, exported.call(*arrays))
+        assert_all_right(case, arrays, exported.call(*arrays))
 
 
 @pytest.mark.parametrize("case", [CASE, DEPTHWISE], ids=["grouped", "depthwise"])
@@ -60,7 +42,7 @@ def test_all_platforms_at_once(case):
     arrays = operands(case)
     exported = round_trip(training(case), *arrays, platforms=PLATFORMS)
     assert exported.platforms == tuple(PLATFORMS)
-    assert_right(case, arrays, jax.jit(exported.call)(*arrays))
+    assert_all_right(case, arrays, jax.jit(exported.call)(*arrays))
 
 
 @pytest.mark.skipif(not SERIALISES, reason="jax.export serialises with flatbuffers")
@@ -70,7 +52,7 @@ def test_serialised_with_its_gradient():
     conv = jax.jit(functools.partial(jaxconv.conv, **CASE.options()))
     loaded = export.deserialize(export.export(conv)(x, k).serialize(vjp_order=1))
     y, pull = jax.vjp(loaded.call, x, k)
-    assert_right(CASE, (x, k, g), (y, *pull(jnp.asarray(g))))
+    assert_all_right(CASE, (x, k, g), (y, *pull(jnp.asarray(g))))
 
 
 def symbolic(text: str, dtype=np.float32):
@@ -86,7 +68,7 @@ def test_symbolic_batch(batch):
     x, g = (jax.ShapeDtypeStruct(s, np.float32) for s in (shape, outputs))
     exported = round_trip(training(CASE), x, operands(CASE)[1], g, platforms=PLATFORMS)
     arrays = operands(case)
-    assert_right(case, arrays, exported.call(*arrays))
+    assert_all_right(case, arrays, exported.call(*arrays))
 
 
 @pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER", "VALID", "FULL", 1, [(2, 1), (0, 1)]])
