@@ -52,9 +52,10 @@ def _forward(spec: ConvSpec, precision, window_padding: Pairs):
 
     ``window_padding`` is that of the convolution which XLA will run. XLA:CPU of jaxlib 0.10.2 gives
     wrong values where it crops one side and pads the other (``low < 0 < high``; seen for 1-D
-    kernels [4, 2, 2] over [2, 9, 2]); such a spec is padded, or cropped, before it is convolved.
+    kernels [4, 2, 2] over [2, 9, 2]); such a spec is padded, or cropped, before it is convolved. So
+    is one of symbolic padding, which lax.pad takes and lax's convolution does not.
     """
-    if any(_mixed(pair) for pair in window_padding):
+    if any(map(_mixed, window_padding)) or any(map(_symbolic, spec.padding)):
         return functools.partial(_convolve_fitted, spec=spec, precision=precision)
     return functools.partial(_convolve, spec=spec, precision=precision, padding=spec.padding)
 
@@ -62,7 +63,11 @@ def _forward(spec: ConvSpec, precision, window_padding: Pairs):
 def _mixed(pair: tuple[int, int]) -> bool:
     """Symbolic sizes pass: what they resolve to is not known."""
     low, high = pair
-    return isinstance(low, int) and isinstance(high, int) and low < 0 < high
+    return not _symbolic(pair) and low < 0 < high
+
+
+def _symbolic(pair: tuple[int, int]) -> bool:
+    return not all(isinstance(width, int) for width in pair)
 
 
 def _convolve_fitted(x, kernel, *, spec: ConvSpec, precision, dtype=None):
