@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -65,10 +66,21 @@ def with_borders(x, borders: tuple[Border | None, ...]):
     for axis, border in enumerate(borders, start=1):
         # An empty axis has nothing to repeat, and its output is empty with or without a border.
         if border is not None and x.shape[axis] != 0:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (border.low, border.high)
-            x = jnp.pad(x, widths, mode=border.mode)
+            x = jnp.concatenate(_with_border(x, axis, border), axis)
     return x
+
+
+def _with_border(x, axis: int, border: Border):
+    """What comes before ``x``, itself and what comes after; jnp.pad takes no symbolic extents."""
+    n, low, high = x.shape[axis], border.low, border.high
+    cut = functools.partial(lax.slice_in_dim, x, axis=axis)
+    match border.mode:
+        case "wrap":
+            return cut(n - low, n), x, cut(0, high)
+        case "reflect":
+            return lax.rev(cut(1, low + 1), (axis,)), x, lax.rev(cut(n - 1 - high, n - 1), (axis,))
+        case _:
+            return *[cut(0, 1)] * low, x, *[cut(n - 1, n)] * high
 
 
 def _without_borders(dx, geometry: Geometry):
