@@ -103,7 +103,7 @@ def picture(run: Run):
     curve, confusion, filters, mistakes = drawn.subplots(2, 2, height_ratios=[1.2, 1]).flat
     plots.training_curve(curve, run.training, run.history)
     plots.confusion(confusion, predicted, label, CLASSES)
-    kernel = np.asarray(run.training.network.stem.kernel[...])
+    kernel = np.asarray(run.training.state.parameters["stem"]["kernel"][...])
     plots.filters(filters, kernel, "The first layer's 32 filters of 5×5", columns=8)
     plots.examples(
         mistakes,

@@ -28,7 +28,7 @@ from .recipe import Batch, Recipe
 class State(NamedTuple):
     """What a step changes. With the seed and the number of steps taken it fixes the rest."""
 
-    parameters: nnx.State
+    parameters: Any  # an nnx.State, which optax takes and returns as any tree
     rest: nnx.State  # the network's other variables, such as running means
     optimizer: optax.OptState
 
@@ -182,7 +182,7 @@ class _Bar:
     def show(self) -> None:
         self.progress.update(self.task, completed=self.history.step, **self._fields())
 
-    def _fields(self) -> dict[str, str]:
+    def _fields(self) -> dict[str, Any]:
         training, history, score = self.training, self.history, self.training.recipe.score
         recent, scores = history.loss[-20:], history.held_out_score
         epoch = min(history.step // training.batches + 1, training.epochs)
@@ -211,9 +211,9 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _length(examples: dict[str, np.ndarray]) -> int:
+def _length(examples: Batch) -> int:
     return len(next(iter(examples.values())))
 
 
-def _take(examples: dict, indices: Any) -> dict:
+def _take(examples: Batch, indices: Any) -> Batch:
     return {name: array[indices] for name, array in examples.items()}

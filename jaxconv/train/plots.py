@@ -15,9 +15,10 @@ INK, ACCENT, FAINT = "#22303c", "#d1495b", "#8d99a6"
 def figure(title: str, width: float, height: float):
     """An empty figure with the title that all pictures share."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    drawn = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-    drawn.get_layout_engine().set(w_pad=0.15, h_pad=0.12)
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
+    drawn = Figure(figsize=(width, height), layout=layout, facecolor="white")
     drawn.suptitle(title, fontsize=15, color=INK, fontweight="bold")
     return drawn
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,14 +15,14 @@ from rich.console import Console
 if TYPE_CHECKING:
     from .loop import History, Training
 
-Batch = dict[str, jax.Array]
+Batch = Mapping[str, Any]  # arrays that share their first axis
 
 
 class Data(NamedTuple):
-    """Two sets of examples, each a dictionary of arrays that share their first axis."""
+    """The examples to learn from and those held out, as NumPy arrays."""
 
-    train: dict[str, np.ndarray]
-    held_out: dict[str, np.ndarray]
+    train: Batch
+    held_out: Batch
 
 
 class Score(NamedTuple):
