@@ -213,7 +213,14 @@ def test_separable_conv():
         kernel = params["pointwise_kernel"][None, None]
         return pointwise.apply({"params": {"kernel": kernel, "bias": params["bias"]}}, y)
 
-    assert_computes(SeparableConv(5, (3, 2), 2, strides=2), by_flax, signal(2, 7, 6, 4))
+    ours, x = SeparableConv(5, (3, 2), 2, strides=2, kernel_init=drawn), signal(2, 7, 6, 4)
+    shapes = {name: leaf.shape for name, leaf in initialised(ours, x)["params"].items()}
+    assert shapes == {
+        "depthwise_kernel": (3, 2, 1, 8),
+        "pointwise_kernel": (8, 5),
+        "bias": (5,),
+    }
+    assert_computes(ours, by_flax, x)
 
 
 @pytest.mark.parametrize("padding", ["FULL", "REPLICATE", ("CAUSAL", "SAME_LOWER")])

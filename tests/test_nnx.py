@@ -255,6 +255,12 @@ def test_separable_conv(options):
         return pointwise({"kernel": kernel, "bias": parameters["bias"]}, y)
 
     ours = SeparableConv(4, 5, (3, 2), 2, **options, **FIXED, rngs=nnx.Rngs(5))
+    shapes = {name: leaf.shape for name, leaf in pure(ours)[1].items()}
+    assert shapes == {
+        "depthwise_kernel": (3, 2, 1, 8),
+        "pointwise_kernel": (8, 5),
+        "bias": (5,),
+    }
     assert_computes(ours, by_flax, signal(2, 7, 6, 4))
 
 
