@@ -57,7 +57,8 @@ def conv_general_dilated(
     Source: the documentation of ``jax.lax.conv_general_dilated``.
     """
     found = "an output sharding is given"
-    if out_sharding is None and _floating(lhs, rhs, preferred_element_type):
+    known = _known_precision(precision)
+    if out_sharding is None and known and _floating(lhs, rhs, preferred_element_type):
         found = _recognise(
             lhs.shape,
             rhs.shape,
@@ -93,6 +94,15 @@ def conv_general_dilated(
         precision=checks.precision_of("conv_general_dilated", precision),
         implementation=implementation.resolve(None),
     )
+
+
+def _known_precision(precision) -> bool:
+    """Whether it is one of the named functions'; lax takes others, and words its own refusals."""
+    try:
+        checks.precision_of("conv_general_dilated", precision)
+    except ValueError:
+        return False
+    return True
 
 
 def _floating(lhs, rhs, preferred) -> bool:
