@@ -95,9 +95,10 @@ class ConvSpec:
         return all(k == 1 for k in self.kernel_spatial) and not any(map(any, self.padding))
 
     @property
-    def patches(self) -> bool:
-        """Whether no input pixel is read twice: taps adjacent and stride equal to the extent."""
-        return self.kernel_spatial == self.strides and all(d == 1 for d in self.dilation)
+    def disjoint(self) -> bool:
+        """Whether no input pixel is read by two outputs, as by 1x1 kernels and patches."""
+        axes = zip(self.kernel_spatial, self.strides, self.dilation, strict=True)
+        return all(k == 1 or (k <= s and d == 1) for k, s, d in axes)
 
     @property
     def unstrided(self) -> bool:

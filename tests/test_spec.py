@@ -101,7 +101,7 @@ def test_predicates_name_their_kind(kind):
         assert spec.unstrided == (set(case.strides) == {1})
         assert spec.group_in * spec.groups == spec.in_features
         assert spec.group_out * spec.groups == spec.out_features
-        assert {"pointwise": spec.pointwise, "patches": spec.patches}.get(kind, True)
+        assert {"pointwise": spec.pointwise, "patches": spec.disjoint}.get(kind, True)
 
 
 def test_cropping_is_not_pointwise():
