@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import operand
-from family import NAMES, primitives
+from family import NAMES, equations, primitives
 from jax import lax
 from oracle import epsilon
 
@@ -279,7 +279,6 @@ def test_use_implementation_reaches_it():
         dimension_numbers=NUMBERS["NHWC"],
     )
     with jaxconv.use_implementation("lax"):
-        (equation,) = [
-            e for e in jax.make_jaxpr(call)(lhs, rhs).jaxpr.eqns if e.primitive.name in NAMES
-        ]
+        program = jax.make_jaxpr(call)(lhs, rhs).jaxpr
+    (equation,) = [eqn for eqn in equations(program) if eqn.primitive.name in NAMES]
     assert equation.params["implementation"] == "lax"
