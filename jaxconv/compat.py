@@ -11,6 +11,7 @@ from jax._src.dispatch import apply_primitive as apply_primitive
 # Explicit mode states a result's sharding in its type; the lowered operation must say so too, and
 # no public function annotates an MLIR value. Where no axis is explicit it does nothing.
 from jax._src.interpreters.mlir import lower_with_sharding_in_types as annotate_sharding
+from jax.core import ShapedArray
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 NO_MESH = AbstractMesh((), ())
@@ -23,7 +24,7 @@ def varying_axes(x) -> frozenset:
 
 def without_mesh(aval):
     """``aval`` with no sharding and no varying axes: what a kernel on one device sees."""
-    return jax.core.ShapedArray(aval.shape, aval.dtype, weak_type=False)
+    return ShapedArray(aval.shape, aval.dtype, weak_type=False)
 
 
 def lower_on_shard(ctx, lower, *operands):

@@ -16,6 +16,7 @@ The three border modes pad ``(d*(k-1))//2`` before and the rest of ``d*(k-1)`` a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import operator
@@ -125,10 +126,10 @@ def _is_int(value: Any) -> bool:
 def _pair(entry: Any) -> tuple[int, int]:
     if _is_int(entry):
         return operator.index(entry), operator.index(entry)
-    try:
+    low: Any = None
+    high: Any = None
+    with contextlib.suppress(TypeError, ValueError):
         low, high = entry
-    except (TypeError, ValueError):
-        low = high = None
     if not (_is_int(low) and _is_int(high)):
         raise PaddingError(
             f"padding of an axis must be a name, an int or a (low, high) pair of ints, "

@@ -99,7 +99,7 @@ def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any
 
     def field(index: int) -> Demand:
         demand: Demand = (None, *((index, index),) * rank, None)
-        return demanded(jaxpr, {result: demand}).get(source, (None,) * (rank + 2))
+        return demanded(jaxpr, {result: demand}).get(source) or (None,) * (rank + 2)
 
     fields = [lambda i, axis=axis: field(i)[axis + 1] for axis in range(rank)]
     return _measure(fields, source.aval.shape[1:-1], result.aval.shape[1:-1])

@@ -32,7 +32,8 @@ def _workload(
     transposed: bool = False,
 ) -> Workload:
     if padding is None:  # the same on both sides, as PyTorch's networks have it
-        padding = tuple((dilation * (k - 1) // 2,) * 2 for k in kernel)
+        sides = (dilation * (k - 1) // 2 for k in kernel)
+        padding = tuple((side, side) for side in sides)
     spec = ConvSpec(
         batch=batch,
         in_features=features[0],
