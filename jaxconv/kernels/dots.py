@@ -42,7 +42,7 @@ def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     options = {"precision": precision, "preferred_element_type": sums}
     x, kernel = _common(x, kernel)
     kernel = _matrices(kernel, spec)
-    if _disjoint(spec):
+    if spec.disjoint:
         y = jnp.matmul(_disjoint_rows(x, spec), kernel, **options)
         return _ungrouped(y.astype(dtype), spec.output_shape)
     return _unfolded_conv(x, kernel, forward_axes(spec), dtype, options)
@@ -52,7 +52,7 @@ def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     dtype, sums = results_dtypes(g, kernel, dtype)
     options = {"precision": precision, "preferred_element_type": sums}
     g, kernel = _common(g, kernel)
-    if _disjoint(spec):
+    if spec.disjoint:
         rows = jnp.matmul(_grouped(g, spec), _matrices(kernel, spec).mT, **options)
         return _scattered(rows.astype(dtype), spec)
     axes = forward_axes(spec)
@@ -65,7 +65,7 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     dtype, sums = results_dtypes(x, g, dtype)
     options = {"precision": precision, "preferred_element_type": sums}
     x, g = _common(x, g)
-    if _disjoint(spec):
+    if spec.disjoint:
         dkernel = jnp.matmul(_disjoint_rows(x, spec).mT, _grouped(g, spec), **options)
     else:
         dkernel = _unfolded_filter_grad(x, g, spec, sums, options)
@@ -99,11 +99,6 @@ def _ungrouped(y, shape):
 
 
 # Windows that do not overlap. Each lies in its own tile of the strides' extent.
-
-
-def _disjoint(spec: ConvSpec) -> bool:
-    axes = zip(spec.kernel_spatial, spec.strides, spec.dilation, strict=True)
-    return all(k == 1 or (k <= s and d == 1) for k, s, d in axes)
 
 
 def _disjoint_rows(x, spec: ConvSpec):
