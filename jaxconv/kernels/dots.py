@@ -36,6 +36,10 @@ from .windows import (
 # same time and 2^15 twice as much; temporaries were 1.5, 2.4 and 1.3 times the input.
 ROWS = 1 << 18
 
+# A strided input gradient computes each phase apart. 16 of them (5x5 s4) compiled in 2.4 s on a
+# busy machine, 64 (9x9 s8) in 5.3 s.
+PHASES = 16
+
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     dtype, sums = results_dtypes(x, kernel, dtype)
@@ -74,6 +78,9 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 
 
 def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+    phases = math.prod(spec.strides)
+    if operator is Operator.INPUT_GRAD and not spec.disjoint and phases > PHASES:
+        return f"dots compiles every phase of the strides apart, and {phases} are too many"
     return None
 
 
