@@ -70,7 +70,8 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     options = {"precision": precision, "preferred_element_type": sums}
     x, g = _common(x, g)
     if spec.disjoint:
-        dkernel = jnp.matmul(_disjoint_rows(x, spec).mT, _grouped(g, spec), **options)
+        rows, g = (_by_image(a, x.shape[0]) for a in (_disjoint_rows(x, spec), _grouped(g, spec)))
+        dkernel = jnp.einsum("gnpk,gnpf->gkf", rows, g, **options)
     else:
         dkernel = _unfolded_filter_grad(x, g, spec, sums, options)
     dkernel = dkernel.reshape(spec.groups, spec.taps, spec.group_in, spec.group_out)
@@ -98,6 +99,15 @@ def _matrices(kernel, spec: ConvSpec):
 def _grouped(x, spec: ConvSpec):
     """``[…, C] -> [G, P, C/G]``"""
     return x.reshape(-1, spec.groups, x.shape[-1] // spec.groups).swapaxes(0, 1)
+
+
+def _by_image(rows, images):
+    """``[G, P, …] -> [G, N, P/N, …]``
+
+    Summed over two axes, XLA:CPU transposes first and takes a plain product: 1x1 8x512 128>256 took
+    1.26 ms, 1.71 over one axis, and 1.57 in lax.
+    """
+    return rows.reshape(rows.shape[0], images, -1, rows.shape[-1])
 
 
 def _ungrouped(y, shape):
