@@ -163,8 +163,10 @@ def _counted(axes, extents):
     return [(axis, k, -(-axis.k // k)) for axis, k in zip(axes, extents, strict=True)]
 
 
-def _copied(blocks) -> int:
-    return math.prod(block.pieces * block.one.window for block in blocks)
+def _copied(blocks) -> float:
+    """The inputs copied into windows, dearer by the share of the weights that is padding."""
+    padding = math.prod(block.all.k / block.axis.k for block in blocks)
+    return math.prod(block.pieces * block.one.window for block in blocks) * padding
 
 
 def _channel_parts(blocks, channels: int) -> int:
