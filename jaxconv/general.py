@@ -154,8 +154,8 @@ def _named_padding(lhs_shape, rhs_shape, strides, name: str, dilation, numbers):
     return lax.padtype_to_pads(spatial, window, strides, name)
 
 
-# Compiled, so that an eager call dispatches once, not once for every transposition; inlined, so
-# that a traced one leaves the family's primitive in the program and no call around it.
+# Compiled, so that an eager call dispatches once, not once for every transposition; inlined where
+# jax inlines (0.10 while tracing, 0.12 while lowering), so that no call costs a traced program.
 @functools.partial(
     jax.jit, static_argnames=("found", "dtype", "precision", "implementation"), inline=True
 )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import checks, implementation, primitives
+from . import checks, dispatch, implementation, primitives
 from .geometry import Geometry
 from .padding import Border
 from .spec import Operator, Shape
@@ -18,8 +18,9 @@ from .spec import Operator, Shape
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The keywords that every function takes, validated."""
+    """The keywords that every function takes, validated, under the name of that function."""
 
+    function: str
     dtype: Any
     precision: Any
     implementation: str | None
@@ -32,6 +33,7 @@ def options(function: str, dtype, precision, preferred_element_type, name) -> Op
     except ValueError as error:
         raise ValueError(f"{function}: {error}") from None
     return Options(
+        function=function,
         dtype=checks.result_dtype(function, dtype, preferred_element_type),
         precision=checks.precision_of(function, precision),
         implementation=chosen,
@@ -40,6 +42,7 @@ def options(function: str, dtype, precision, preferred_element_type, name) -> Op
 
 def apply(operator: Operator, a, b, geometry: Geometry, chosen: Options):
     """Binds the operator; where ``geometry`` is unbatched, activations come and go without N."""
+    _check_forced(operator, a, b, geometry, chosen)
     if not geometry.batched:
         a, b = (
             operand[None] if role in "xg" else operand
@@ -59,6 +62,21 @@ def apply(operator: Operator, a, b, geometry: Geometry, chosen: Options):
     if geometry.bordered and operator is Operator.INPUT_GRAD:
         result = _without_borders(result, geometry)
     return result if geometry.batched or operator is Operator.FILTER_GRAD else result[0]
+
+
+def _check_forced(operator: Operator, a, b, geometry: Geometry, chosen: Options) -> None:
+    """Refuses in the caller's words what a forced kernel cannot compute."""
+    if chosen.implementation is None:
+        return
+    reason = dispatch.refusal(chosen.implementation, operator, geometry.spec, chosen.dtype)
+    if reason is not None:
+        names = {"x": "x", "g": "x" if chosen.function == "conv_transpose" else "g", "k": "kernel"}
+        first, second = (names[role] for role in primitives.ROLES[operator])
+        call = checks.Call(chosen.function, **{first: a.shape, second: b.shape})
+        raise call.refuse(
+            f'implementation "{chosen.implementation}" cannot serve this convolution: {reason}; '
+            f"leave implementation at None to let dispatch choose"
+        )
 
 
 def with_borders(x, borders: tuple[Border | None, ...]):
