@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 from types import ModuleType
 
+import jax.numpy as jnp
+
 from .kernels import dots, lax, taps
 from .spec import ConvSpec, Operator
 
@@ -49,7 +51,7 @@ def choose(
         return Choice(implementation, "forced", against)
     refusals = {name: refusal(name, operator, spec, dtype) for name in KERNELS}
     rule = _cpu if platform == "cpu" else _accelerator
-    chosen, reason = rule(operator, spec)
+    chosen, reason = rule(operator, spec, dtype)
     if refusals[chosen] is not None:
         chosen, reason = "lax", f'"{chosen}" cannot serve: {refusals[chosen]}'
     against = {
@@ -60,24 +62,36 @@ def choose(
     return Choice(chosen, reason, against)
 
 
-def _accelerator(operator: Operator, spec: ConvSpec) -> tuple[str, str]:
+def _accelerator(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
     return "lax", "the platform's own convolutions"
 
 
-def _cpu(operator: Operator, spec: ConvSpec) -> tuple[str, str]:
-    """Measured over ``workloads.py`` on 2 cores (AVX-512, jax 0.10.2), against lax's times."""
-    if spec.depthwise and spec.in_features > 1:
-        # Forward 17 to 600 times as fast, input gradients 16 to 1,000, filter gradients 4 to 9,000.
+def _cpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
+    """Measured on 2 cores (AVX-512, jax 0.10.2) over ``workloads.py`` and what comments name.
+
+    Ratios are lax's time over the kernel's, for conv, input_grad and filter_grad.
+    """
+    forward, filters = operator is Operator.CONV, operator is Operator.FILTER_GRAD
+    if spec.in_features == 1:
+        # taps: 1>1 3x3 8x128x128 45, 0.7 for filters; 1>32 5x5 4x64x64 0.3; 3-D 1>8 90, 35, 11.
+        if spec.rank == 3 or (spec.out_features <= 8 and not filters):
+            return "taps", "one in-feature and few products a pixel"
+        return "lax", "one in-feature: the taps are lax's matrix product"
+    if spec.depthwise:
+        # taps: 17 to 600, 16 to 1,000, 4 to 9,000.
         return "taps", "depthwise: lax convolves channel by channel"
-    if spec.disjoint:
-        # 1x1 forward 1.3 to 1.6 times as fast, filter gradient 3.8 to 4.6; 16x16 patches 1.3, 2.0
-        # and, for the input gradient, 33.
-        return "dots", "windows do not overlap: a matrix product of what is there"
     if spec.groups > 1:
-        # g32 and g4 3x3 8x28x28x256: 5 to 8 times as fast, filter gradients 28 and 600.
+        # dots: g32 and g4 3x3 8x28x28x256 5 to 7, 5 to 6, 29 to 270.
         return "dots", "grouped: lax's filter gradient computes every pair of groups"
-    if spec.rank == 3:
-        # 3x3x3 2x16x32x32x32: 1.26, 1.29 and, for the filter gradient, 2.3 times as fast.
+    if spec.disjoint:
+        # dots: 1x1 1.2, 1.4, 3.5 to 5.7; 16x16 patches 1.3, 33, 2.0; but 2x2 patches 96>192 0.8
+        # forward, and 1x1 3>8 0.1.
+        thin = min(spec.in_features, spec.out_features) < 8
+        if forward and (thin or not spec.pointwise):
+            return "lax", "few or gathered in-features: lax's matrix product is as fast"
+        return "dots", "windows do not overlap: a matrix product of what is there"
+    if spec.rank == 3 and (filters or jnp.dtype(dtype).itemsize >= 4):
+        # dots: 3x3x3 2x16x32x32x32 1.3, 1.3, 2.3; s2 16>32 3, 230, 11; but bfloat16 0.7 forward.
         return "dots", "three spatial axes: lax has no fast path"
-    # Other dense rows: lax is faster, by up to 3 times (7x7 s2 4x224x224 3>64).
+    # dots: 0.3 to 1.0 on all other dense rows.
     return "lax", "dense: lax's own matrix products are faster"
