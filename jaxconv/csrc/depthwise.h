@@ -35,10 +35,14 @@ struct FilterChoice {
 template <class Tile, template <int, int, int, bool> class Choice, bool Specialised>
 Tile choose_tile_of_width(int64_t taps, int64_t ratio, int width, bool direct) {
   switch (width) {
-    case 0: return choose_tile<Tile, Choice, 8, Specialised>(taps, ratio, direct);
-    case 1: return choose_tile<Tile, Choice, 4, Specialised>(taps, ratio, direct);
+    case 1: return choose_tile<Tile, Choice, 1, false>(taps, ratio, direct);
     case 2: return choose_tile<Tile, Choice, 2, false>(taps, ratio, direct);
-    default: return choose_tile<Tile, Choice, 1, false>(taps, ratio, direct);
+    case 3: return choose_tile<Tile, Choice, 3, false>(taps, ratio, direct);
+    case 4: return choose_tile<Tile, Choice, 4, Specialised>(taps, ratio, direct);
+    case 5: return choose_tile<Tile, Choice, 5, Specialised>(taps, ratio, direct);
+    case 6: return choose_tile<Tile, Choice, 6, Specialised>(taps, ratio, direct);
+    case 7: return choose_tile<Tile, Choice, 7, Specialised>(taps, ratio, direct);
+    default: return choose_tile<Tile, Choice, 8, Specialised>(taps, ratio, direct);
   }
 }
 
@@ -67,6 +71,7 @@ template <class T, Lanes L, bool Fold>
 const char* depthwise_gather(const Call& call) {
   using A = typename Accumulator<T>::type;
   using O = std::conditional_t<Fold, A, T>;
+  constexpr int N = kVectorBytes / sizeof(A);
   using Tile = void (*)(const GatherTile<T, O>&);
   using Walk = DepthwiseWalk<T, Tile>;
   const Geometry& g = call.geometry;
@@ -100,19 +105,21 @@ const char* depthwise_gather(const Call& call) {
 
   const int64_t units = walk.units();
   const int64_t pieces = pieces_for(depthwise_work<T>(g), units);
+  const int64_t chunk = Fold ? span : walk.template chunk<N>(span, multiplier);
   share(*call.team, pieces, members, [&](int64_t piece, int64_t member) {
     A* fold = own[member].fold;
     const auto compute = [&](const TileSite<T, Tile>& site) JAXCONV_LAMBDA {
       const Phase& p = *site.phase;
-      T* target =
-          static_cast<T*>(call.result) +
-          (site.row * walk.row_length() + p.first + p.step * site.target) * target_channels;
+      const int64_t pixel = site.row * walk.row_length() + p.first + p.step * site.target;
+      T* target = static_cast<T*>(call.result) + pixel * target_channels +
+                  site.channel * target_channels / span;
       GatherTile<T, O> t;
       t.sources = site.sources;
       t.shape = site.shape;
-      t.shape.channels = span;
+      t.shape.channels = site.channels;
       t.shape.multiplier = multiplier;
-      t.weights = static_cast<const T*>(call.operand) + p.tap_first * g.features;
+      t.weights = static_cast<const T*>(call.operand) + p.tap_first * g.features +
+                  site.channel * multiplier;
       t.weight_row = site.kernel_row;
       t.tap_step = p.tap_step * g.features;
       if constexpr (Fold) {
@@ -125,13 +132,14 @@ const char* depthwise_gather(const Call& call) {
       site.tile(t);
       if constexpr (Fold) {
         for (int64_t j = 0; j < site.width; ++j) {
-          fold_features(fold + j * g.features, target + j * p.step * target_channels, g.channels,
-                        g.features / g.channels);
+          fold_features(fold + j * g.features, target + j * p.step * target_channels,
+                        site.channels * g.channels / g.features, g.features / g.channels);
         }
       }
     };
     walk.visit(units * piece / pieces, units * (piece + 1) / pieces,
-               static_cast<const T*>(call.source), g.features, own[member].walk, compute);
+               static_cast<const T*>(call.source), span, chunk, g.features, own[member].walk,
+               compute);
   });
   return nullptr;
 }
@@ -194,6 +202,7 @@ const char* depthwise_filter_grad(const Call& call) {
   for (int64_t i = 0; i < members; ++i) own[i] = walk.member(workspace);
   A* all_sums = workspace.take<A>(cut.at_once * cut.parts * sums_size);
 
+  const int64_t tile_chunk = walk.template chunk<N>(cut.chunk, multiplier);
   for (int64_t first = 0; first < cut.chunks; first += cut.at_once) {
     const int64_t chunks = smaller(cut.at_once, cut.chunks - first);
     const auto channels_of = [&](int64_t chunk) {
@@ -207,24 +216,24 @@ const char* depthwise_filter_grad(const Call& call) {
       const auto accumulate = [&](const TileSite<T, Tile>& site) JAXCONV_LAMBDA {
         const Phase& p = *site.phase;
         FilterTile<T, A> t;
+        const int64_t pixel = site.row * walk.row_length() + p.first + p.step * site.target;
         t.sources = site.sources;
         t.sources.base += channel;
-        t.sources.offset = channel;
+        t.sources.offset += channel;
         t.shape = site.shape;
-        t.shape.channels = channels_of(chunk);
+        t.shape.channels = site.channels;
         t.shape.multiplier = multiplier;
-        t.cotangents =
-            static_cast<const T*>(call.operand) +
-            (site.row * walk.row_length() + p.first + p.step * site.target) * g.features +
-            channel * multiplier;
+        t.cotangents = static_cast<const T*>(call.operand) + pixel * g.features +
+                       (channel + site.channel) * multiplier;
         t.cotangent_step = p.step * g.features;
-        t.sums = sums + p.tap_first * lanes;
+        t.sums = sums + p.tap_first * lanes + site.channel * multiplier;
         t.sums_row = site.kernel_row;
         t.tap_step = p.tap_step * lanes;
         site.tile(t);
       };
       walk.visit(units * part / cut.parts, units * (part + 1) / cut.parts,
-                 static_cast<const T*>(call.source), lanes, own[member], accumulate);
+                 static_cast<const T*>(call.source), channels_of(chunk), tile_chunk, lanes,
+                 own[member], accumulate);
     });
     const int64_t sweep = g.taps() * lanes * cut.parts * chunks / N;
     const int64_t pieces = pieces_for(sweep, g.taps());
@@ -248,9 +257,6 @@ const char* depthwise_filter_grad(const Call& call) {
   }
   return nullptr;
 }
-
-// Multipliers past this leave whole vectors to one channel: a grouped convolution does those.
-constexpr int64_t kLargestMultiplier = 8;
 
 template <class T>
 const char* depthwise(const Call& call) {

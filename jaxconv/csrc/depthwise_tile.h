@@ -156,7 +156,7 @@ JAXCONV_INLINE void gather_taps(Vec<A, N> (&acc)[P], const Columns<T>& sources, 
 }
 
 // Calls f(taps as a constant, first tap) over all taps of a row: in one go where K is their number,
-// otherwise (K = 0) by fours and ones.
+// otherwise (K = 0) by fours, a two and a one.
 template <int K, class F>
 JAXCONV_INLINE void for_each_chunk(int64_t taps, F&& f) {
   if constexpr (K > 0) {
@@ -164,7 +164,11 @@ JAXCONV_INLINE void for_each_chunk(int64_t taps, F&& f) {
   } else {
     int64_t u = 0;
     for (; u + 4 <= taps; u += 4) f(Index<4>{}, u);
-    for (; u < taps; ++u) f(Index<1>{}, u);
+    if (taps & 2) {
+      f(Index<2>{}, u);
+      u += 2;
+    }
+    if (taps & 1) f(Index<1>{}, u);
   }
 }
 
@@ -277,10 +281,7 @@ Tile choose_tile(int64_t taps, int64_t ratio, bool direct) {
   }
   if constexpr (Specialised) {
     switch (taps) {
-      case 1: return by_source(Index<1>{}, Index<1>{});
-      case 2: return by_source(Index<2>{}, Index<1>{});
       case 3: return by_source(Index<3>{}, Index<1>{});
-      case 4: return by_source(Index<4>{}, Index<1>{});
       case 5: return by_source(Index<5>{}, Index<1>{});
       case 7: return by_source(Index<7>{}, Index<1>{});
       default: break;

@@ -1,4 +1,4 @@
-// The walk that the depthwise operators share: rows of targets, cut into tiles of 8, 4, 2 or 1.
+// The walk that the depthwise operators share: rows of targets, chunks of channels, tiles of pixels.
 
 #pragma once
 
@@ -11,14 +11,19 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-constexpr int kTileWidths = 4;  // targets in a tile: 8 >> index
+// Rows are cut evenly, into the fewest tiles of at most this many targets: 14 is 7 + 7.
+constexpr int kWidestTile = 8;
+
+// A chunk of channels is as wide as its sources and taps fit this share of the L1 cache: 7x7 over
+// 96 channels at once took its sources from L2 and ran at half the speed of 32 at a time.
+constexpr int64_t kChunkBytes = 32 << 10;
 
 // The targets of one row that see the same taps, and the tile functions that compute them.
 template <class Tile>
 struct RowPhase {
   Phase phase;
   int64_t ratio;
-  Tile tile[kTileWidths][2];  // [width][direct]
+  Tile tile[kWidestTile][2];  // [width - 1][direct]
 };
 
 // What a tile is called with, beside what its operator adds.
@@ -30,6 +35,7 @@ struct TileSite {
   const Phase* phase;
   Tile tile;
   int64_t row, target, width;  // the targets: `width` of row `row` from the phase's `target` on
+  int64_t channel, channels;   // the chunk
 };
 
 template <class T, class Tile>
@@ -64,7 +70,7 @@ class DepthwiseWalk {
     return 2 * Workspace::bytes<int64_t>(kernel_rows()) + Workspace::bytes<const T*>(table_size());
   }
 
-  // choose(taps, ratio, width index, direct) -> tile function.
+  // choose(taps, ratio, width, direct) -> tile function.
   template <class Choose>
   void prepare(Workspace& workspace, int64_t channels, Choose&& choose) {
     depth_ = workspace.take<Phase>(phases_[0]);
@@ -78,9 +84,10 @@ class DepthwiseWalk {
       for (int64_t j = 0; j < lattice_count(whole); ++j, ++next) {
         next->phase = lattice(whole, j);
         next->ratio = next->phase.per_target / next->phase.per_tap;
-        for (int w = 0; w < kTileWidths; ++w) {
+        for (int width = 1; width <= kWidestTile; ++width) {
           for (int direct = 0; direct < 2; ++direct) {
-            next->tile[w][direct] = choose(next->phase.taps, next->ratio, w, direct != 0);
+            next->tile[width - 1][direct] =
+                choose(next->phase.taps, next->ratio, width, direct != 0);
           }
         }
       }
@@ -102,10 +109,11 @@ class DepthwiseWalk {
     return m;
   }
 
-  // Calls f(site) for every tile of units [begin, end); kernel rows are counted in `tap_size`.
+  // Calls f(site) for every tile of units [begin, end) and channels [0, span), `chunk` at a time;
+  // kernel rows are counted in `tap_size`.
   template <class F>
-  void visit(int64_t begin, int64_t end, const T* source, int64_t tap_size, const Member& m,
-             F&& f) const {
+  void visit(int64_t begin, int64_t end, const T* source, int64_t span, int64_t chunk,
+             int64_t tap_size, const Member& m, F&& f) const {
     for (int64_t unit = begin; unit < end; ++unit) {
       TileSite<T, Tile> site;
       site.row = unit / segments_;
@@ -117,30 +125,44 @@ class DepthwiseWalk {
       site.kernel_row = m.kernel_row;
       site.sources.row = m.source_row;
       site.sources.table = m.table;
-      site.sources.offset = 0;
       const T* image = source + n * sources_[0] * sources_[1] * sources_[2] * channels_;
-      for (int64_t i = 0; i < row_phases_; ++i) {
-        const RowPhase<Tile>& part = width_[i];
-        const int64_t count = part.phase.count;
-        site.phase = &part.phase;
-        site.shape.taps = part.phase.taps;
-        site.shape.ratio = part.ratio;
-        const int64_t last = count * (segment + 1) / segments_;
-        for (int64_t j = count * segment / segments_; j < last; j += site.width) {
-          const int w = last - j >= 8 ? 0 : last - j >= 4 ? 1 : last - j >= 2 ? 2 : 3;
-          site.width = 8 >> w;
-          site.target = j;
-          const bool direct = locate(site, part, image, m);
-          site.tile = part.tile[w][direct];
-          f(site);
+      for (site.channel = 0; site.channel < span; site.channel += chunk) {
+        site.channels = smaller(chunk, span - site.channel);
+        for (int64_t i = 0; i < row_phases_; ++i) {
+          const RowPhase<Tile>& part = width_[i];
+          const int64_t first = part.phase.count * segment / segments_;
+          const int64_t count = part.phase.count * (segment + 1) / segments_ - first;
+          const int64_t tiles = ceil_div(count, kWidestTile);
+          site.phase = &part.phase;
+          site.shape.taps = part.phase.taps;
+          site.shape.ratio = part.ratio;
+          for (int64_t tile = 0; tile < tiles; ++tile) {
+            site.target = first + count * tile / tiles;
+            site.width = first + count * (tile + 1) / tiles - site.target;
+            const bool direct = locate(site, part, image, m);
+            site.tile = part.tile[site.width - 1][direct];
+            f(site);
+          }
         }
       }
     }
   }
 
+  // Channels to walk at once, of `span` that each have `multiplier` features.
+  template <int N>
+  int64_t chunk(int64_t span, int64_t multiplier) const {
+    int64_t ratio = 1;
+    for (int64_t i = 0; i < row_phases_; ++i) ratio = larger(ratio, width_[i].ratio);
+    const int64_t columns =
+        smaller((kWidestTile - 1) * ratio + axis_[2].kernel, kWidestTile * axis_[2].kernel);
+    const int64_t bytes = kernel_rows() * (columns + axis_[2].kernel * multiplier) * sizeof(T);
+    const int64_t widest = larger(kChunkBytes / bytes / N, 2) * N;
+    return ceil_div(ceil_div(span, ceil_div(span, widest)), N) * N;
+  }
+
  private:
   int64_t kernel_rows() const { return axis_[0].kernel * axis_[1].kernel; }
-  int64_t table_size() const { return kernel_rows() * (8 * axis_[2].kernel + 14); }
+  int64_t table_size() const { return kernel_rows() * (kWidestTile * axis_[2].kernel + (kWidestTile - 1) * kConstantRatios); }
 
   // Lists the kernel rows that target row (d, h) sees.
   int64_t valid_rows(int64_t d, int64_t h, int64_t tap_size, const Member& m) const {
@@ -167,7 +189,7 @@ class DepthwiseWalk {
     const int64_t first = p.source(site.target, 0);
     const int64_t last = p.source(site.target + site.width - 1, p.taps - 1);
     if (first >= 0 && last < p.sources) {
-      site.sources.base = image + first * channels_;
+      site.sources.base = image + first * channels_ + site.channel;
       site.sources.column_step = p.per_tap * channels_;
       return true;
     }
@@ -175,6 +197,7 @@ class DepthwiseWalk {
     const int64_t groups = shared ? 1 : site.width;
     const int64_t columns = shared ? (site.width - 1) * part.ratio + p.taps : p.taps;
     site.sources.columns = groups * columns;
+    site.sources.offset = site.channel;
     const T** entry = m.table;
     for (int64_t r = 0; r < site.shape.rows; ++r) {
       for (int64_t g = 0; g < groups; ++g) {

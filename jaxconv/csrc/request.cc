@@ -11,6 +11,11 @@ namespace {
 // Sizes past these would need more workspace than a call may take; nothing in use comes near.
 constexpr int64_t kMostTaps = 1 << 14;
 constexpr int64_t kMostFeatures = 1 << 16;
+
+// Depthwise multipliers past this leave whole vectors to one channel: a grouped convolution.
+constexpr int64_t kLargestMultiplier = 8;
+
+// Attributes below this never overflow 64-bit index arithmetic.
 constexpr int64_t kMostAttribute = int64_t{1} << 31;
 
 std::string shape_string(const std::vector<int64_t>& shape) {
@@ -54,12 +59,14 @@ Geometry geometry(const Request& r) {
 
 struct InstructionSet {
   const char* name;
-  Compute compute[4];  // by Element
+  Compute depthwise[4], dense[4];  // by Element
 };
 
-#define JAXCONV_ENGINE(isa)                                                         \
-  {#isa,                                                                            \
-   {isa::compute_float32, isa::compute_float64, isa::compute_bfloat16, isa::compute_float16}}
+#define JAXCONV_ENGINE(isa)                                                  \
+  {#isa,                                                                     \
+   {isa::depthwise_float32, isa::depthwise_float64, isa::depthwise_bfloat16, \
+    isa::depthwise_float16},                                                 \
+   {isa::dense_float32, isa::dense_float64, isa::dense_bfloat16, isa::dense_float16}}
 
 constexpr InstructionSet kBaseline = JAXCONV_ENGINE(baseline);
 #if defined(JAXCONV_X86)
@@ -186,7 +193,10 @@ std::string compute(const Request& r, const void* source, const void* operand, v
   }
   const Call call{r.op, geometry(r), source, operand, result, &team};
   const InstructionSet* set = in_use().load(std::memory_order_relaxed);
-  const char* problem = set->compute[static_cast<int>(r.element)](call);
+  const Geometry& g = call.geometry;
+  const bool depthwise = g.groups == g.channels && g.features <= kLargestMultiplier * g.channels;
+  const char* problem =
+      (depthwise ? set->depthwise : set->dense)[static_cast<int>(r.element)](call);
   return problem == nullptr ? "" : problem;
 }
 

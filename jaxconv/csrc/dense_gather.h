@@ -1,0 +1,359 @@
+// Grouped and dense conv and input_grad, as implicit matrix products: rows are target pixels,
+// columns are features of a group, and the reduction runs over taps and source channels. Sources
+// are read where they are; only weights are packed, and sources of 16 bits widened, a tile at a time.
+
+#pragma once
+
+#include <cstdint>
+
+#include "dense_tile.h"
+#include "geometry.h"
+#include "workspace.h"
+
+namespace jaxconv {
+namespace JAXCONV_ISA {
+
+template <class T>
+class DenseGather {
+  using A = typename Accumulator<T>::type;
+  static constexpr bool kWiden = !std::is_same_v<T, A>;
+
+ public:
+  explicit DenseGather(const Call& call)
+      : call_(call), g_(call.geometry), gradient_(call.op == Operator::kInputGrad) {
+    source_channels_ = gradient_ ? g_.features : g_.channels;
+    target_channels_ = gradient_ ? g_.channels : g_.features;
+    group_source_ = source_channels_ / g_.groups;
+    group_target_ = target_channels_ / g_.groups;
+    kernel_ = choose_gather_kernel<T, A>(group_target_);
+    // Neighbouring taps of few channels are neighbours in memory too: one run covers them all.
+    merged_ = !gradient_ && g_.groups == 1 && g_.axis[2].dilation == 1 &&
+              group_source_ < kMergedChannels;
+    run_length_ = merged_ ? g_.axis[2].kernel * group_source_ : group_source_;
+    run_sources_ = merged_ ? run_length_ : source_channels_;
+    most_runs_ = g_.taps() / (merged_ ? g_.axis[2].kernel : 1);
+    for (int a = 0; a < 3; ++a) {
+      targets_[a] = gradient_ ? g_.axis[a].in : g_.axis[a].out;
+      sources_[a] = gradient_ ? g_.axis[a].out : g_.axis[a].in;
+      phases_[a] = phase_count(g_.axis[a], call.op);
+    }
+    panel_width_ = kernel_.vectors * kernel_.lanes;
+    group_panels_ = ceil_div(group_target_, panel_width_);
+    panels_ = g_.groups * group_panels_;
+    panel_size_ = g_.taps() * group_source_ * panel_width_;
+  }
+
+  const char* run() {
+    // Every combination of phases gets as many chunks as the largest, the first: some stay empty.
+    const int64_t combinations = phases_[0] * phases_[1] * phases_[2];
+    const int64_t tiles = ceil_div(describe(0).pixels, kernel_.pixels);
+    chunk_tiles_ = clamp(kChunkBytes / tile_bytes(), 1, clamp(tiles * combinations / 32, 1, 16));
+    part_chunks_ = ceil_div(tiles, chunk_tiles_);
+    const int64_t chunks = combinations * part_chunks_;
+    const int64_t panels_at_once =
+        clamp(kPackedBytes / (panel_size_ * static_cast<int64_t>(sizeof(A))), 1, panels_);
+    const int64_t zeros = larger(source_channels_, run_length_);
+    const int64_t shared_bytes =
+        Workspace::bytes<A>(zeros) + Workspace::bytes<A>(panels_at_once * panel_size_);
+    const int64_t member_bytes = Workspace::bytes<Own>(1) + Workspace::bytes<Run>(most_runs_) +
+                                 chunk_tiles_ * tile_bytes();
+    const int64_t members = members_for(*call_.team, member_bytes, shared_bytes);
+    Workspace workspace(shared_bytes + members * member_bytes);
+    if (!workspace.ok()) return kOutOfMemory;
+    zeros_ = workspace.take<A>(zeros);
+    std::memset(zeros_, 0, sizeof(A) * zeros);
+    A* packed = workspace.take<A>(panels_at_once * panel_size_);
+    Own* own = workspace.take<Own>(members);
+    for (int64_t i = 0; i < members; ++i) {
+      own[i].runs = workspace.take<Run>(most_runs_);
+      own[i].tiles = workspace.take<Tile>(chunk_tiles_);
+      for (int64_t j = 0; j < chunk_tiles_; ++j) take_tile(own[i].tiles[j], workspace);
+    }
+
+    const int64_t vector_macs = g_.batch * g_.outputs() * g_.taps() * group_source_ *
+                                ceil_div(group_target_, kernel_.lanes) * g_.groups;
+    for (int64_t first = 0; first < panels_; first += panels_at_once) {
+      const int64_t panels = smaller(panels_at_once, panels_ - first);
+      pack(first, panels, packed, members);
+      // With few pixels, threads share the panels too.
+      const int64_t splits = chunks >= 32 ? 1 : smaller(panels, ceil_div(32, chunks));
+      const int64_t units = chunks * splits;
+      const int64_t pieces = pieces_for(vector_macs * panels / panels_, units);
+      share(*call_.team, pieces, members, [&](int64_t piece, int64_t member) {
+        for (int64_t u = units * piece / pieces; u < units * (piece + 1) / pieces; ++u) {
+          const int64_t split = u / chunks;
+          compute(u % chunks, first, panels * split / splits, panels * (split + 1) / splits,
+                  packed, own[member]);
+        }
+      });
+    }
+    return nullptr;
+  }
+
+ private:
+  // Fewer source channels than these leave runs too short for the inner loop.
+  static constexpr int64_t kMergedChannels = 32;
+  static constexpr int64_t kChunkBytes = 128 << 10;
+  static constexpr int64_t kPackedBytes = 5 * (kWorkspaceBytes / 8);
+
+  // The targets that see the same taps on all three axes.
+  struct Part {
+    Phase axis[3];
+    int64_t pixels, runs;
+  };
+  // A tap (or a row of merged taps): its index on each axis, source offset, row of the panel.
+  struct Run {
+    int64_t tap[3];
+    int64_t offset, row;
+  };
+  // What a block needs to know of its pixels; independent of the features.
+  struct Tile {
+    const A** table;
+    int64_t* panel_row;
+    A* staged;  // copies of runs that cannot be read in place
+    T** targets;
+    int64_t runs, pixels;
+  };
+  struct Own {
+    Run* runs;
+    Tile* tiles;
+  };
+
+  int64_t staged_size() const {
+    return kWiden || merged_ ? most_runs_ * kernel_.pixels * run_sources_ : 0;
+  }
+  int64_t tile_bytes() const {
+    return Workspace::bytes<Tile>(1) + Workspace::bytes<const A*>(most_runs_ * kernel_.pixels) +
+           Workspace::bytes<int64_t>(most_runs_) + Workspace::bytes<A>(staged_size()) +
+           Workspace::bytes<T*>(kernel_.pixels);
+  }
+  void take_tile(Tile& tile, Workspace& workspace) const {
+    tile.table = workspace.take<const A*>(most_runs_ * kernel_.pixels);
+    tile.panel_row = workspace.take<int64_t>(most_runs_);
+    tile.staged = workspace.take<A>(staged_size());
+    tile.targets = workspace.take<T*>(kernel_.pixels);
+  }
+
+  Part describe(int64_t combination) const {
+    Part part;
+    part.pixels = g_.batch;
+    for (int a = 2; a >= 0; --a) {
+      part.axis[a] = phase(g_.axis[a], call_.op, combination % phases_[a]);
+      part.pixels *= part.axis[a].count;
+      combination /= phases_[a];
+    }
+    part.runs = part.axis[0].taps * part.axis[1].taps * (merged_ ? 1 : part.axis[2].taps);
+    return part;
+  }
+
+  void list_runs(const Part& part, Run* run) const {
+    const Phase *d = part.axis, *h = d + 1, *w = d + 2;
+    const int64_t columns = merged_ ? 1 : w->taps;
+    for (int64_t a = 0; a < d->taps; ++a) {
+      for (int64_t b = 0; b < h->taps; ++b) {
+        for (int64_t c = 0; c < columns; ++c, ++run) {
+          run->tap[0] = a;
+          run->tap[1] = b;
+          run->tap[2] = c;
+          run->offset =
+              ((a * d->per_tap * sources_[1] + b * h->per_tap) * sources_[2] + c * w->per_tap) *
+              source_channels_;
+          const int64_t depth = d->tap_first + a * d->tap_step;
+          const int64_t height = h->tap_first + b * h->tap_step;
+          const int64_t width = w->tap_first + c * w->tap_step;
+          const int64_t tap = (depth * g_.axis[1].kernel + height) * g_.axis[2].kernel + width;
+          run->row = tap * group_source_;
+        }
+      }
+    }
+  }
+
+  // packed[panel][tap][source channel][feature], zero past the group's last feature.
+  void pack(int64_t first, int64_t panels, A* packed, int64_t members) {
+    const int64_t taps = g_.taps(), units = panels * taps;
+    const int64_t pieces = pieces_for(panels * panel_size_ / 2, units);
+    share(*call_.team, pieces, members, [&](int64_t piece, int64_t) {
+      for (int64_t u = units * piece / pieces; u < units * (piece + 1) / pieces; ++u) {
+        const int64_t panel = u / taps, tap = u % taps;
+        const int64_t group = (first + panel) / group_panels_;
+        const int64_t feature = (first + panel) % group_panels_ * panel_width_;
+        const int64_t lanes = smaller(panel_width_, group_target_ - feature);
+        A* to = packed + panel * panel_size_ + tap * group_source_ * panel_width_;
+        const T* from = static_cast<const T*>(call_.operand) +
+                        tap * g_.group_in() * g_.features + group * g_.group_out();
+        if (gradient_) {
+          pack_transposed(from + feature * g_.features, lanes, to);
+        } else {
+          pack_rows(from + feature, lanes, to);
+        }
+      }
+    });
+  }
+
+  void pack_rows(const T* from, int64_t lanes, A* to) const {
+    for (int64_t c = 0; c < group_source_; ++c, from += g_.features, to += panel_width_) {
+      for (int64_t l = 0; l < lanes; ++l) to[l] = to_accumulator(from[l]);
+      for (int64_t l = lanes; l < panel_width_; ++l) to[l] = 0;
+    }
+  }
+
+  // By squares, so that the lines read and written stay in the L1 cache.
+  void pack_transposed(const T* from, int64_t lanes, A* to) const {
+    constexpr int64_t kSquare = 16;
+    if (lanes < panel_width_) std::memset(to, 0, sizeof(A) * group_source_ * panel_width_);
+    for (int64_t c = 0; c < group_source_; c += kSquare) {
+      for (int64_t l = 0; l < lanes; ++l) {
+        const T* row = from + l * g_.features;
+        for (int64_t i = c; i < smaller(c + kSquare, group_source_); ++i) {
+          to[i * panel_width_ + l] = to_accumulator(row[i]);
+        }
+      }
+    }
+  }
+
+  void compute(int64_t chunk, int64_t first_panel, int64_t begin, int64_t end, const A* packed,
+               const Own& own) const {
+    const Part part = describe(chunk / part_chunks_);
+    const int64_t first = chunk % part_chunks_ * chunk_tiles_;
+    const int64_t count = smaller(chunk_tiles_, ceil_div(part.pixels, kernel_.pixels) - first);
+    if (count <= 0) return;
+    list_runs(part, own.runs);
+    const Tile* tiles = own.tiles;
+    for (int64_t i = 0; i < count; ++i) build(part, own.runs, first + i, own.tiles[i]);
+    GatherBlock<T, A> block;
+    block.length = run_length_;
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t group = (first_panel + p) / group_panels_;
+      const int64_t feature = (first_panel + p) % group_panels_ * panel_width_;
+      block.offset = group * group_source_;
+      block.panel = packed + p * panel_size_;
+      block.feature = group * group_target_ + feature;
+      block.lanes = smaller(panel_width_, group_target_ - feature);
+      for (int64_t i = 0; i < count; ++i) {
+        block.table = tiles[i].table;
+        block.panel_row = tiles[i].panel_row;
+        block.runs = tiles[i].runs;
+        block.targets = tiles[i].targets;
+        block.pixels = tiles[i].pixels;
+        kernel_.run(block);
+      }
+    }
+  }
+
+  // One pixel's sources: the offset of tap zero's, and the taps that exist on each axis.
+  struct Pixel {
+    int64_t base;
+    Range taps[3];
+    bool inside;
+  };
+
+  Pixel locate(const Part& part, int64_t n, const int64_t (&j)[3]) const {
+    Pixel pixel{n, {}, true};
+    for (int a = 0; a < 3; ++a) {
+      const Phase& p = part.axis[a];
+      const int64_t at = p.source(j[a], 0);
+      pixel.base = pixel.base * sources_[a] + at;
+      const bool inside = at >= 0 && at + (p.taps - 1) * p.per_tap < p.sources;
+      pixel.taps[a] = inside ? Range{0, p.taps} : valid_taps(p, j[a]);
+      pixel.inside = pixel.inside && inside;
+    }
+    pixel.base *= source_channels_;
+    return pixel;
+  }
+
+  void build(const Part& part, const Run* runs, int64_t index, Tile& tile) const {
+    const int64_t rows = kernel_.pixels, first = index * rows;
+    tile.pixels = smaller(rows, part.pixels - first);
+    int64_t n = first, j[3];
+    for (int a = 2; a >= 0; --a) {
+      j[a] = n % part.axis[a].count;
+      n /= part.axis[a].count;
+    }
+    Pixel pixels[16];
+    bool inside = tile.pixels == rows && !kWiden;
+    for (int64_t r = 0; r < tile.pixels; ++r) {
+      pixels[r] = locate(part, n, j);
+      inside = inside && pixels[r].inside;
+      int64_t target = n;
+      for (int a = 0; a < 3; ++a) {
+        target = target * targets_[a] + part.axis[a].first + part.axis[a].step * j[a];
+      }
+      tile.targets[r] = static_cast<T*>(call_.result) + target * target_channels_;
+      for (int a = 2; a >= 0 && ++j[a] == part.axis[a].count; --a) {
+        j[a] = 0;
+        if (a == 0) ++n;
+      }
+    }
+    const T* source = static_cast<const T*>(call_.source);
+    if constexpr (!kWiden) {
+      if (inside) {
+        tile.runs = part.runs;
+        for (int64_t e = 0; e < part.runs; ++e) {
+          tile.panel_row[e] = runs[e].row;
+          for (int64_t r = 0; r < rows; ++r) {
+            tile.table[e * rows + r] = source + pixels[r].base + runs[e].offset;
+          }
+        }
+        return;
+      }
+    }
+    tile.runs = 0;
+    for (int64_t e = 0; e < part.runs; ++e) {
+      const A** entry = tile.table + tile.runs * rows;
+      A* staged = tile.staged + tile.runs * rows * run_sources_;
+      bool any = false;
+      for (int64_t r = 0; r < rows; ++r) {
+        entry[r] = zeros_;
+        if (r >= tile.pixels || !reaches(pixels[r], runs[e])) continue;
+        any = true;
+        entry[r] = find(part, pixels[r], runs[e], source, staged + r * run_sources_);
+      }
+      if (any) tile.panel_row[tile.runs++] = runs[e].row;
+    }
+  }
+
+  bool reaches(const Pixel& pixel, const Run& run) const {
+    for (int a = 0; a < (merged_ ? 2 : 3); ++a) {
+      if (run.tap[a] < pixel.taps[a].begin || run.tap[a] >= pixel.taps[a].end) return false;
+    }
+    return true;
+  }
+
+  // Where a run that the pixel reaches can be read: in place, or copied with zeros around it.
+  const A* find(const Part& part, const Pixel& pixel, const Run& run, const T* source,
+                A* staged) const {
+    const T* from = source + (pixel.base + run.offset);
+    if (!merged_) {
+      if constexpr (kWiden) {
+        for (int64_t c = 0; c < run_sources_; ++c) staged[c] = to_accumulator(from[c]);
+        return staged;
+      } else {
+        return from;
+      }
+    }
+    const Range taps = pixel.taps[2];
+    if constexpr (!kWiden) {
+      if (taps.begin == 0 && taps.end == part.axis[2].taps) return from;
+    }
+    for (int64_t c = 0; c < run_sources_; ++c) {
+      const bool exists = c >= taps.begin * group_source_ && c < taps.end * group_source_;
+      staged[c] = exists ? to_accumulator(from[c]) : A{0};
+    }
+    return staged;
+  }
+
+  const Call& call_;
+  const Geometry& g_;
+  const bool gradient_;
+  GatherKernel<T, A> kernel_;
+  int64_t source_channels_, target_channels_, group_source_, group_target_;
+  bool merged_;
+  int64_t run_length_, run_sources_, most_runs_;
+  int64_t targets_[3], sources_[3], phases_[3];
+  int64_t panel_width_, group_panels_, panels_, panel_size_;
+  int64_t chunk_tiles_ = 1, part_chunks_ = 1;
+  A* zeros_ = nullptr;
+};
+
+}  // namespace JAXCONV_ISA
+}  // namespace jaxconv
