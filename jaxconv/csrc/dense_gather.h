@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "dense_pixels.h"
 #include "dense_tile.h"
 #include "geometry.h"
 #include "workspace.h"
@@ -26,15 +27,12 @@ class DenseGather {
     group_source_ = source_channels_ / g_.groups;
     group_target_ = target_channels_ / g_.groups;
     kernel_ = choose_gather_kernel<T, A>(group_target_);
-    // Neighbouring taps of few channels are neighbours in memory too: one run covers them all.
-    merged_ = !gradient_ && g_.groups == 1 && g_.axis[2].dilation == 1 &&
-              group_source_ < kMergedChannels;
+    merged_ = !gradient_ && merges(g_);
     run_length_ = merged_ ? g_.axis[2].kernel * group_source_ : group_source_;
     run_sources_ = merged_ ? run_length_ : source_channels_;
     most_runs_ = g_.taps() / (merged_ ? g_.axis[2].kernel : 1);
     for (int a = 0; a < 3; ++a) {
       targets_[a] = gradient_ ? g_.axis[a].in : g_.axis[a].out;
-      sources_[a] = gradient_ ? g_.axis[a].out : g_.axis[a].in;
       phases_[a] = phase_count(g_.axis[a], call.op);
     }
     panel_width_ = kernel_.vectors * kernel_.lanes;
@@ -46,7 +44,7 @@ class DenseGather {
   const char* run() {
     // Every combination of phases gets as many chunks as the largest, the first: some stay empty.
     const int64_t combinations = phases_[0] * phases_[1] * phases_[2];
-    const int64_t tiles = ceil_div(describe(0).pixels, kernel_.pixels);
+    const int64_t tiles = ceil_div(grid(0).pixels(), kernel_.pixels);
     chunk_tiles_ = clamp(kChunkBytes / tile_bytes(), 1, clamp(tiles * combinations / 32, 1, 16));
     part_chunks_ = ceil_div(tiles, chunk_tiles_);
     const int64_t chunks = combinations * part_chunks_;
@@ -91,21 +89,9 @@ class DenseGather {
   }
 
  private:
-  // Fewer source channels than these leave runs too short for the inner loop.
-  static constexpr int64_t kMergedChannels = 32;
   static constexpr int64_t kChunkBytes = 128 << 10;
   static constexpr int64_t kPackedBytes = 5 * (kWorkspaceBytes / 8);
 
-  // The targets that see the same taps on all three axes.
-  struct Part {
-    Phase axis[3];
-    int64_t pixels, runs;
-  };
-  // A tap (or a row of merged taps): its index on each axis, source offset, row of the panel.
-  struct Run {
-    int64_t tap[3];
-    int64_t offset, row;
-  };
   // What a block needs to know of its pixels; independent of the features.
   struct Tile {
     const A** table;
@@ -134,38 +120,15 @@ class DenseGather {
     tile.targets = workspace.take<T*>(kernel_.pixels);
   }
 
-  Part describe(int64_t combination) const {
-    Part part;
-    part.pixels = g_.batch;
+  PixelGrid grid(int64_t combination) const {
+    PixelGrid grid;
+    grid.batch = g_.batch;
+    grid.channels = source_channels_;
     for (int a = 2; a >= 0; --a) {
-      part.axis[a] = phase(g_.axis[a], call_.op, combination % phases_[a]);
-      part.pixels *= part.axis[a].count;
+      grid.axis[a] = phase(g_.axis[a], call_.op, combination % phases_[a]);
       combination /= phases_[a];
     }
-    part.runs = part.axis[0].taps * part.axis[1].taps * (merged_ ? 1 : part.axis[2].taps);
-    return part;
-  }
-
-  void list_runs(const Part& part, Run* run) const {
-    const Phase *d = part.axis, *h = d + 1, *w = d + 2;
-    const int64_t columns = merged_ ? 1 : w->taps;
-    for (int64_t a = 0; a < d->taps; ++a) {
-      for (int64_t b = 0; b < h->taps; ++b) {
-        for (int64_t c = 0; c < columns; ++c, ++run) {
-          run->tap[0] = a;
-          run->tap[1] = b;
-          run->tap[2] = c;
-          run->offset =
-              ((a * d->per_tap * sources_[1] + b * h->per_tap) * sources_[2] + c * w->per_tap) *
-              source_channels_;
-          const int64_t depth = d->tap_first + a * d->tap_step;
-          const int64_t height = h->tap_first + b * h->tap_step;
-          const int64_t width = w->tap_first + c * w->tap_step;
-          const int64_t tap = (depth * g_.axis[1].kernel + height) * g_.axis[2].kernel + width;
-          run->row = tap * group_source_;
-        }
-      }
-    }
+    return grid;
   }
 
   // packed[panel][tap][source channel][feature], zero past the group's last feature.
@@ -213,13 +176,13 @@ class DenseGather {
 
   void compute(int64_t chunk, int64_t first_panel, int64_t begin, int64_t end, const A* packed,
                const Own& own) const {
-    const Part part = describe(chunk / part_chunks_);
+    const PixelGrid grid = this->grid(chunk / part_chunks_);
     const int64_t first = chunk % part_chunks_ * chunk_tiles_;
-    const int64_t count = smaller(chunk_tiles_, ceil_div(part.pixels, kernel_.pixels) - first);
+    const int64_t count = smaller(chunk_tiles_, ceil_div(grid.pixels(), kernel_.pixels) - first);
     if (count <= 0) return;
-    list_runs(part, own.runs);
+    const int64_t runs = list_runs(grid, g_.axis, merged_, own.runs);
     const Tile* tiles = own.tiles;
-    for (int64_t i = 0; i < count; ++i) build(part, own.runs, first + i, own.tiles[i]);
+    for (int64_t i = 0; i < count; ++i) build(grid, own.runs, runs, first + i, own.tiles[i]);
     GatherBlock<T, A> block;
     block.length = run_length_;
     for (int64_t p = begin; p < end; ++p) {
@@ -240,106 +203,69 @@ class DenseGather {
     }
   }
 
-  // One pixel's sources: the offset of tap zero's, and the taps that exist on each axis.
-  struct Pixel {
-    int64_t base;
-    Range taps[3];
-    bool inside;
-  };
-
-  Pixel locate(const Part& part, int64_t n, const int64_t (&j)[3]) const {
-    Pixel pixel{n, {}, true};
-    for (int a = 0; a < 3; ++a) {
-      const Phase& p = part.axis[a];
-      const int64_t at = p.source(j[a], 0);
-      pixel.base = pixel.base * sources_[a] + at;
-      const bool inside = at >= 0 && at + (p.taps - 1) * p.per_tap < p.sources;
-      pixel.taps[a] = inside ? Range{0, p.taps} : valid_taps(p, j[a]);
-      pixel.inside = pixel.inside && inside;
-    }
-    pixel.base *= source_channels_;
-    return pixel;
-  }
-
-  void build(const Part& part, const Run* runs, int64_t index, Tile& tile) const {
+  void build(const PixelGrid& grid, const Run* runs, int64_t run_count, int64_t index,
+             Tile& tile) const {
     const int64_t rows = kernel_.pixels, first = index * rows;
-    tile.pixels = smaller(rows, part.pixels - first);
-    int64_t n = first, j[3];
-    for (int a = 2; a >= 0; --a) {
-      j[a] = n % part.axis[a].count;
-      n /= part.axis[a].count;
-    }
-    Pixel pixels[16];
+    tile.pixels = smaller(rows, grid.pixels() - first);
+    Pixel pixels[kMostPixels];
     bool inside = tile.pixels == rows && !kWiden;
-    for (int64_t r = 0; r < tile.pixels; ++r) {
-      pixels[r] = locate(part, n, j);
-      inside = inside && pixels[r].inside;
-      int64_t target = n;
+    for_each_pixel(grid, first, tile.pixels, [&](int64_t r, const Pixel& pixel) JAXCONV_LAMBDA {
+      pixels[r] = pixel;
+      inside = inside && pixel.inside;
+      int64_t target = pixel.n;
       for (int a = 0; a < 3; ++a) {
-        target = target * targets_[a] + part.axis[a].first + part.axis[a].step * j[a];
+        const Phase& p = grid.axis[a];
+        target = target * targets_[a] + p.first + p.step * pixel.j[a];
       }
       tile.targets[r] = static_cast<T*>(call_.result) + target * target_channels_;
-      for (int a = 2; a >= 0 && ++j[a] == part.axis[a].count; --a) {
-        j[a] = 0;
-        if (a == 0) ++n;
-      }
-    }
+    });
     const T* source = static_cast<const T*>(call_.source);
     if constexpr (!kWiden) {
       if (inside) {
-        tile.runs = part.runs;
-        for (int64_t e = 0; e < part.runs; ++e) {
-          tile.panel_row[e] = runs[e].row;
+        tile.runs = run_count;
+        for (int64_t e = 0; e < run_count; ++e) {
+          tile.panel_row[e] = runs[e].first * group_source_;
           for (int64_t r = 0; r < rows; ++r) {
-            tile.table[e * rows + r] = source + pixels[r].base + runs[e].offset;
+            tile.table[e * rows + r] = source + pixels[r].source + runs[e].offset;
           }
         }
         return;
       }
     }
     tile.runs = 0;
-    for (int64_t e = 0; e < part.runs; ++e) {
+    for (int64_t e = 0; e < run_count; ++e) {
       const A** entry = tile.table + tile.runs * rows;
       A* staged = tile.staged + tile.runs * rows * run_sources_;
       bool any = false;
       for (int64_t r = 0; r < rows; ++r) {
         entry[r] = zeros_;
-        if (r >= tile.pixels || !reaches(pixels[r], runs[e])) continue;
+        if (r >= tile.pixels || !reaches(pixels[r], runs[e], merged_)) continue;
         any = true;
-        entry[r] = find(part, pixels[r], runs[e], source, staged + r * run_sources_);
+        entry[r] = find(source, pixels[r], runs[e], staged + r * run_sources_);
       }
-      if (any) tile.panel_row[tile.runs++] = runs[e].row;
+      if (any) tile.panel_row[tile.runs++] = runs[e].first * group_source_;
     }
-  }
-
-  bool reaches(const Pixel& pixel, const Run& run) const {
-    for (int a = 0; a < (merged_ ? 2 : 3); ++a) {
-      if (run.tap[a] < pixel.taps[a].begin || run.tap[a] >= pixel.taps[a].end) return false;
-    }
-    return true;
   }
 
   // Where a run that the pixel reaches can be read: in place, or copied with zeros around it.
-  const A* find(const Part& part, const Pixel& pixel, const Run& run, const T* source,
-                A* staged) const {
-    const T* from = source + (pixel.base + run.offset);
-    if (!merged_) {
-      if constexpr (kWiden) {
-        for (int64_t c = 0; c < run_sources_; ++c) staged[c] = to_accumulator(from[c]);
-        return staged;
-      } else {
-        return from;
+  const A* find(const T* source, const Pixel& pixel, const Run& run, A* staged) const {
+    if (merged_) {
+      const int64_t taps = g_.axis[2].kernel;
+      if constexpr (!kWiden) {
+        if (pixel.taps[2].begin == 0 && pixel.taps[2].end == taps) {
+          return source + (pixel.source + run.offset);
+        }
       }
+      copy_merged(source, pixel, run, taps, group_source_, staged);
+      return staged;
     }
-    const Range taps = pixel.taps[2];
-    if constexpr (!kWiden) {
-      if (taps.begin == 0 && taps.end == part.axis[2].taps) return from;
+    const T* from = source + (pixel.source + run.offset);
+    if constexpr (kWiden) {
+      for (int64_t c = 0; c < run_sources_; ++c) staged[c] = to_accumulator(from[c]);
+      return staged;
+    } else {
+      return from;
     }
-    for (int64_t c = 0; c < run_sources_; ++c) {
-      const bool exists = c >= taps.begin * group_source_ && c < taps.end * group_source_;
-      staged[c] = exists ? to_accumulator(from[c]) : A{0};
-    }
-    return staged;
   }
 
   const Call& call_;
@@ -349,7 +275,7 @@ class DenseGather {
   int64_t source_channels_, target_channels_, group_source_, group_target_;
   bool merged_;
   int64_t run_length_, run_sources_, most_runs_;
-  int64_t targets_[3], sources_[3], phases_[3];
+  int64_t targets_[3], phases_[3];
   int64_t panel_width_, group_panels_, panels_, panel_size_;
   int64_t chunk_tiles_ = 1, part_chunks_ = 1;
   A* zeros_ = nullptr;

@@ -57,6 +57,8 @@ void gather_block(const GatherBlock<T, A>& b) {
   });
 }
 
+constexpr int kMostPixels = 12;
+
 // A compiled block: its function and its size.
 template <class T, class A>
 struct GatherKernel {
