@@ -19,7 +19,7 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// sums[r][v] += sum over the list of source[i][r] * cotangent[i][v].
+// sums[r][v] += sum over the list, which is not empty, of source[i][r] * cotangent[i][v].
 template <class A>
 struct FilterBlock {
   const A* const* source;
@@ -38,7 +38,8 @@ void filter_block(const FilterBlock<A>& b) {
       acc[r][v] = load<A, N>(b.sums + (r * V + v) * N);
     });
   });
-  for (int64_t i = 0; i < b.count; ++i) {
+  int64_t i = 0;
+  do {  // count > 0: a loop that may not run costs GCC a copy of all the sums
     const A* source = b.source[i] + b.offset;
     const A* cotangent = b.cotangent[i] + b.panel;
     Vec<A, N> g[V];
@@ -47,7 +48,7 @@ void filter_block(const FilterBlock<A>& b) {
       const auto x = broadcast<A, N>(source[r]);
       unroll<V>([&](auto v) JAXCONV_LAMBDA { acc[r][v] += x * g[v]; });
     });
-  }
+  } while (++i < b.count);
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
     unroll<V>([&](auto v) JAXCONV_LAMBDA {
       store<A, N>(b.sums + (r * V + v) * N, acc[r][v]);
@@ -117,6 +118,7 @@ class DenseFilter {
     const int64_t shared_bytes = Workspace::bytes<Run>(runs_count_) + Workspace::bytes<A>(shared_sums);
     const int64_t member_bytes =
         Workspace::bytes<Own>(1) + Workspace::bytes<Pixel>(pixel_block_) +
+        Workspace::bytes<int64_t>(pixel_block_) + Workspace::bytes<bool>(pixel_block_) +
         2 * Workspace::bytes<const A*>(pixel_block_) + Workspace::bytes<A>(packed_size) +
         Workspace::bytes<A>(copied) + Workspace::bytes<A>(own_sums);
     const int64_t members = members_for(*call_.team, member_bytes, shared_bytes);
@@ -128,6 +130,8 @@ class DenseFilter {
     Own* own = workspace.take<Own>(members);
     for (int64_t i = 0; i < members; ++i) {
       own[i].pixels = workspace.take<Pixel>(pixel_block_);
+      own[i].offset = workspace.take<int64_t>(pixel_block_);
+      own[i].inside = workspace.take<bool>(pixel_block_);
       own[i].source = workspace.take<const A*>(pixel_block_);
       own[i].cotangent = workspace.take<const A*>(pixel_block_);
       own[i].packed = workspace.take<A>(packed_size);
@@ -167,6 +171,8 @@ class DenseFilter {
   };
   struct Own {
     Pixel* pixels;
+    int64_t* offset;  // of each pixel's sources, with whether all of them exist
+    bool* inside;
     const A **source, **cotangent;
     A *packed, *copied, *sums;
   };
@@ -239,8 +245,11 @@ class DenseFilter {
   }
 
   void accumulate(const Block& b, int64_t first, int64_t count, const Own& own, A* sums) const {
-    for_each_pixel(grid_, first, count,
-                   [&](int64_t i, const Pixel& pixel) JAXCONV_LAMBDA { own.pixels[i] = pixel; });
+    for_each_pixel(grid_, first, count, [&](int64_t i, const Pixel& pixel) JAXCONV_LAMBDA {
+      own.offset[i] = pixel.source;
+      own.inside[i] = pixel.inside;
+      if (!pixel.inside) own.pixels[i] = pixel;
+    });
     pack(b, first, count, own.packed);
     // Source pointers are to the block's first channel, those of merged runs to the run's.
     const int64_t base = merged_ ? 0 : b.panel / group_panels_ * g_.group_in() + b.row;
@@ -250,6 +259,7 @@ class DenseFilter {
     tile.cotangent = own.cotangent;
     for (int64_t e = 0; e < b.runs; ++e) {
       tile.count = list(runs_[b.run + e], count, base, span, own);
+      if (tile.count == 0) continue;
       for (int64_t p = 0; p < b.panels; ++p) {
         const int64_t group = (b.panel + p) / group_panels_ - b.panel / group_panels_;
         tile.panel = p * count * width_;
@@ -267,12 +277,12 @@ class DenseFilter {
 
   // packed[panel][pixel][feature], zero past the group's last feature.
   void pack(const Block& b, int64_t first, int64_t count, A* packed) const {
-    const T* cotangents = static_cast<const T*>(call_.operand);
-    for (int64_t p = 0; p < b.panels; ++p) {
-      const int64_t lanes = panel_lanes(b.panel + p);
-      const T* from = cotangents + first * g_.features + panel_feature(b.panel + p);
+    const T* cotangents = static_cast<const T*>(call_.operand) + first * g_.features;
+    for (int64_t p = b.panel; p < b.panel + b.panels; ++p) {
+      const T* from = cotangents + panel_feature(p);
+      const int64_t lanes = panel_lanes(p);
       for (int64_t i = 0; i < count; ++i, from += g_.features, packed += width_) {
-        for (int64_t l = 0; l < lanes; ++l) packed[l] = to_accumulator(from[l]);
+        copy_elements(from, lanes, packed);
         for (int64_t l = lanes; l < width_; ++l) packed[l] = 0;
       }
     }
@@ -281,25 +291,26 @@ class DenseFilter {
   // Lists the pixels that have sources in the run, and where those are.
   int64_t list(const Run& run, int64_t count, int64_t base, int64_t span, const Own& own) const {
     const T* source = static_cast<const T*>(call_.source);
-    const int64_t taps = g_.axis[2].kernel;
+    const int64_t offset = run.offset + base;
     int64_t listed = 0;
     for (int64_t i = 0; i < count; ++i) {
-      const Pixel& pixel = own.pixels[i];
-      if (!pixel.inside && !reaches(pixel, run, merged_)) continue;
-      const T* from = source + (pixel.source + run.offset + base);
-      A* copy = own.copied + listed * span;
       own.cotangent[listed] = own.packed + i * width_;
-      if constexpr (kWiden) {
-        own.source[listed] = copy;
-        if (!merged_) {
-          for (int64_t c = 0; c < span; ++c) copy[c] = to_accumulator(from[c]);
-        } else {
-          copy_merged(source, pixel, run, taps, g_.channels, copy);
+      if constexpr (!kWiden) {
+        own.source[listed] = source + (own.offset[i] + offset);
+        if (own.inside[i]) {
+          ++listed;
+          continue;
         }
-      } else {
-        const bool whole = !merged_ || (pixel.taps[2].begin == 0 && pixel.taps[2].end == taps);
-        own.source[listed] = whole ? from : copy;
-        if (!whole) copy_merged(source, pixel, run, taps, g_.channels, copy);
+      }
+      const Pixel& pixel = own.pixels[i];
+      if (!own.inside[i] && !reaches(pixel, run, merged_)) continue;
+      A* copy = own.copied + listed * span;
+      if (merged_ && !own.inside[i]) {
+        copy_merged(source, pixel, run, g_.axis[2].kernel, g_.channels, copy);
+        own.source[listed] = copy;
+      } else if constexpr (kWiden) {
+        copy_elements(source + (own.offset[i] + offset), span, copy);
+        own.source[listed] = copy;
       }
       ++listed;
     }

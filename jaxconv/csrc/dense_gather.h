@@ -155,7 +155,7 @@ class DenseGather {
 
   void pack_rows(const T* from, int64_t lanes, A* to) const {
     for (int64_t c = 0; c < group_source_; ++c, from += g_.features, to += panel_width_) {
-      for (int64_t l = 0; l < lanes; ++l) to[l] = to_accumulator(from[l]);
+      copy_elements(from, lanes, to);
       for (int64_t l = lanes; l < panel_width_; ++l) to[l] = 0;
     }
   }
@@ -261,7 +261,7 @@ class DenseGather {
     }
     const T* from = source + (pixel.source + run.offset);
     if constexpr (kWiden) {
-      for (int64_t c = 0; c < run_sources_; ++c) staged[c] = to_accumulator(from[c]);
+      copy_elements(from, run_sources_, staged);
       return staged;
     } else {
       return from;

@@ -105,7 +105,7 @@ JAXCONV_INLINE void copy_merged(const T* source, const Pixel& pixel, const Run& 
   const T* from = source + (pixel.source + run.offset);
   const int64_t begin = pixel.taps[2].begin * channels, end = pixel.taps[2].end * channels;
   for (int64_t c = 0; c < begin; ++c) to[c] = 0;
-  for (int64_t c = begin; c < end; ++c) to[c] = to_accumulator(from[c]);
+  if (begin < end) copy_elements(from + begin, end - begin, to + begin);
   for (int64_t c = larger(begin, end); c < taps * channels; ++c) to[c] = 0;
 }
 

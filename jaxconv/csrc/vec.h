@@ -242,6 +242,15 @@ JAXCONV_INLINE void store_element(T* p, A v) {
   store<A, 1>(p, Vec<A, 1>{v});
 }
 
+// Widens `count` elements.
+template <class T, class A>
+JAXCONV_INLINE void copy_elements(const T* from, int64_t count, A* to) {
+  constexpr int N = kVectorBytes / sizeof(A);
+  int64_t i = 0;
+  for (; i + N <= count; i += N) store<A, N>(to + i, load<A, N>(from + i));
+  if (i < count) store<A, N, true>(to + i, load<A, N, true>(from + i, count - i), count - i);
+}
+
 // Lane l of the result is lane index[l] of v.
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> permute(Vec<A, N> v, Vec<int32_t, N> index) {
