@@ -32,17 +32,27 @@ struct FilterChoice {
   };
 };
 
+template <class T, Lanes L>
+constexpr bool kSpecialised =
+    std::is_same_v<T, float> && L == Lanes::kPlain && (kVectorBytes >= 32 || kVectorRegisters == 32);
+
 template <class Tile, template <int, int, int, bool> class Choice, bool Specialised>
 Tile choose_tile_of_width(int64_t taps, int64_t ratio, int width, bool direct) {
+  if constexpr (Specialised) {
+    switch (width) {
+      case 3: return choose_tile<Tile, Choice, 3, false>(taps, ratio, direct);
+      case 5: return choose_tile<Tile, Choice, 5, true>(taps, ratio, direct);
+      case 6: return choose_tile<Tile, Choice, 6, true>(taps, ratio, direct);
+      case 7: return choose_tile<Tile, Choice, 7, true>(taps, ratio, direct);
+      default: break;
+    }
+  }
   switch (width) {
     case 1: return choose_tile<Tile, Choice, 1, false>(taps, ratio, direct);
     case 2: return choose_tile<Tile, Choice, 2, false>(taps, ratio, direct);
-    case 3: return choose_tile<Tile, Choice, 3, false>(taps, ratio, direct);
     case 4: return choose_tile<Tile, Choice, 4, Specialised>(taps, ratio, direct);
-    case 5: return choose_tile<Tile, Choice, 5, Specialised>(taps, ratio, direct);
-    case 6: return choose_tile<Tile, Choice, 6, Specialised>(taps, ratio, direct);
-    case 7: return choose_tile<Tile, Choice, 7, Specialised>(taps, ratio, direct);
-    default: return choose_tile<Tile, Choice, 8, Specialised>(taps, ratio, direct);
+    case 8: return choose_tile<Tile, Choice, 8, Specialised>(taps, ratio, direct);
+    default: return nullptr;
   }
 }
 
@@ -86,7 +96,7 @@ const char* depthwise_gather(const Call& call) {
     typename Walk::Member walk;
     A* fold;
   };
-  Walk walk(g, call.op);
+  Walk walk(g, call.op, kSpecialised<T, L>);
   const int64_t member_bytes =
       walk.member_bytes() + Workspace::bytes<A>(fold_size) + Workspace::bytes<Own>(1);
   const int64_t shared_bytes = walk.bytes(source_channels);
@@ -94,7 +104,7 @@ const char* depthwise_gather(const Call& call) {
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
   walk.prepare(workspace, source_channels, [](int64_t taps, int64_t ratio, int width, bool direct) {
-    return choose_tile_of_width<Tile, GatherChoice<T, O, L>::template At, L == Lanes::kPlain>(
+    return choose_tile_of_width<Tile, GatherChoice<T, O, L>::template At, kSpecialised<T, L>>(
         taps, ratio, width, direct);
   });
   Own* own = workspace.take<Own>(members);
@@ -118,6 +128,7 @@ const char* depthwise_gather(const Call& call) {
       t.shape = site.shape;
       t.shape.channels = site.channels;
       t.shape.multiplier = multiplier;
+      t.shape.whole = span >= N;
       t.weights = static_cast<const T*>(call.operand) + p.tap_first * g.features +
                   site.channel * multiplier;
       t.weight_row = site.kernel_row;
@@ -157,7 +168,7 @@ template <class A, int N>
 JAXCONV_INLINE FilterCut cut_filter(const Geometry& g, int64_t units, int64_t pieces) {
   const int64_t multiplier = g.features / g.channels;
   const auto sums_bytes = [&](int64_t channels) {
-    return g.taps() * block_count<N>(channels, multiplier) * N * static_cast<int64_t>(sizeof(A));
+    return g.taps() * block_count<N>(channels, multiplier, g.channels >= N) * N * static_cast<int64_t>(sizeof(A));
   };
   const int64_t budget = kWorkspaceBytes / 2;
   // The sums of a chunk are read and written once a tile: keep them in half of the L2 cache.
@@ -181,10 +192,10 @@ const char* depthwise_filter_grad(const Call& call) {
   constexpr int N = kVectorBytes / sizeof(A);
   const Geometry& g = call.geometry;
   const int64_t multiplier = g.features / g.channels;
-  Walk walk(g, call.op);
+  Walk walk(g, call.op, kSpecialised<T, L>);
   const int64_t units = walk.units();
   const FilterCut cut = cut_filter<A, N>(g, units, pieces_for(depthwise_work<T>(g), 64));
-  const int64_t lanes = block_count<N>(cut.chunk, multiplier) * N;  // of the sums of one tap
+  const int64_t lanes = block_count<N>(cut.chunk, multiplier, g.channels >= N) * N;  // of the sums of one tap
   const int64_t sums_size = g.taps() * lanes;
 
   const int64_t member_bytes =
@@ -195,7 +206,7 @@ const char* depthwise_filter_grad(const Call& call) {
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
   walk.prepare(workspace, g.channels, [](int64_t taps, int64_t ratio, int width, bool direct) {
-    return choose_tile_of_width<Tile, FilterChoice<T, L>::template At, L == Lanes::kPlain>(
+    return choose_tile_of_width<Tile, FilterChoice<T, L>::template At, kSpecialised<T, L>>(
         taps, ratio, width, direct);
   });
   auto* own = workspace.take<typename Walk::Member>(members);
@@ -223,6 +234,7 @@ const char* depthwise_filter_grad(const Call& call) {
         t.shape = site.shape;
         t.shape.channels = site.channels;
         t.shape.multiplier = multiplier;
+        t.shape.whole = g.channels >= N;
         t.cotangents = static_cast<const T*>(call.operand) + pixel * g.features +
                        (channel + site.channel) * multiplier;
         t.cotangent_step = p.step * g.features;
@@ -243,7 +255,7 @@ const char* depthwise_filter_grad(const Call& call) {
           const A* sums = all_sums + chunk * cut.parts * sums_size + t * lanes;
           T* result = static_cast<T*>(call.result) + t * g.features +
                       (first + chunk) * cut.chunk * multiplier;
-          for_each_block<N, L>(channels_of(chunk), multiplier,
+          for_each_block<N, L>(channels_of(chunk), multiplier, g.channels >= N,
                                [&](const Block<N>& b) JAXCONV_LAMBDA {
                                  Vec<A, N> total = load<A, N>(sums + b.ordinal * N);
                                  for (int64_t part = 1; part < cut.parts; ++part) {

@@ -35,6 +35,7 @@ struct TileShape {
   int64_t ratio;     // R
   int64_t channels;
   int64_t multiplier;
+  bool whole;        // the arrays hold at least a vector of channels
 };
 
 template <class T, bool Direct>
@@ -90,9 +91,10 @@ JAXCONV_INLINE void store_features(T* p, Vec<A, N> v, const Block<N>& b) {
 }
 
 // Calls f(block) for vectors that together cover all features. The last vector of channels is moved
-// back to end with them: it computes some features again, to the same values.
+// back to end with them: it computes some features again, to the same values. `channels` may be the
+// last few of an array that holds a whole vector of them: the block then begins before the first.
 template <int N, Lanes L, class F>
-JAXCONV_INLINE void for_each_block(int64_t channels, int64_t multiplier, F&& f) {
+JAXCONV_INLINE void for_each_block(int64_t channels, int64_t multiplier, bool whole, F&& f) {
   Block<N> b{};
   if constexpr (L == Lanes::kPlain) {
     for (int64_t c = 0; c < channels; c += N) {
@@ -104,9 +106,9 @@ JAXCONV_INLINE void for_each_block(int64_t channels, int64_t multiplier, F&& f) 
     b.source_lanes = b.lanes = channels;
     f(b);
   } else {
-    b.source_lanes = smaller(channels, N);
+    b.source_lanes = whole ? N : channels;
     for (int64_t c = 0; c < channels; c += N) {
-      b.channel = larger(0, smaller(c, channels - N));
+      b.channel = whole ? smaller(c, channels - N) : 0;
       for (int64_t j = 0; j * N < b.source_lanes * multiplier; ++j) {
         b.feature = b.channel * multiplier + j * N;
         b.lanes = smaller(N, b.source_lanes * multiplier - j * N);
@@ -122,9 +124,18 @@ JAXCONV_INLINE void for_each_block(int64_t channels, int64_t multiplier, F&& f) 
 
 // How many blocks that is.
 template <int N>
-JAXCONV_INLINE int64_t block_count(int64_t channels, int64_t multiplier) {
-  const int64_t vectors = ceil_div(channels, N);
-  return vectors * ceil_div(smaller(channels, N) * multiplier, N);
+JAXCONV_INLINE int64_t block_count(int64_t channels, int64_t multiplier, bool whole) {
+  return whole ? ceil_div(channels, N) * multiplier : ceil_div(channels * multiplier, N);
+}
+
+// The targets p of P that use column c, by their tap c - p*R of K.
+struct Users {
+  int begin, end;
+};
+template <int P, int K, int R>
+constexpr Users users(int c) {
+  const int begin = c < K ? 0 : (c - K) / R + 1, end = c / R + 1;
+  return {begin, end < P ? end : P};
 }
 
 // acc[p] += source(p, u) * weight[u] for K taps of one row, the first of them tap u0.
@@ -139,9 +150,8 @@ JAXCONV_INLINE void gather_taps(Vec<A, N> (&acc)[P], const Columns<T>& sources, 
   if constexpr (R > 0) {
     unroll<(P - 1) * R + K>([&](auto c) JAXCONV_LAMBDA {
       const auto x = load_source<T, A, N, L>(column<T, Direct>(sources, r, u0 + c), block);
-      unroll<P>([&](auto p) JAXCONV_LAMBDA {
-        constexpr int u = decltype(c)::value - decltype(p)::value * R;
-        if constexpr (u >= 0 && u < K) acc[p] += x * w[u];
+      unroll<users<P, K, R>(c).end, users<P, K, R>(c).begin>([&](auto p) JAXCONV_LAMBDA {
+        acc[p] += x * w[c - p * R];
       });
     });
   } else {
@@ -185,7 +195,7 @@ struct GatherTile {
 
 template <class T, class O, class A, int N, Lanes L, int P, int K, int R, bool Direct>
 void gather_tile(const GatherTile<T, O>& t) {
-  for_each_block<N, L>(t.shape.channels, t.shape.multiplier, [&](const Block<N>& b) JAXCONV_LAMBDA {
+  for_each_block<N, L>(t.shape.channels, t.shape.multiplier, t.shape.whole, [&](const Block<N>& b) JAXCONV_LAMBDA {
     Vec<A, N> acc[P] = {};
     for (int64_t r = 0; r < t.shape.rows; ++r) {
       const T* weights = t.weights + t.weight_row[r];
@@ -224,9 +234,8 @@ JAXCONV_INLINE void filter_taps(const Vec<A, N> (&g)[P], const Columns<T>& sourc
   if constexpr (R > 0) {
     unroll<(P - 1) * R + K>([&](auto c) JAXCONV_LAMBDA {
       const auto x = load_source<T, A, N, L>(column<T, Direct>(sources, r, u0 + c), block);
-      unroll<P>([&](auto p) JAXCONV_LAMBDA {
-        constexpr int u = decltype(c)::value - decltype(p)::value * R;
-        if constexpr (u >= 0 && u < K) acc[u] += x * g[p];
+      unroll<users<P, K, R>(c).end, users<P, K, R>(c).begin>([&](auto p) JAXCONV_LAMBDA {
+        acc[c - p * R] += x * g[p];
       });
     });
   } else {
@@ -245,7 +254,7 @@ JAXCONV_INLINE void filter_taps(const Vec<A, N> (&g)[P], const Columns<T>& sourc
 
 template <class T, class A, int N, Lanes L, int P, int K, int R, bool Direct>
 void filter_tile(const FilterTile<T, A>& t) {
-  for_each_block<N, L>(t.shape.channels, t.shape.multiplier, [&](const Block<N>& b) JAXCONV_LAMBDA {
+  for_each_block<N, L>(t.shape.channels, t.shape.multiplier, t.shape.whole, [&](const Block<N>& b) JAXCONV_LAMBDA {
     Vec<A, N> g[P];
     unroll<P>([&](auto p) JAXCONV_LAMBDA {
       g[p] = load_features<T, A, N, L>(t.cotangents + p * t.cotangent_step, b);
@@ -260,34 +269,31 @@ void filter_tile(const FilterTile<T, A>& t) {
   });
 }
 
-// Ratios that tiles are compiled for; others take each (target, tap) pair's source by itself.
-constexpr int64_t kConstantRatios = 2;
+// Ratios that tables of shared columns serve; beyond, each (target, tap) pair has its own column.
+constexpr int64_t kSharedRatio = 2;
 
 // The tile function for taps, ratio and kind of sources known at run time; Choice<P, K, R, Direct>
-// names it. Tap counts of common kernels are constants where `Specialised`.
+// names it. Where `Specialised`, the taps of common kernels are constants. Compiling those for every
+// type and machine would take many minutes: they are for float32, on machines of today.
 template <class Tile, template <int, int, int, bool> class Choice, int P, bool Specialised>
 Tile choose_tile(int64_t taps, int64_t ratio, bool direct) {
   const auto by_source = [&](auto k, auto r) JAXCONV_LAMBDA -> Tile {
     constexpr int K = decltype(k)::value, R = decltype(r)::value;
     return direct ? Tile(Choice<P, K, R, true>::run) : Tile(Choice<P, K, R, false>::run);
   };
-  if (ratio > kConstantRatios) return by_source(Index<0>{}, Index<0>{});
-  if (ratio == 2) {
-    if constexpr (Specialised) {
+  if constexpr (Specialised) {
+    if (ratio == 1) {
+      if (taps == 3) return by_source(Index<3>{}, Index<1>{});
+      if (taps == 5) return by_source(Index<5>{}, Index<1>{});
+      if (taps == 7) return by_source(Index<7>{}, Index<1>{});
+    } else if (ratio == 2) {
       if (taps == 3) return by_source(Index<3>{}, Index<2>{});
       if (taps == 5) return by_source(Index<5>{}, Index<2>{});
     }
-    return by_source(Index<0>{}, Index<2>{});
   }
-  if constexpr (Specialised) {
-    switch (taps) {
-      case 3: return by_source(Index<3>{}, Index<1>{});
-      case 5: return by_source(Index<5>{}, Index<1>{});
-      case 7: return by_source(Index<7>{}, Index<1>{});
-      default: break;
-    }
-  }
-  return by_source(Index<0>{}, Index<1>{});
+  if (ratio == 1) return by_source(Index<0>{}, Index<1>{});
+  if (ratio == 2) return by_source(Index<0>{}, Index<2>{});
+  return by_source(Index<0>{}, Index<0>{});
 }
 
 }  // namespace JAXCONV_ISA

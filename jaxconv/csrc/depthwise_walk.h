@@ -11,7 +11,6 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// Rows are cut evenly, into the fewest tiles of at most this many targets: 14 is 7 + 7.
 constexpr int kWidestTile = 8;
 
 // A chunk of channels is as wide as its sources and taps fit this share of the L1 cache: 7x7 over
@@ -41,8 +40,10 @@ struct TileSite {
 template <class T, class Tile>
 class DepthwiseWalk {
  public:
-  DepthwiseWalk(const Geometry& g, Operator op)
-      : axis_(g.axis), op_(op), batch_(g.batch), targets_{} {
+  // A row is cut evenly into as few tiles as can be, 14 as 7 + 7, or where there are not tiles of
+  // `every_width`, into powers of two.
+  DepthwiseWalk(const Geometry& g, Operator op, bool every_width)
+      : axis_(g.axis), op_(op), every_width_(every_width), batch_(g.batch) {
     for (int a = 0; a < 3; ++a) {
       targets_[a] = op == Operator::kInputGrad ? axis_[a].in : axis_[a].out;
       sources_[a] = op == Operator::kInputGrad ? axis_[a].out : axis_[a].in;
@@ -130,15 +131,13 @@ class DepthwiseWalk {
         site.channels = smaller(chunk, span - site.channel);
         for (int64_t i = 0; i < row_phases_; ++i) {
           const RowPhase<Tile>& part = width_[i];
-          const int64_t first = part.phase.count * segment / segments_;
-          const int64_t count = part.phase.count * (segment + 1) / segments_ - first;
-          const int64_t tiles = ceil_div(count, kWidestTile);
+          site.target = part.phase.count * segment / segments_;
+          int64_t left = part.phase.count * (segment + 1) / segments_ - site.target;
           site.phase = &part.phase;
           site.shape.taps = part.phase.taps;
           site.shape.ratio = part.ratio;
-          for (int64_t tile = 0; tile < tiles; ++tile) {
-            site.target = first + count * tile / tiles;
-            site.width = first + count * (tile + 1) / tiles - site.target;
+          for (; left > 0; left -= site.width, site.target += site.width) {
+            site.width = width(left);
             const bool direct = locate(site, part, image, m);
             site.tile = part.tile[site.width - 1][direct];
             f(site);
@@ -161,8 +160,13 @@ class DepthwiseWalk {
   }
 
  private:
+  int64_t width(int64_t left) const {
+    if (every_width_) return ceil_div(left, ceil_div(left, kWidestTile));
+    return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+  }
+
   int64_t kernel_rows() const { return axis_[0].kernel * axis_[1].kernel; }
-  int64_t table_size() const { return kernel_rows() * (kWidestTile * axis_[2].kernel + (kWidestTile - 1) * kConstantRatios); }
+  int64_t table_size() const { return kernel_rows() * (kWidestTile * axis_[2].kernel + (kWidestTile - 1) * kSharedRatio); }
 
   // Lists the kernel rows that target row (d, h) sees.
   int64_t valid_rows(int64_t d, int64_t h, int64_t tap_size, const Member& m) const {
@@ -193,7 +197,7 @@ class DepthwiseWalk {
       site.sources.column_step = p.per_tap * channels_;
       return true;
     }
-    const bool shared = part.ratio <= kConstantRatios;
+    const bool shared = part.ratio <= kSharedRatio;
     const int64_t groups = shared ? 1 : site.width;
     const int64_t columns = shared ? (site.width - 1) * part.ratio + p.taps : p.taps;
     site.sources.columns = groups * columns;
@@ -213,6 +217,7 @@ class DepthwiseWalk {
 
   const Axis* axis_;
   Operator op_;
+  bool every_width_;
   int64_t batch_, segments_, row_phases_, channels_ = 0;
   int64_t targets_[3], sources_[3], phases_[3];
   Phase *depth_ = nullptr, *height_ = nullptr;
