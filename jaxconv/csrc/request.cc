@@ -11,6 +11,7 @@ namespace {
 // Sizes past these would need more workspace than a call may take; nothing in use comes near.
 constexpr int64_t kMostTaps = 1 << 14;
 constexpr int64_t kMostFeatures = 1 << 16;
+constexpr int64_t kMostProducts = 40000;  // summed to one result; packed weights grow with them
 
 // Depthwise multipliers past this leave whole vectors to one channel: a grouped convolution.
 constexpr int64_t kLargestMultiplier = 8;
@@ -173,6 +174,13 @@ std::string check(const Request& r) {
   if (channels > kMostFeatures || features > kMostFeatures) {
     return "more than " + std::to_string(kMostFeatures) +
            " features need more workspace than a call may take";
+  }
+  const int64_t products =
+      taps * (r.op == Operator::kInputGrad ? features / r.groups : channels / r.groups);
+  if (r.op != Operator::kFilterGrad && products > kMostProducts) {
+    return "a sum of more than " + std::to_string(kMostProducts) + " products for each " +
+           "result needs more workspace than a call may take, but this one has " +
+           std::to_string(products);
   }
   return "";
 }

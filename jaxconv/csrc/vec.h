@@ -161,6 +161,18 @@ JAXCONV_INLINE Vec<uint16_t, N> narrow(Vec<float, N> v, float16) {
   return r;
 }
 
+// Lane by lane, out of line: inlined into every unrolled tile they take GCC minutes to compile.
+template <class V, int N, class S>
+__attribute__((noinline)) V load_lanes(const S* p, int64_t n) {
+  S lanes[N] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load_bits<V>(lanes);
+}
+template <class V, int N, class S>
+__attribute__((noinline)) void store_lanes(S* p, V v, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) p[i] = bit_cast<S>(v[i]);
+}
+
 // The first n < N lanes of memory, the rest zero; nothing past them is touched.
 template <class V, int N, class S>
 JAXCONV_INLINE V load_first(const S* p, int64_t n) {
@@ -174,9 +186,7 @@ JAXCONV_INLINE V load_first(const S* p, int64_t n) {
     return bit_cast<V>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask), p));
   }
 #endif
-  S lanes[N] = {};
-  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
-  return load_bits<V>(lanes);
+  return load_lanes<V, N>(p, n);
 }
 
 template <class V, int N, class S>
@@ -194,7 +204,7 @@ JAXCONV_INLINE void store_first(S* p, V v, int64_t n) {
     return;
   }
 #endif
-  for (int64_t i = 0; i < n; ++i) p[i] = bit_cast<S>(v[i]);
+  store_lanes<V, N>(p, v, n);
 }
 
 // N elements of memory as accumulators: all of them, or the first n.
@@ -252,17 +262,20 @@ JAXCONV_INLINE void copy_elements(const T* from, int64_t count, A* to) {
 }
 
 // Lane l of the result is lane index[l] of v.
+#if defined(__AVX2__) && !defined(__clang__)
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> permute(Vec<A, N> v, Vec<int32_t, N> index) {
-#if defined(__GNUC__) && !defined(__clang__)
   using I = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
   return __builtin_shuffle(v, __builtin_convertvector(index, Vec<I, N>));
+}
 #else
+template <class A, int N>
+__attribute__((noinline)) Vec<A, N> permute(Vec<A, N> v, Vec<int32_t, N> index) {
   Vec<A, N> r;
   for (int i = 0; i < N; ++i) r[i] = v[index[i]];
   return r;
-#endif
 }
+#endif
 
 }  // namespace JAXCONV_ISA
 }  // namespace jaxconv

@@ -151,7 +151,7 @@ def _library() -> ctypes.CDLL | str:
 
 
 def _library_path() -> pathlib.Path | None:
-    """An editable install keeps the library apart from the sources: both are on the package's path."""
+    """Where the library is: an editable install keeps it apart from the sources."""
     package = importlib.util.find_spec(__name__.rpartition(".kernels.")[0])
     for directory in package.submodule_search_locations:
         path = pathlib.Path(directory) / LIBRARY
