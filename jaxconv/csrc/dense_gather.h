@@ -38,7 +38,6 @@ class DenseGather {
     panel_width_ = kernel_.vectors * kernel_.lanes;
     group_panels_ = ceil_div(group_target_, panel_width_);
     panels_ = g_.groups * group_panels_;
-    panel_size_ = g_.taps() * group_source_ * panel_width_;
   }
 
   const char* run() {
@@ -47,12 +46,22 @@ class DenseGather {
     const int64_t tiles = ceil_div(grid(0).pixels(), kernel_.pixels);
     chunk_tiles_ = clamp(kChunkBytes / tile_bytes(), 1, clamp(tiles * combinations / 32, 1, 16));
     part_chunks_ = ceil_div(tiles, chunk_tiles_);
-    const int64_t chunks = combinations * part_chunks_;
+
+    // Weights are packed for as many combinations and panels at once as the workspace holds.
+    int64_t part_taps = 1;
+    for (const Axis& axis : g_.axis) part_taps *= most_taps(axis, call_.op);
+    const int64_t part_bytes =
+        part_taps * group_source_ * panel_width_ * static_cast<int64_t>(sizeof(A));
+    const int64_t parts_at_once = clamp(kPackedBytes / part_bytes, 1, combinations);
+    const int64_t most_packed = smaller(parts_at_once * part_taps, g_.taps());
+    panel_size_ = most_packed * group_source_ * panel_width_;
     const int64_t panels_at_once =
         clamp(kPackedBytes / (panel_size_ * static_cast<int64_t>(sizeof(A))), 1, panels_);
+
     const int64_t zeros = larger(source_channels_, run_length_);
-    const int64_t shared_bytes =
-        Workspace::bytes<A>(zeros) + Workspace::bytes<A>(panels_at_once * panel_size_);
+    const int64_t shared_bytes = Workspace::bytes<A>(zeros) +
+                                 Workspace::bytes<int64_t>(g_.taps()) * 2 +
+                                 Workspace::bytes<A>(panels_at_once * panel_size_);
     const int64_t member_bytes = Workspace::bytes<Own>(1) + Workspace::bytes<Run>(most_runs_) +
                                  chunk_tiles_ * tile_bytes();
     const int64_t members = members_for(*call_.team, member_bytes, shared_bytes);
@@ -60,6 +69,8 @@ class DenseGather {
     if (!workspace.ok()) return kOutOfMemory;
     zeros_ = workspace.take<A>(zeros);
     std::memset(zeros_, 0, sizeof(A) * zeros);
+    packed_tap_ = workspace.take<int64_t>(g_.taps());
+    packed_row_ = workspace.take<int64_t>(g_.taps());
     A* packed = workspace.take<A>(panels_at_once * panel_size_);
     Own* own = workspace.take<Own>(members);
     for (int64_t i = 0; i < members; ++i) {
@@ -68,22 +79,14 @@ class DenseGather {
       for (int64_t j = 0; j < chunk_tiles_; ++j) take_tile(own[i].tiles[j], workspace);
     }
 
-    const int64_t vector_macs = g_.batch * g_.outputs() * g_.taps() * group_source_ *
-                                ceil_div(group_target_, kernel_.lanes) * g_.groups;
-    for (int64_t first = 0; first < panels_; first += panels_at_once) {
-      const int64_t panels = smaller(panels_at_once, panels_ - first);
-      pack(first, panels, packed, members);
-      // With few pixels, threads share the panels too.
-      const int64_t splits = chunks >= 32 ? 1 : smaller(panels, ceil_div(32, chunks));
-      const int64_t units = chunks * splits;
-      const int64_t pieces = pieces_for(vector_macs * panels / panels_, units);
-      share(*call_.team, pieces, members, [&](int64_t piece, int64_t member) {
-        for (int64_t u = units * piece / pieces; u < units * (piece + 1) / pieces; ++u) {
-          const int64_t split = u / chunks;
-          compute(u % chunks, first, panels * split / splits, panels * (split + 1) / splits,
-                  packed, own[member]);
-        }
-      });
+    for (int64_t part = 0; part < combinations; part += parts_at_once) {
+      const int64_t parts = smaller(parts_at_once, combinations - part);
+      const int64_t taps = list_taps(part, parts, own[0].runs);
+      for (int64_t panel = 0; panel < panels_; panel += panels_at_once) {
+        const int64_t panels = smaller(panels_at_once, panels_ - panel);
+        pack(panel, panels, taps, packed, members);
+        compute_all(part, parts, panel, panels, taps, packed, own, members);
+      }
     }
     return nullptr;
   }
@@ -131,19 +134,55 @@ class DenseGather {
     return grid;
   }
 
+  // Lists the taps of some combinations in the order that they are packed; returns how many.
+  int64_t list_taps(int64_t part, int64_t parts, Run* runs) {
+    int64_t taps = 0;
+    if (!gradient_) {
+      for (; taps < g_.taps(); ++taps) packed_tap_[taps] = packed_row_[taps] = taps;
+      return taps;
+    }
+    for (int64_t i = part; i < part + parts; ++i) {
+      const int64_t count = list_runs(grid(i), g_.axis, false, runs);
+      for (int64_t e = 0; e < count; ++e) {
+        packed_row_[runs[e].first] = taps;
+        packed_tap_[taps++] = runs[e].first;
+      }
+    }
+    return taps;
+  }
+
+  void compute_all(int64_t part, int64_t parts, int64_t first, int64_t panels, int64_t taps,
+                   const A* packed, const Own* own, int64_t members) const {
+    const int64_t chunks = parts * part_chunks_;
+    // With few pixels, threads share the panels too.
+    const int64_t splits = chunks >= 32 ? 1 : smaller(panels, ceil_div(32, chunks));
+    const int64_t units = chunks * splits;
+    const int64_t pixels = grid(0).pixels() * parts;
+    const int64_t work =
+        pixels * ceil_div(taps, parts) * group_source_ * panels * kernel_.vectors;
+    const int64_t pieces = pieces_for(work, units);
+    share(*call_.team, pieces, members, [&](int64_t piece, int64_t member) {
+      for (int64_t u = units * piece / pieces; u < units * (piece + 1) / pieces; ++u) {
+        const int64_t split = u / chunks;
+        compute(part * part_chunks_ + u % chunks, first, panels * split / splits,
+                panels * (split + 1) / splits, packed, own[member]);
+      }
+    });
+  }
+
   // packed[panel][tap][source channel][feature], zero past the group's last feature.
-  void pack(int64_t first, int64_t panels, A* packed, int64_t members) {
-    const int64_t taps = g_.taps(), units = panels * taps;
-    const int64_t pieces = pieces_for(panels * panel_size_ / 2, units);
+  void pack(int64_t first, int64_t panels, int64_t taps, A* packed, int64_t members) const {
+    const int64_t units = panels * taps;
+    const int64_t pieces = pieces_for(units * group_source_ * panel_width_ / 2, units);
     share(*call_.team, pieces, members, [&](int64_t piece, int64_t) {
       for (int64_t u = units * piece / pieces; u < units * (piece + 1) / pieces; ++u) {
-        const int64_t panel = u / taps, tap = u % taps;
+        const int64_t panel = u / taps, row = u % taps;
         const int64_t group = (first + panel) / group_panels_;
         const int64_t feature = (first + panel) % group_panels_ * panel_width_;
         const int64_t lanes = smaller(panel_width_, group_target_ - feature);
-        A* to = packed + panel * panel_size_ + tap * group_source_ * panel_width_;
+        A* to = packed + panel * panel_size_ + row * group_source_ * panel_width_;
         const T* from = static_cast<const T*>(call_.operand) +
-                        tap * g_.group_in() * g_.features + group * g_.group_out();
+                        packed_tap_[row] * g_.group_in() * g_.features + group * g_.group_out();
         if (gradient_) {
           pack_transposed(from + feature * g_.features, lanes, to);
         } else {
@@ -224,7 +263,7 @@ class DenseGather {
       if (inside) {
         tile.runs = run_count;
         for (int64_t e = 0; e < run_count; ++e) {
-          tile.panel_row[e] = runs[e].first * group_source_;
+          tile.panel_row[e] = packed_row_[runs[e].first] * group_source_;
           for (int64_t r = 0; r < rows; ++r) {
             tile.table[e * rows + r] = source + pixels[r].source + runs[e].offset;
           }
@@ -243,7 +282,7 @@ class DenseGather {
         any = true;
         entry[r] = find(source, pixels[r], runs[e], staged + r * run_sources_);
       }
-      if (any) tile.panel_row[tile.runs++] = runs[e].first * group_source_;
+      if (any) tile.panel_row[tile.runs++] = packed_row_[runs[e].first] * group_source_;
     }
   }
 
@@ -276,9 +315,10 @@ class DenseGather {
   bool merged_;
   int64_t run_length_, run_sources_, most_runs_;
   int64_t targets_[3], phases_[3];
-  int64_t panel_width_, group_panels_, panels_, panel_size_;
+  int64_t panel_width_, group_panels_, panels_, panel_size_ = 0;
   int64_t chunk_tiles_ = 1, part_chunks_ = 1;
   A* zeros_ = nullptr;
+  int64_t *packed_tap_ = nullptr, *packed_row_ = nullptr;
 };
 
 }  // namespace JAXCONV_ISA

@@ -96,14 +96,14 @@ const char* depthwise_gather(const Call& call) {
     typename Walk::Member walk;
     A* fold;
   };
-  Walk walk(g, call.op, kSpecialised<T, L>);
+  Walk walk(g, call.op, source_channels, kSpecialised<T, L>);
   const int64_t member_bytes =
       walk.member_bytes() + Workspace::bytes<A>(fold_size) + Workspace::bytes<Own>(1);
-  const int64_t shared_bytes = walk.bytes(source_channels);
+  const int64_t shared_bytes = walk.bytes();
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  walk.prepare(workspace, source_channels, [](int64_t taps, int64_t ratio, int width, bool direct) {
+  walk.prepare(workspace, [](int64_t taps, int64_t ratio, int width, bool direct) {
     return choose_tile_of_width<Tile, GatherChoice<T, O, L>::template At, kSpecialised<T, L>>(
         taps, ratio, width, direct);
   });
@@ -192,7 +192,7 @@ const char* depthwise_filter_grad(const Call& call) {
   constexpr int N = kVectorBytes / sizeof(A);
   const Geometry& g = call.geometry;
   const int64_t multiplier = g.features / g.channels;
-  Walk walk(g, call.op, kSpecialised<T, L>);
+  Walk walk(g, call.op, g.channels, kSpecialised<T, L>);
   const int64_t units = walk.units();
   const FilterCut cut = cut_filter<A, N>(g, units, pieces_for(depthwise_work<T>(g), 64));
   const int64_t lanes = block_count<N>(cut.chunk, multiplier, g.channels >= N) * N;  // of the sums of one tap
@@ -201,11 +201,11 @@ const char* depthwise_filter_grad(const Call& call) {
   const int64_t member_bytes =
       walk.member_bytes() + Workspace::bytes<typename Walk::Member>(1);
   const int64_t shared_bytes =
-      walk.bytes(g.channels) + Workspace::bytes<A>(cut.at_once * cut.parts * sums_size);
+      walk.bytes() + Workspace::bytes<A>(cut.at_once * cut.parts * sums_size);
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  walk.prepare(workspace, g.channels, [](int64_t taps, int64_t ratio, int width, bool direct) {
+  walk.prepare(workspace, [](int64_t taps, int64_t ratio, int width, bool direct) {
     return choose_tile_of_width<Tile, FilterChoice<T, L>::template At, kSpecialised<T, L>>(
         taps, ratio, width, direct);
   });

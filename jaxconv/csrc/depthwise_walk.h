@@ -17,6 +17,9 @@ constexpr int kWidestTile = 8;
 // 96 channels at once took its sources from L2 and ran at half the speed of 32 at a time.
 constexpr int64_t kChunkBytes = 32 << 10;
 
+// What a band of rows of the planes that a 3-D kernel spans may take of the L2 cache.
+constexpr int64_t kBandBytes = 256 << 10;
+
 // The targets of one row that see the same taps, and the tile functions that compute them.
 template <class Tile>
 struct RowPhase {
@@ -42,8 +45,8 @@ class DepthwiseWalk {
  public:
   // A row is cut evenly into as few tiles as can be, 14 as 7 + 7, or where there are not tiles of
   // `every_width`, into powers of two.
-  DepthwiseWalk(const Geometry& g, Operator op, bool every_width)
-      : axis_(g.axis), op_(op), every_width_(every_width), batch_(g.batch) {
+  DepthwiseWalk(const Geometry& g, Operator op, int64_t channels, bool every_width)
+      : axis_(g.axis), op_(op), every_width_(every_width), batch_(g.batch), channels_(channels) {
     for (int a = 0; a < 3; ++a) {
       targets_[a] = op == Operator::kInputGrad ? axis_[a].in : axis_[a].out;
       sources_[a] = op == Operator::kInputGrad ? axis_[a].out : axis_[a].in;
@@ -55,6 +58,12 @@ class DepthwiseWalk {
     }
     // A 1-D convolution has few, long rows: cut them, for threads to share.
     const int64_t rows = this->rows();
+    // Walking whole planes, a 3-D convolution finds each of its kernel's planes pushed out of the L2
+    // cache by the last; it walks bands of rows through all planes instead.
+    const int64_t row_bytes = sources_[2] * channels * static_cast<int64_t>(sizeof(T));
+    const int64_t band = kBandBytes / (row_bytes * axis_[0].kernel * axis_[1].stride);
+    band_ = axis_[0].kernel == 1 ? larger(targets_[1], 1)
+                                 : clamp(band, axis_[1].kernel, larger(targets_[1], axis_[1].kernel));
     segments_ = rows >= 64 ? 1 : clamp(targets_[2] / 16, 1, ceil_div(64, larger(rows, 1)));
   }
 
@@ -63,9 +72,9 @@ class DepthwiseWalk {
   int64_t units() const { return rows() * segments_; }
 
   // Workspace for the walk, and for each of its members.
-  int64_t bytes(int64_t channels) const {
+  int64_t bytes() const {
     return Workspace::bytes<RowPhase<Tile>>(row_phases_) + Workspace::bytes<Phase>(phases_[0]) +
-           Workspace::bytes<Phase>(phases_[1]) + Workspace::bytes<T>(channels);
+           Workspace::bytes<Phase>(phases_[1]) + Workspace::bytes<T>(channels_);
   }
   int64_t member_bytes() const {
     return 2 * Workspace::bytes<int64_t>(kernel_rows()) + Workspace::bytes<const T*>(table_size());
@@ -73,7 +82,7 @@ class DepthwiseWalk {
 
   // choose(taps, ratio, width, direct) -> tile function.
   template <class Choose>
-  void prepare(Workspace& workspace, int64_t channels, Choose&& choose) {
+  void prepare(Workspace& workspace, Choose&& choose) {
     depth_ = workspace.take<Phase>(phases_[0]);
     height_ = workspace.take<Phase>(phases_[1]);
     for (int64_t i = 0; i < phases_[0]; ++i) depth_[i] = phase(axis_[0], op_, i);
@@ -93,9 +102,8 @@ class DepthwiseWalk {
         }
       }
     }
-    channels_ = channels;
-    zeros_ = workspace.take<T>(channels);
-    std::memset(static_cast<void*>(zeros_), 0, sizeof(T) * channels);
+    zeros_ = workspace.take<T>(channels_);
+    std::memset(static_cast<void*>(zeros_), 0, sizeof(T) * channels_);
   }
 
   struct Member {
@@ -117,11 +125,13 @@ class DepthwiseWalk {
              int64_t tap_size, const Member& m, F&& f) const {
     for (int64_t unit = begin; unit < end; ++unit) {
       TileSite<T, Tile> site;
-      site.row = unit / segments_;
-      const int64_t segment = unit % segments_;
-      const int64_t h = site.row % targets_[1];
-      const int64_t d = site.row / targets_[1] % targets_[0];
-      const int64_t n = site.row / targets_[1] / targets_[0];
+      const int64_t segment = unit % segments_, plane = targets_[0] * targets_[1];
+      const int64_t n = unit / segments_ / plane, walked = unit / segments_ % plane;
+      const int64_t band = walked / (band_ * targets_[0]) * band_;
+      const int64_t rows = smaller(band_, targets_[1] - band);
+      const int64_t d = (walked - band * targets_[0]) / rows;
+      const int64_t h = band + (walked - band * targets_[0]) % rows;
+      site.row = (n * targets_[0] + d) * targets_[1] + h;
       site.shape.rows = valid_rows(d, h, tap_size, m);
       site.kernel_row = m.kernel_row;
       site.sources.row = m.source_row;
@@ -218,7 +228,8 @@ class DepthwiseWalk {
   const Axis* axis_;
   Operator op_;
   bool every_width_;
-  int64_t batch_, segments_, row_phases_, channels_ = 0;
+  int64_t batch_, channels_;  // of a source pixel
+  int64_t segments_, row_phases_, band_;
   int64_t targets_[3], sources_[3], phases_[3];
   Phase *depth_ = nullptr, *height_ = nullptr;
   RowPhase<Tile>* width_ = nullptr;

@@ -101,6 +101,12 @@ static inline Phase phase(const Axis& axis, Operator op, int64_t residue) {
   return p;
 }
 
+// The most taps that any phase has.
+static inline int64_t most_taps(const Axis& axis, Operator op) {
+  if (op != Operator::kInputGrad) return axis.kernel;
+  return ceil_div(axis.kernel, axis.stride / greatest_common_divisor(axis.stride, axis.dilation));
+}
+
 // Splits a phase so that neighbouring targets lie a whole number of taps apart: targets then share
 // sources whatever the dilation, and a dilated axis costs what a plain one does.
 static inline int64_t lattice_spacing(const Phase& p) {

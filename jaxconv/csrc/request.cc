@@ -175,8 +175,8 @@ std::string check(const Request& r) {
     return "more than " + std::to_string(kMostFeatures) +
            " features need more workspace than a call may take";
   }
-  const int64_t products =
-      taps * (r.op == Operator::kInputGrad ? features / r.groups : channels / r.groups);
+  int64_t products = r.op == Operator::kInputGrad ? features / r.groups : channels / r.groups;
+  for (const Axis& axis : geometry(r).axis) products *= most_taps(axis, r.op);
   if (r.op != Operator::kFilterGrad && products > kMostProducts) {
     return "a sum of more than " + std::to_string(kMostProducts) + " products for each " +
            "result needs more workspace than a call may take, but this one has " +
