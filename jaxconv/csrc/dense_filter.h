@@ -163,7 +163,7 @@ class DenseFilter {
   static constexpr int64_t kSumsBytes = kWorkspaceBytes / 2;
   static constexpr int64_t kOwnSumsBytes = 320 << 10;
   static constexpr int64_t kPixelBytes = 192 << 10;
-  static constexpr int64_t kMostChannels = 4096;
+  static constexpr int64_t kMostChannels = 4096;  // of a pixel that a block copies
 
   // A block of the result: panels of features, runs of taps, in-features (rows) within a run.
   struct Block {
@@ -201,7 +201,7 @@ class DenseFilter {
     parts_ = clamp(kSumsBytes / sums_bytes(), 1, smaller(pieces, 16));
     const auto too_large = [&] {
       return parts_ * blocks() < pieces || (parts_ == 1 && sums_bytes() > kOwnSumsBytes) ||
-             (kWiden && channel_span() > kMostChannels);
+             (kWiden && channel_span() > kMostChannels) || panel_step_ * width_ > kMostChannels;
     };
     while (too_large()) {
       if (panel_step_ > 1) {
@@ -214,6 +214,8 @@ class DenseFilter {
         break;
       }
     }
+    // Steps that do not divide leave room in the last blocks, which the sums of all parts take too.
+    parts_ = clamp(kSumsBytes / (blocks() * sums_bytes()), 1, parts_);
     const int64_t pixel_bytes =
         (channel_span() + panel_step_ * width_) * static_cast<int64_t>(sizeof(A));
     pixel_block_ = clamp(kPixelBytes / pixel_bytes, 32, 256);

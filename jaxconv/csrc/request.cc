@@ -11,7 +11,7 @@ namespace {
 // Sizes past these would need more workspace than a call may take; nothing in use comes near.
 constexpr int64_t kMostTaps = 1 << 14;
 constexpr int64_t kMostFeatures = 1 << 16;
-constexpr int64_t kMostProducts = 40000;  // summed to one result; packed weights grow with them
+constexpr int64_t kMostProducts = 30000;  // summed to one result; packed weights grow with them
 
 // Depthwise multipliers past this leave whole vectors to one channel: a grouped convolution.
 constexpr int64_t kLargestMultiplier = 8;
