@@ -115,7 +115,8 @@ class DenseFilter {
     const int64_t own_sums = parts_ > 1 ? 0 : block_size;
     const int64_t packed_size = pixel_block_ * panel_step_ * width_;
     const int64_t copied = kWiden || merged_ ? pixel_block_ * channel_span() : 0;
-    const int64_t shared_bytes = Workspace::bytes<Run>(runs_count_) + Workspace::bytes<A>(shared_sums);
+    const int64_t shared_bytes =
+        Workspace::bytes<Run>(runs_count_) + Workspace::bytes<A>(shared_sums);
     const int64_t member_bytes =
         Workspace::bytes<Own>(1) + Workspace::bytes<Pixel>(pixel_block_) +
         Workspace::bytes<int64_t>(pixel_block_) + Workspace::bytes<bool>(pixel_block_) +
@@ -145,8 +146,9 @@ class DenseFilter {
       const int64_t part = piece % parts_;
       A* to = parts_ > 1 ? sums + piece * block_size : own[member].sums;
       std::memset(to, 0, sizeof(A) * block_size);
-      for (int64_t p = pixels * part / parts_; p < pixels * (part + 1) / parts_; p += pixel_block_) {
-        accumulate(block, p, smaller(pixel_block_, pixels * (part + 1) / parts_ - p), own[member], to);
+      const int64_t last = pixels * (part + 1) / parts_;
+      for (int64_t p = pixels * part / parts_; p < last; p += pixel_block_) {
+        accumulate(block, p, smaller(pixel_block_, last - p), own[member], to);
       }
       if (parts_ == 1) finish(block, to, 0);
     });

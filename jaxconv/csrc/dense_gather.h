@@ -1,6 +1,6 @@
 // Grouped and dense conv and input_grad, as implicit matrix products: rows are target pixels,
 // columns are features of a group, and the reduction runs over taps and source channels. Sources
-// are read where they are; only weights are packed, and sources of 16 bits widened, a tile at a time.
+// are read where they are; weights are packed, and sources of 16 bits widened a tile at a time.
 
 #pragma once
 

@@ -34,7 +34,8 @@ struct FilterChoice {
 
 template <class T, Lanes L>
 constexpr bool kSpecialised =
-    std::is_same_v<T, float> && L == Lanes::kPlain && (kVectorBytes >= 32 || kVectorRegisters == 32);
+    std::is_same_v<T, float> && L == Lanes::kPlain &&
+    (kVectorBytes >= 32 || kVectorRegisters == 32);
 
 template <class Tile, template <int, int, int, bool> class Choice, bool Specialised>
 Tile choose_tile_of_width(int64_t taps, int64_t ratio, int width, bool direct) {
@@ -168,7 +169,8 @@ template <class A, int N>
 JAXCONV_INLINE FilterCut cut_filter(const Geometry& g, int64_t units, int64_t pieces) {
   const int64_t multiplier = g.features / g.channels;
   const auto sums_bytes = [&](int64_t channels) {
-    return g.taps() * block_count<N>(channels, multiplier, g.channels >= N) * N * static_cast<int64_t>(sizeof(A));
+    const int64_t blocks = block_count<N>(channels, multiplier, g.channels >= N);
+    return g.taps() * blocks * N * static_cast<int64_t>(sizeof(A));
   };
   const int64_t budget = kWorkspaceBytes / 2;
   // The sums of a chunk are read and written once a tile: keep them in half of the L2 cache.
@@ -195,7 +197,8 @@ const char* depthwise_filter_grad(const Call& call) {
   Walk walk(g, call.op, g.channels, kSpecialised<T, L>);
   const int64_t units = walk.units();
   const FilterCut cut = cut_filter<A, N>(g, units, pieces_for(depthwise_work<T>(g), 64));
-  const int64_t lanes = block_count<N>(cut.chunk, multiplier, g.channels >= N) * N;  // of the sums of one tap
+  // Of the sums of one tap.
+  const int64_t lanes = block_count<N>(cut.chunk, multiplier, g.channels >= N) * N;
   const int64_t sums_size = g.taps() * lanes;
 
   const int64_t member_bytes =

@@ -3,7 +3,7 @@
 // Channels are innermost in memory and in the vectors. A tile walks the channels of its P targets a
 // vector at a time; for each it walks the rows of the kernel, and in a row loads every source
 // column once for all the (target, tap) pairs that share it: column c serves tap c - p*R of
-// target p, where R is the spacing of targets in columns (the stride, once dilation is divided out).
+// target p, where R is the spacing of targets in columns (the stride over the dilation).
 // With P = 8, a 3-tap row takes 10 + 3 loads for 24 multiply-adds.
 
 #pragma once
@@ -141,7 +141,8 @@ constexpr Users users(int c) {
 // acc[p] += source(p, u) * weight[u] for K taps of one row, the first of them tap u0.
 template <class T, class A, int N, Lanes L, int P, int K, int R, bool Direct>
 JAXCONV_INLINE void gather_taps(Vec<A, N> (&acc)[P], const Columns<T>& sources, int64_t r,
-                                int64_t u0, const TileShape& shape, const T* weights, int64_t tap_step,
+                                int64_t u0, const TileShape& shape, const T* weights,
+                                int64_t tap_step,
                                 const Block<N>& block) {
   Vec<A, N> w[K];
   unroll<K>([&](auto u) JAXCONV_LAMBDA {
@@ -195,7 +196,8 @@ struct GatherTile {
 
 template <class T, class O, class A, int N, Lanes L, int P, int K, int R, bool Direct>
 void gather_tile(const GatherTile<T, O>& t) {
-  for_each_block<N, L>(t.shape.channels, t.shape.multiplier, t.shape.whole, [&](const Block<N>& b) JAXCONV_LAMBDA {
+  const TileShape& shape = t.shape;
+  const auto compute = [&](const Block<N>& b) JAXCONV_LAMBDA {
     Vec<A, N> acc[P] = {};
     for (int64_t r = 0; r < t.shape.rows; ++r) {
       const T* weights = t.weights + t.weight_row[r];
@@ -207,7 +209,8 @@ void gather_tile(const GatherTile<T, O>& t) {
     unroll<P>([&](auto p) JAXCONV_LAMBDA {
       store_features<O, A, N, L>(t.targets + p * t.target_step, acc[p], b);
     });
-  });
+  };
+  for_each_block<N, L>(shape.channels, shape.multiplier, shape.whole, compute);
 }
 
 // The filter gradient of a tile: sums[row, u] += source(p, u) * g[p] over the P outputs. The sums
@@ -254,7 +257,8 @@ JAXCONV_INLINE void filter_taps(const Vec<A, N> (&g)[P], const Columns<T>& sourc
 
 template <class T, class A, int N, Lanes L, int P, int K, int R, bool Direct>
 void filter_tile(const FilterTile<T, A>& t) {
-  for_each_block<N, L>(t.shape.channels, t.shape.multiplier, t.shape.whole, [&](const Block<N>& b) JAXCONV_LAMBDA {
+  const TileShape& shape = t.shape;
+  const auto compute = [&](const Block<N>& b) JAXCONV_LAMBDA {
     Vec<A, N> g[P];
     unroll<P>([&](auto p) JAXCONV_LAMBDA {
       g[p] = load_features<T, A, N, L>(t.cotangents + p * t.cotangent_step, b);
@@ -266,15 +270,16 @@ void filter_tile(const FilterTile<T, A>& t) {
             g, t.sources, r, u0, t.shape, sums, t.tap_step, b);
       });
     }
-  });
+  };
+  for_each_block<N, L>(shape.channels, shape.multiplier, shape.whole, compute);
 }
 
 // Ratios that tables of shared columns serve; beyond, each (target, tap) pair has its own column.
 constexpr int64_t kSharedRatio = 2;
 
 // The tile function for taps, ratio and kind of sources known at run time; Choice<P, K, R, Direct>
-// names it. Where `Specialised`, the taps of common kernels are constants. Compiling those for every
-// type and machine would take many minutes: they are for float32, on machines of today.
+// names it. Where `Specialised`, the taps of common kernels are constants: compiling those for
+// every type and machine would take many minutes, so they are for float32 on machines of today.
 template <class Tile, template <int, int, int, bool> class Choice, int P, bool Specialised>
 Tile choose_tile(int64_t taps, int64_t ratio, bool direct) {
   const auto by_source = [&](auto k, auto r) JAXCONV_LAMBDA -> Tile {

@@ -1,4 +1,4 @@
-// The walk that the depthwise operators share: rows of targets, chunks of channels, tiles of pixels.
+// The walk that the depthwise operators share: rows of targets, chunks of channels, tiles.
 
 #pragma once
 
@@ -58,12 +58,12 @@ class DepthwiseWalk {
     }
     // A 1-D convolution has few, long rows: cut them, for threads to share.
     const int64_t rows = this->rows();
-    // Walking whole planes, a 3-D convolution finds each of its kernel's planes pushed out of the L2
-    // cache by the last; it walks bands of rows through all planes instead.
+    // Walking whole planes, a 3-D convolution finds each of its kernel's planes pushed out of the
+    // L2 cache by the last; it walks bands of rows through all planes instead.
     const int64_t row_bytes = sources_[2] * channels * static_cast<int64_t>(sizeof(T));
     const int64_t band = kBandBytes / (row_bytes * axis_[0].kernel * axis_[1].stride);
-    band_ = axis_[0].kernel == 1 ? larger(targets_[1], 1)
-                                 : clamp(band, axis_[1].kernel, larger(targets_[1], axis_[1].kernel));
+    const int64_t longest = larger(targets_[1], axis_[1].kernel);
+    band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
     segments_ = rows >= 64 ? 1 : clamp(targets_[2] / 16, 1, ceil_div(64, larger(rows, 1)));
   }
 
@@ -176,7 +176,9 @@ class DepthwiseWalk {
   }
 
   int64_t kernel_rows() const { return axis_[0].kernel * axis_[1].kernel; }
-  int64_t table_size() const { return kernel_rows() * (kWidestTile * axis_[2].kernel + (kWidestTile - 1) * kSharedRatio); }
+  int64_t table_size() const {
+    return kernel_rows() * (kWidestTile * axis_[2].kernel + (kWidestTile - 1) * kSharedRatio);
+  }
 
   // Lists the kernel rows that target row (d, h) sees.
   int64_t valid_rows(int64_t d, int64_t h, int64_t tap_size, const Member& m) const {

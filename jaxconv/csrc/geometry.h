@@ -13,7 +13,7 @@ namespace jaxconv {
 enum class Operator { kConv, kInputGrad, kFilterGrad };
 enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// One spatial axis of the forward convolution:  output o reads input  o*stride - low + tap*dilation.
+// One spatial axis of the forward convolution: output o reads input o*stride - low + tap*dilation.
 struct Axis {
   int64_t in, out, kernel, stride, low, dilation;
 };
@@ -85,10 +85,8 @@ static inline Phase phase(const Axis& axis, Operator op, int64_t residue) {
   // walked from the last to the first.
   const int64_t g = greatest_common_divisor(axis.stride, axis.dilation);
   const int64_t spacing = axis.stride / g;
-  Phase p{residue, axis.stride,       residue < axis.in ? ceil_div(axis.in - residue, axis.stride) : 0,
-          0,       -spacing,          0,
-          0,       1,                 axis.dilation / g,
-          axis.out};
+  const int64_t count = residue < axis.in ? ceil_div(axis.in - residue, axis.stride) : 0;
+  Phase p{residue, axis.stride, count, 0, -spacing, 0, 0, 1, axis.dilation / g, axis.out};
   const int64_t shifted = residue + axis.low;
   for (int64_t t0 = 0; t0 < smaller(spacing, axis.kernel); ++t0) {
     if (floor_mod(shifted - t0 * axis.dilation, axis.stride) != 0) continue;

@@ -9,8 +9,8 @@
 namespace jaxconv {
 namespace {
 
-// Shared by the caller and its helpers, and freed by the last of them: a helper that the pool starts
-// late finds every piece claimed and touches nothing else.
+// Shared by the caller and its helpers, and freed by the last of them: a helper that the pool
+// starts late finds every piece claimed and touches nothing else.
 struct Job {
   Team::Body body;
   void* context;
