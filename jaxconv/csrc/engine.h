@@ -1,0 +1,21 @@
+// The engine's copies: one of each of its halves for each instruction set and element type.
+
+#pragma once
+
+#include "call.h"
+
+#define JAXCONV_DECLARE_ENGINE(isa)                                                         \
+  namespace isa {                                                                           \
+  const char *depthwise_float32(const Call&), *dense_float32(const Call&);                  \
+  const char *depthwise_float64(const Call&), *dense_float64(const Call&);                  \
+  const char *depthwise_bfloat16(const Call&), *dense_bfloat16(const Call&);                \
+  const char *depthwise_float16(const Call&), *dense_float16(const Call&);                  \
+  }
+
+namespace jaxconv {
+
+JAXCONV_DECLARE_ENGINE(baseline)
+JAXCONV_DECLARE_ENGINE(avx2)
+JAXCONV_DECLARE_ENGINE(avx512)
+
+}  // namespace jaxconv
