@@ -20,6 +20,9 @@ from .functional import pointwise_conv as pointwise_conv
 from .functional import separable_conv as separable_conv
 from .general import conv_general_dilated as conv_general_dilated
 from .implementation import use_implementation as use_implementation
+from .install import install as install
+from .install import installed as installed
+from .install import uninstall as uninstall
 from .receptive import ReceptiveField as ReceptiveField
 from .receptive import receptive_field as receptive_field
 from .spec import ConvSpec as ConvSpec

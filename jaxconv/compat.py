@@ -46,5 +46,27 @@ def lower_on_shard(ctx, lower, *operands):
     ]
 
 
+def why_plain(ctx) -> str | None:
+    """Why the program being lowered may hold no custom call, or None."""
+    if ctx.module_context.lowering_parameters.for_export:
+        return "exported programs hold no custom calls"
+    # A jit has num_devices; inside shard_map there are manual axes, of all or some of a mesh.
+    axes = ctx.module_context.axis_context
+    manual = getattr(axes, "manual_axes", None)
+    if manual is not None and manual != frozenset(axes.mesh.axis_names):
+        return "a jit over several devices partitions plain XLA alone"
+    if manual is None and (getattr(axes, "num_devices", 1) or 1) > 1:
+        return "a jit over several devices partitions plain XLA alone"
+    return None
+
+
+def lowering_rule(primitive, platform: str):
+    """The rule that lowers ``primitive`` on ``platform``; jax can register one but not ask."""
+    from jax._src.interpreters import mlir
+
+    entry = mlir._platform_specific_lowerings[platform].get(primitive)
+    return (entry or mlir._lowerings[primitive]).rule
+
+
 def named_sharding(mesh, partitions) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*partitions))

@@ -7,14 +7,18 @@ measurement behind it, so that the same program always runs on the same kernels.
 from __future__ import annotations
 
 import dataclasses
+import math
 from types import ModuleType
 
 import jax.numpy as jnp
 
-from .kernels import dots, lax, taps
+from .kernels import dots, lax, native, taps
 from .spec import ConvSpec, Operator
 
-KERNELS: dict[str, ModuleType] = {"lax": lax, "taps": taps, "dots": dots}
+KERNELS: dict[str, ModuleType] = {"lax": lax, "taps": taps, "dots": dots, "native": native}
+
+# Fewer output pixels than this do not pay for packing the engine's weights.
+FEW_PIXELS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,15 +47,26 @@ def refusal(implementation: str, operator: Operator, spec: ConvSpec, dtype) -> s
 
 
 def choose(
-    operator: Operator, platform: str, spec: ConvSpec, dtype, implementation: str | None = None
+    operator: Operator,
+    platform: str,
+    spec: ConvSpec,
+    dtype,
+    implementation: str | None = None,
+    plain: str | None = None,
 ) -> Choice:
-    """The kernel for one operator of one spec on one platform."""
+    """The kernel for one operator of one spec on one platform.
+
+    ``plain`` says why a program may hold nothing but plain XLA, as one that is exported.
+    """
     if implementation is not None:
-        against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
-        return Choice(implementation, "forced", against)
+        return _forced(implementation, platform, plain)
     refusals = {name: refusal(name, operator, spec, dtype) for name in KERNELS}
+    refusals["native"] = _engine_elsewhere(platform, plain) or refusals["native"]
     rule = _cpu if platform == "cpu" else _accelerator
-    chosen, reason = rule(operator, spec, dtype)
+    if refusals["native"] is None and not _few_pixels(spec):
+        chosen, reason = "native", _NATIVE
+    else:
+        chosen, reason = rule(operator, spec, dtype)
     if refusals[chosen] is not None:
         chosen, reason = "lax", f'"{chosen}" cannot serve: {refusals[chosen]}'
     against = {
@@ -62,12 +77,33 @@ def choose(
     return Choice(chosen, reason, against)
 
 
+def _forced(implementation: str, platform: str, plain: str | None) -> Choice:
+    reason = _engine_elsewhere(platform, plain) if implementation == "native" else None
+    if reason is not None:
+        raise ValueError(f'implementation "{implementation}" cannot serve: {reason}')
+    against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
+    return Choice(implementation, "forced", against)
+
+
+def _engine_elsewhere(platform: str, plain: str | None) -> str | None:
+    return plain if platform == "cpu" else f"the engine runs on cpu, not on {platform}"
+
+
+# The engine's times over lax's, 2 threads, AVX-512, all of workloads.py: depthwise 1/31 to 1/5000,
+# grouped 1/10 to 1/1500, dense 1/1.0 to 1/14, never more.
+_NATIVE = "the CPU engine"
+
+
+def _few_pixels(spec: ConvSpec) -> bool:
+    return spec.batch * math.prod(spec.output_spatial) < FEW_PIXELS
+
+
 def _accelerator(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
     return "lax", "the platform's own convolutions"
 
 
 def _cpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
-    """Measured on 2 cores (AVX-512, jax 0.10.2) over ``workloads.py`` and what comments name.
+    """In plain XLA, measured over ``workloads.py`` and what comments name; AVX-512, jax 0.10.2.
 
     Ratios are lax's time over the kernel's, for conv, input_grad and filter_grad.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -86,7 +85,7 @@ def conv_general_dilated(
             out_sharding,
         )
     dtype = lhs.dtype if preferred_element_type is None else preferred_element_type
-    return run(
+    return _run(
         lhs,
         rhs,
         found=found,
@@ -154,12 +153,7 @@ def _named_padding(lhs_shape, rhs_shape, strides, name: str, dilation, numbers):
     return lax.padtype_to_pads(spatial, window, strides, name)
 
 
-# Compiled, so that an eager call dispatches once, not once for every transposition; inlined where
-# jax inlines (0.10 while tracing, 0.12 while lowering), so that no call costs a traced program.
-@functools.partial(
-    jax.jit, static_argnames=("found", "dtype", "precision", "implementation"), inline=True
-)
-def run(lhs, rhs, *, found: Recognised, **params) -> Array:
+def rearranged(lhs, rhs, *, found: Recognised, **params) -> Array:
     """Computes a recognised convolution on lax's arrays, into lax's layout."""
     rank = found.spec.rank
     first = _arrange(lhs, found.lhs, range(1, rank + 1))
@@ -168,6 +162,13 @@ def run(lhs, rhs, *, found: Recognised, **params) -> Array:
         first, second = second, first
     result = primitives.bind(found.operator, first, second, found.spec, **params)
     return _restore(result, found.result, range(rank))
+
+
+# Compiled, so that an eager call dispatches once, not once for every transposition; inlined where
+# jax inlines (0.10 while tracing, 0.12 while lowering), so that no call costs a traced program.
+_run = jax.jit(
+    rearranged, static_argnames=("found", "dtype", "precision", "implementation"), inline=True
+)
 
 
 def _arrange(array, layout: Layout, spatial):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 
 import jax
@@ -15,10 +16,24 @@ from .spec import ConvSpec, Operator
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
+# Set while one of the family is lowered, so that the "lax" kernel gets lax's own convolution even
+# where lax's convolutions are served by the family.
+_family = contextvars.ContextVar("lowering the family", default=False)
+
+
+def lowering_family() -> bool:
+    return _family.get()
+
+
 def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation, **params):
-    choice = dispatch.choose(operator, platform, spec, params["dtype"], implementation)
+    plain = compat.why_plain(ctx)
+    choice = dispatch.choose(operator, platform, spec, params["dtype"], implementation, plain)
     run = functools.partial(_run, operator, choice.kernel, spec, params)
-    return compat.lower_on_shard(ctx, mlir.lower_fun(run, multiple_results=False), a, b)
+    token = _family.set(True)
+    try:
+        return compat.lower_on_shard(ctx, mlir.lower_fun(run, multiple_results=False), a, b)
+    finally:
+        _family.reset(token)
 
 
 def _run(operator: Operator, kernel: str, spec: ConvSpec, params: dict, a, b):

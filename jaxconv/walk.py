@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -84,10 +84,14 @@ def _found(eqn: JaxprEqn, count: int) -> Found | None:
 def recognise_equation(eqn: JaxprEqn) -> Recognised | str:
     """The family's member that a ``conv_general_dilated`` equation is, or why it is none."""
     avals: list[Any] = [variable.aval for variable in eqn.invars]
-    lhs, rhs = avals
+    return recognise_convolution(*avals, eqn.params)
+
+
+def recognise_convolution(lhs, rhs, params: Mapping[str, Any]) -> Recognised | str:
+    """The same of the primitive's operand types and parameters."""
     if not jax.numpy.issubdtype(lhs.dtype, jax.numpy.inexact):
         return f"{lhs.dtype} operands; the family has floating and complex ones"
     names = LaxConvolution._fields[2:]
     return recognise(
-        LaxConvolution(tuple(lhs.shape), tuple(rhs.shape), *(eqn.params[name] for name in names))
+        LaxConvolution(tuple(lhs.shape), tuple(rhs.shape), *(params[name] for name in names))
     )

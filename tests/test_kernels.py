@@ -22,8 +22,7 @@ from jaxconv.workloads import WORKLOADS
 # Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
 pytestmark = pytest.mark.lenient
 
-KERNELS = [name for name in dispatch.KERNELS if name in ("lax", "taps", "dots")]
-by_kernel = pytest.mark.parametrize("kernel", KERNELS)
+by_kernel = pytest.mark.parametrize("kernel", dispatch.KERNELS)
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
 QUICK = {"xla_backend_optimization_level": 0}  # of the machine code; halves the time to compile
 
