@@ -84,8 +84,11 @@ MIXED = [
 @by_kernel
 def test_mixed_operands(kernel, operator, narrow, wide, x64):
     """A cotangent of a wide result beside a narrow residual, and results of either dtype."""
-    case = DEPTHWISE if servable(kernel, operator, DEPTHWISE) else BASIC[2]
-    assert servable(kernel, operator, case)
+    case = next((c for c in (DEPTHWISE, BASIC[2]) if servable(kernel, operator, c, wide)), None)
+    if case is None:  # the engine, where it is built, has no complex arithmetic
+        assert kernel == "native"
+        assert np.dtype(wide).kind == "c" or not servable(kernel, operator, DEPTHWISE)
+        return
     x, k = operands(case, narrow, "xk")
     values = {"x": x, "k": k, "g": operands(case, wide, "g")[0]}
     for dtype in (narrow, wide):

@@ -20,7 +20,10 @@ def test_the_readme_has_code():
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_code_of_the_readme_runs(block):
-    exec(block, {})
+    try:
+        exec(block, {})
+    finally:
+        jaxconv.uninstall()
 
 
 def test_the_readme_has_exactly_two_set_up_commands():
