@@ -111,7 +111,8 @@ def _lower(platform: str, original, ctx, lhs, rhs, **params):
     if not serving or lowering.lowering_family():
         return original(ctx, lhs, rhs, **params)
     (result,) = ctx.avals_out
-    found = recognise_convolution(*ctx.avals_in, params)
+    lhs_type, rhs_type = ctx.avals_in
+    found = recognise_convolution(lhs_type, rhs_type, params)
     if isinstance(found, str) or _kernel(ctx, platform, found, result.dtype) == "lax":
         return original(ctx, lhs, rhs, **params)
     run = functools.partial(

@@ -83,11 +83,11 @@ def _found(eqn: JaxprEqn, count: int) -> Found | None:
 
 def recognise_equation(eqn: JaxprEqn) -> Recognised | str:
     """The family's member that a ``conv_general_dilated`` equation is, or why it is none."""
-    avals: list[Any] = [variable.aval for variable in eqn.invars]
-    return recognise_convolution(*avals, eqn.params)
+    lhs, rhs = eqn.invars
+    return recognise_convolution(lhs.aval, rhs.aval, eqn.params)
 
 
-def recognise_convolution(lhs, rhs, params: Mapping[str, Any]) -> Recognised | str:
+def recognise_convolution(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> Recognised | str:
     """The same of the primitive's operand types and parameters."""
     if not jax.numpy.issubdtype(lhs.dtype, jax.numpy.inexact):
         return f"{lhs.dtype} operands; the family has floating and complex ones"

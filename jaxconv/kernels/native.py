@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.util
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -152,8 +152,8 @@ def _library() -> ctypes.CDLL | str:
 
 def _library_path() -> pathlib.Path | None:
     """Where the library is: an editable install keeps it apart from the sources."""
-    package = importlib.util.find_spec(__name__.rpartition(".kernels.")[0])
-    for directory in package.submodule_search_locations:
+    package = sys.modules[__name__.rpartition(".kernels.")[0]]
+    for directory in package.__path__:
         path = pathlib.Path(directory) / LIBRARY
         if path.exists():
             return path
