@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..spec import ConvSpec, Operator
+from .dtypes import promoted, results_dtypes
 from .windows import (
     UNPADDED,
     Axis,
@@ -28,7 +29,6 @@ from .windows import (
     materialised,
     pad,
     phase,
-    results_dtypes,
 )
 
 # Elements of the rows formed at a time, or half of x's where that is less; up to twice as many
@@ -44,7 +44,7 @@ PHASES = 16
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     dtype, sums = results_dtypes(x, kernel, dtype)
     options = {"precision": precision, "preferred_element_type": sums}
-    x, kernel = _common(x, kernel)
+    x, kernel = promoted(x, kernel)
     kernel = _matrices(kernel, spec)
     if spec.disjoint:
         y = jnp.matmul(_disjoint_rows(x, spec), kernel, **options)
@@ -55,7 +55,7 @@ def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
 def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     dtype, sums = results_dtypes(g, kernel, dtype)
     options = {"precision": precision, "preferred_element_type": sums}
-    g, kernel = _common(g, kernel)
+    g, kernel = promoted(g, kernel)
     if spec.disjoint:
         rows = jnp.matmul(_grouped(g, spec), _matrices(kernel, spec).mT, **options)
         return _scattered(rows.astype(dtype), spec)
@@ -68,7 +68,7 @@ def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
 def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     dtype, sums = results_dtypes(x, g, dtype)
     options = {"precision": precision, "preferred_element_type": sums}
-    x, g = _common(x, g)
+    x, g = promoted(x, g)
     if spec.disjoint:
         rows, g = (_by_image(a, x.shape[0]) for a in (_disjoint_rows(x, spec), _grouped(g, spec)))
         dkernel = jnp.einsum("gnpk,gnpf->gkf", rows, g, **options)
@@ -83,11 +83,6 @@ def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     if operator is Operator.INPUT_GRAD and not spec.disjoint and phases > PHASES:
         return f"dots compiles every phase of the strides apart, and {phases} are too many"
     return None
-
-
-def _common(a, b):
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    return a.astype(dtype), b.astype(dtype)
 
 
 def _matrices(kernel, spec: ConvSpec):

@@ -12,16 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..spec import ConvSpec, Operator, Pairs
+from .dtypes import promoted
 
 LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
-    return _forward(spec, precision, spec.padding)(*_promoted(x, kernel), dtype=dtype)
+    return _forward(spec, precision, spec.padding)(*promoted(x, kernel), dtype=dtype)
 
 
 def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
-    g, kernel = _promoted(g, kernel)
+    g, kernel = promoted(g, kernel)
     forward = _forward(spec, precision, spec.input_grad_padding)
     x = jax.ShapeDtypeStruct(spec.input_shape, g.dtype)
     transpose = jax.linear_transpose(lambda x: forward(x, kernel), x)
@@ -29,7 +30,7 @@ def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
 
 
 def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
-    x, g = _promoted(x, g)
+    x, g = promoted(x, g)
     forward = _forward(spec, precision, spec.filter_grad_padding)
     kernel = jax.ShapeDtypeStruct(spec.kernel_shape, x.dtype)
     transpose = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)
@@ -39,12 +40,6 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """lax computes every member of the family."""
     return None
-
-
-def _promoted(a, b):
-    """Both operands in their common dtype: lax's convolution takes no mixed ones."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    return a.astype(dtype), b.astype(dtype)
 
 
 def _forward(spec: ConvSpec, precision, window_padding: Pairs):

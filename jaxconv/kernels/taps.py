@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..spec import ConvSpec, Operator
+from .dtypes import results_dtypes
 from .windows import (
     UNPADDED,
     Axis,
@@ -31,7 +32,6 @@ from .windows import (
     materialised,
     pad,
     phase,
-    results_dtypes,
     tap,
     window,
 )

@@ -79,14 +79,6 @@ def materialised(step, f, *operands):
     return lax.cond(step >= 0, f, lambda *_: jnp.zeros(result.shape, result.dtype), *operands)
 
 
-def results_dtypes(a, b, dtype):
-    """The result's dtype, and the one to accumulate in."""
-    operands = jnp.promote_types(a.dtype, b.dtype)
-    dtype = jnp.dtype(dtype or operands)
-    sums = jnp.promote_types(operands, dtype)
-    return dtype, jnp.promote_types(sums, jnp.float32) if sums.itemsize < 4 else sums
-
-
 # The input gradient, from what Axis says: input q is read by the outputs o with o*s + i*d - low = q
 # for a tap i. The taps that read the inputs q = r, r+s, r+2s, … are i0, i0 + s/c, …, c = gcd(d, s);
 # from one to the next o falls by d/c. So every phase r is a convolution of g, without stride, with
