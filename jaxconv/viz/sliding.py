@@ -1,0 +1,291 @@
+"""The kernel sliding over the padded input, with the numbers in the cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import geometry
+from ..functional import conv
+from ..spec import ConvSpec
+from .canvas import (
+    CARD,
+    CHANNELS,
+    FAINT,
+    INK,
+    INPUT,
+    KERNEL,
+    OUTPUT,
+    PAD,
+    caption,
+    cell,
+    factor,
+    figure,
+    fit,
+    format_number,
+    frame,
+    number,
+    panels,
+    pixels,
+    write,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LARGEST = 400  # cells of one grid that can still be read
+MAX_FRAMES = 200
+INCHES = 0.52  # a cell
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One convolution of a single channel, with everything that a picture of it shows."""
+
+    padded: np.ndarray
+    inside: np.ndarray  # whether a cell of ``padded`` is the input's own
+    kernel: np.ndarray
+    result: np.ndarray
+    spec: ConvSpec
+
+    @property
+    def height(self) -> int:
+        """Rows of the tallest of the three grids."""
+        return max(len(self.padded), len(self.kernel), len(self.result))
+
+    def window(self, position: tuple[int, int]) -> list[tuple[int, int, float]]:
+        """``(row, column, weight)`` of the padded cells that one output reads."""
+        taps = itertools.product(*map(range, self.kernel.shape))
+        return [
+            (
+                position[0] * self.spec.strides[0] + i * self.spec.dilation[0],
+                position[1] * self.spec.strides[1] + j * self.spec.dilation[1],
+                float(self.kernel[i, j]),
+            )
+            for i, j in taps
+        ]
+
+
+def sliding(
+    x: Any,
+    kernel: Any,
+    *,
+    position: tuple[int, int] | None = None,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+) -> Figure:
+    """The kernel at one place over the padded input: what it multiplies, and the sum it writes.
+
+    Cells of the padding are grey, those under a tap of the kernel yellow with the tap's weight in
+    the corner; outputs that the kernel has already written are filled in.
+
+    Args:
+        x: One channel ``[H, W]``, or ``[W]``, of numbers; at most 400 cells once padded.
+        kernel: ``[k, k]``, or ``[k]``.
+        position: Row and column of the output being written; the last one by default.
+        strides, padding, dilation: As in ``jaxconv.conv``.
+
+    Returns:
+        A matplotlib ``Figure``.
+
+    Raises:
+        ValueError: The shapes are not those of a picture, or ``conv`` would refuse them.
+        ImportError: matplotlib is not installed.
+
+    >>> import numpy as np
+    >>> drawn = sliding(np.arange(16).reshape(4, 4), np.ones((3, 3)), padding="VALID")
+    >>> drawn.get_suptitle()
+    '3×3 kernel over 4×4 → 2×2'
+
+    Source: after V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning"
+    (2016).
+    """
+    scene = _scene(x, kernel, strides, padding, dilation)
+    last = tuple(extent - 1 for extent in scene.result.shape)
+    at = last if position is None else tuple(position)
+    if len(at) != 2 or not all(0 <= i <= end for i, end in zip(at, last, strict=True)):
+        raise ValueError(
+            f"sliding: position must be a row and column of the {_by(scene.result.shape)} output, "
+            f"but got {position!r}"
+        )
+    return _draw(scene, at)
+
+
+def animate(
+    x: Any,
+    kernel: Any,
+    path: str | os.PathLike,
+    *,
+    strides: Any = 1,
+    padding: Any = "SAME",
+    dilation: Any = 1,
+    seconds: float = 0.6,
+) -> Path:
+    """Writes an animated GIF of the kernel sliding over the padded input, an output a frame.
+
+    Args:
+        x: One channel ``[H, W]``, or ``[W]``, of numbers.
+        kernel: ``[k, k]``, or ``[k]``.
+        path: Where to; an existing file is replaced.
+        strides, padding, dilation: As in ``jaxconv.conv``.
+        seconds: How long a frame stays.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: As for ``sliding``; or more than 200 outputs.
+        ImportError: matplotlib is not installed.
+
+    >>> import tempfile, numpy as np
+    >>> where = tempfile.mkdtemp() + "/sliding.gif"
+    >>> animate(np.eye(3), np.ones((2, 2)), where, padding="VALID").name
+    'sliding.gif'
+
+    Source: after V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning"
+    (2016).
+    """
+    scene = _scene(x, kernel, strides, padding, dilation)
+    if scene.result.size > MAX_FRAMES:
+        raise ValueError(
+            f"animate: one frame an output, at most {MAX_FRAMES}, but the output is "
+            f"{_by(scene.result.shape)}; take a smaller input or larger strides"
+        )
+    drawn = [pixels(_draw(scene, at)) for at in np.ndindex(*scene.result.shape)]
+    from PIL import Image  # matplotlib needs it as well
+
+    first, *rest = (Image.fromarray(frame) for frame in drawn)
+    duration = int(1000 * seconds)
+    options: dict[str, Any] = {"save_all": True, "append_images": rest, "loop": 0}
+    return write(path, lambda part: first.save(part, format="GIF", duration=duration, **options))
+
+
+def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Scene:
+    x, kernel = np.asarray(x, np.float32), np.asarray(kernel, np.float32)
+    if x.ndim != kernel.ndim or x.ndim not in (1, 2):
+        raise ValueError(
+            f"sliding: x must be [H, W] with a kernel [k, k], or [W] with [k], but got shapes "
+            f"{x.shape} and {kernel.shape}"
+        )
+    batched, weights = x[None, ..., None], kernel[..., None, None]
+    options = {"strides": strides, "padding": padding, "dilation": dilation}
+    result = np.asarray(conv(batched, weights, **options))[0, ..., 0]
+    planned = geometry.conv("conv", batched.shape, weights.shape, strides, padding, dilation, 1)
+    padded, inside = _padded(x, planned)
+    if not 0 < padded.size <= LARGEST or not result.size:
+        raise ValueError(
+            f"sliding: the padded input must have 1 to {LARGEST} cells to be read, and the output "
+            f"at least one, but they are {_by(padded.shape)} and {_by(result.shape)}"
+        )
+    spec = planned.spec
+    if x.ndim == 1:
+        padded, inside, kernel, result = (a[None] for a in (padded, inside, kernel, result))
+        spec = spec.replace(strides=(1, *spec.strides), dilation=(1, *spec.dilation))
+    return Scene(padded, inside, kernel, result, spec)
+
+
+def _padded(x: np.ndarray, planned: geometry.Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """The input as the kernel sees it, and which of its cells are the input's own."""
+    inside = np.ones(x.shape, bool)
+    for axis, border in enumerate(planned.borders):
+        if border is not None:
+            around = [(0, 0)] * x.ndim
+            around[axis] = (border.low, border.high)
+            x = np.pad(x, around, mode=border.mode)  # pyright: ignore[reportCallIssue, reportArgumentType]
+            inside = np.pad(inside, around)
+    grown = [(max(low, 0), max(high, 0)) for low, high in planned.spec.padding]
+    cropped = tuple(
+        slice(max(-low, 0), n - max(-high, 0))
+        for n, (low, high) in zip(x.shape, planned.spec.padding, strict=True)
+    )
+    return np.pad(x[cropped], grown), np.pad(inside[cropped], grown)
+
+
+def _draw(scene: Scene, position: tuple[int, int]) -> Figure:
+    rows, columns = scene.padded.shape
+    own = (int(scene.inside.any(axis).sum()) for axis in (1, 0))
+    flat = rows == 1
+    shapes = [_by(shape, flat) for shape in (scene.kernel.shape, own, scene.result.shape)]
+    name = "{} taps over {} → {}" if flat else "{} kernel over {} → {}"
+    title = name.format(*shapes) + _how(scene.spec, flat)
+    widths = [columns, scene.kernel.shape[1], scene.result.shape[1]]
+    equation = _equation(scene, position)
+    drawn = figure(
+        title,
+        max(INCHES * (sum(widths) + 3), 7.0),
+        INCHES * scene.height + 1.1 + 0.22 * (equation.count("\n") + 1),
+    )
+    drawn.supxlabel(equation, fontsize=10.5, color=INK)
+    left, middle, right = panels(drawn, widths)
+    _draw_input(left, scene, position)
+    _draw_kernel(middle, scene)
+    _draw_output(right, scene, position)
+    return drawn
+
+
+def _draw_input(axes: Axes, scene: Scene, position: tuple[int, int]) -> None:
+    for at in np.ndindex(*scene.padded.shape):
+        inside = scene.inside[at]
+        cell(axes, at, INPUT if inside else PAD)
+        number(axes, at, scene.padded.item(*at), color=INK if inside else FAINT)
+    taps = scene.window(position)
+    for row, column, weight in taps:
+        cell(axes, (row, column), KERNEL, alpha=0.75)
+        own = scene.inside[row, column]
+        number(axes, (row, column), scene.padded[row, column], color=INK if own else "#6f6a5c")
+        corner = {"ha": "right", "va": "bottom", "fontsize": 7, "color": CHANNELS[0]}
+        axes.text(column + 0.95, row + 0.95, f"×{format_number(weight)}", **corner)
+    (top, left, _), (bottom, right, _) = taps[0], taps[-1]
+    frame(axes, (top, left), bottom - top + 1, right - left + 1)
+    caption(axes, "input" if scene.inside.all() else "input, padding in grey")
+    fit(axes, *scene.padded.shape, tallest=scene.height)
+
+
+def _draw_kernel(axes: Axes, scene: Scene) -> None:
+    for at in np.ndindex(*scene.kernel.shape):
+        cell(axes, at, KERNEL)
+        number(axes, at, scene.kernel.item(*at))
+    caption(axes, "kernel")
+    fit(axes, *scene.kernel.shape, tallest=scene.height)
+
+
+def _draw_output(axes: Axes, scene: Scene, position: tuple[int, int]) -> None:
+    for at in np.ndindex(*scene.result.shape):
+        written = at <= position
+        cell(axes, at, OUTPUT if written else CARD)
+        if written:
+            number(axes, at, scene.result.item(*at))
+    frame(axes, position, 1, 1)
+    caption(axes, "output")
+    fit(axes, *scene.result.shape, tallest=scene.height)
+
+
+def _equation(scene: Scene, position: tuple[int, int]) -> str:
+    """The sum that the picture shows, in lines of a few products; too long a one is only said."""
+    taps = scene.window(position)
+    if len(taps) > 25:
+        return f"the sum of {len(taps)} products: {format_number(scene.result[position])}"
+    terms = [f"{factor(scene.padded[row, column])}·{factor(w)}" for row, column, w in taps]
+    per_line = scene.kernel.shape[1]
+    lines = [" + ".join(terms[i : i + per_line]) for i in range(0, len(terms), per_line)]
+    return " +\n".join(lines) + f" = {format_number(scene.result[position])}"
+
+
+def _by(shape: Any, flat: bool = False) -> str:
+    return "×".join(str(extent) for extent in tuple(shape)[1 if flat else 0 :])
+
+
+def _how(spec: ConvSpec, flat: bool) -> str:
+    words = [
+        f"{name} {_by(values, flat)}"
+        for name, values in (("stride", spec.strides), ("dilation", spec.dilation))
+        if any(value > 1 for value in values)
+    ]
+    return ", " + ", ".join(words) if words else ""
