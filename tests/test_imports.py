@@ -92,7 +92,7 @@ LAYERS = [
     ("filters",),
     ("recognise",),
     ("general", "walk"),
-    ("install",),
+    ("install", "accelerate"),
     ("demand", "table"),
     ("explain", "analysis", "receptive"),
     ("viz",),
