@@ -5,7 +5,8 @@
     python benchmarks/run.py --json table.json
 
 Each peer's result is checked against lax's before anything is timed. Ratios are the peer's median
-time over ours: more than 1 means that ours is faster.
+time over ours: more than 1 means that ours is faster. The last column is the fraction of the
+machine's roofline that ours reaches: see ``roofline.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from jaxconv.workloads import WORKLOADS, Workload
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
+import roofline
 from timing import geometric_mean, interleaved, median_ms
+
+COPY = "copy"  # of the row's bytes: not a peer, but timed beside them
 
 
 def main() -> None:
@@ -39,19 +43,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write all samples")
     args = parser.parse_args()
     available = peers.available(args.implementations)
+    peaks = roofline.peaks()
     rows = []
     for workload in WORKLOADS:
         if args.only in workload.name:
             for operator in map(Operator, args.operators):
-                rows.append(measure(workload, operator, available, args.seconds))
+                rows.append(measure(workload, operator, available, args.seconds, peaks))
                 print(f"{rows[-1]['workload']} {operator.value}", file=sys.stderr)
-    report = {"machine": machine(), "rows": rows}
+    report = {"machine": machine(), "gflops": peaks, "rows": rows}
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))
     print(markdown(report))
 
 
-def measure(workload: Workload, operator: Operator, available, seconds: float) -> dict[str, Any]:
+def measure(
+    workload: Workload, operator: Operator, available, seconds: float, peaks: dict[str, float]
+) -> dict[str, Any]:
     """One row: every peer that can serve it, checked, then timed."""
     spec = workload.spec
     a, b = peers.operands(operator, spec)
@@ -66,7 +73,11 @@ def measure(workload: Workload, operator: Operator, available, seconds: float) -
         reference = result if reference is None else reference
         check(f"{workload.name} {operator.value} {name}", result, reference, spec, operator)
         calls[name] = call
+    footprint = roofline.footprint(operator, spec)
+    calls[COPY] = roofline.copy_of(footprint)
     samples = interleaved(calls, seconds)
+    milliseconds = {name: median_ms(times) for name, times in samples.items()}
+    bound = roofline.bound_ms(operator, spec, milliseconds[COPY], peaks)
     choice = dispatch.choose(operator, jax.default_backend(), spec, np.dtype(np.float32))
     return {
         "workload": workload.name,
@@ -74,7 +85,11 @@ def measure(workload: Workload, operator: Operator, available, seconds: float) -
         "operator": operator.value,
         "kernel": choice.kernel,
         "temporary_bytes": temporary_bytes(operator, spec, a, b),
-        "milliseconds": {name: median_ms(times) for name, times in samples.items()},
+        "footprint_bytes": footprint,
+        "macs": spec.macs,
+        "milliseconds": milliseconds,
+        "roofline_ms": bound,
+        "of_roofline": bound / milliseconds["jaxconv"],
         "samples": samples,
     }
 
@@ -120,28 +135,32 @@ def markdown(report: dict[str, Any]) -> str:
     """The rows with the times of all peers, and geometric means of the ratios to ours."""
     rows = report["rows"]
     names = sorted({name for row in rows for name in row["milliseconds"]}, key=_order)
-    others = [name for name in names if name != "jaxconv"]
+    others = [name for name in names if name not in ("jaxconv", COPY)]
     header = ["workload", "operator", "kernel", *(f"{name} ms" for name in names)]
-    header += [f"{name} ÷ ours" for name in others]
+    header += [*(f"{name} ÷ ours" for name in others), "of roofline"]
     lines = [_line(header), _line(["---"] * len(header))]
     for row in rows:
         times = row["milliseconds"]
         cells = [row["workload"], row["operator"], row["kernel"]]
         cells += [_number(times.get(name)) for name in names]
         cells += [_number(_ratio(times, name)) for name in others]
+        cells.append(f"{row['of_roofline']:.0%}")
         lines.append(_line(cells))
     facts = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    facts += "".join(f", {name} {peak:.0f} GFLOP/s" for name, peak in report["gflops"].items())
     return "\n".join([*lines, "", *_summary(rows, others), "", facts])
 
 
 def _summary(rows, others) -> list[str]:
     header = ["kind", "operator", "rows", *(f"{name} ÷ ours (least)" for name in others)]
+    header.append("of roofline (least)")
     lines = [_line(header), _line(["---"] * len(header))]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for operator in dict.fromkeys(row["operator"] for row in rows):
             group = [r for r in rows if (r["kind"], r["operator"]) == (kind, operator)]
             ratios = [[_ratio(row["milliseconds"], name) for row in group] for name in others]
             cells = [_mean([ratio for ratio in values if ratio]) for values in ratios]
+            cells.append(_mean([row["of_roofline"] for row in group]))
             lines.append(_line([kind, operator, str(len(group)), *cells]))
     return lines
 
@@ -155,7 +174,7 @@ def _ratio(times: dict[str, float], name: str) -> float | None:
 
 
 def _order(name: str) -> tuple[int, str]:
-    first = ("lax", "torch", "jaxconv")
+    first = (COPY, "lax", "torch", "jaxconv")
     return (first.index(name) if name in first else len(first), name)
 
 

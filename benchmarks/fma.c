@@ -1,0 +1,33 @@
+// Multiply-adds on registers alone: what the machine's arithmetic units can do at most.
+
+#include <stdint.h>
+
+#if defined(__AVX512F__)
+typedef float vec __attribute__((vector_size(64)));
+#elif defined(__AVX__)
+typedef float vec __attribute__((vector_size(32)));
+#else
+typedef float vec __attribute__((vector_size(16)));
+#endif
+
+// Independent sums, as many as hide the latency of two units and fit sixteen registers.
+enum { kSums = 12, kLanes = sizeof(vec) / sizeof(float) };
+
+// Floating-point operations of a round.
+int64_t fma_flops(void) { return 2 * kSums * kLanes; }
+
+float fma_rounds(int64_t rounds, float factor, float term) {
+  // From different values: of equal sums a compiler keeps one.
+  vec sums[kSums];
+  for (int s = 0; s < kSums; ++s) sums[s] = term * (float)s - (vec){0};
+  const vec factors = factor - (vec){0}, terms = term - (vec){0};
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (int s = 0; s < kSums; ++s) sums[s] = sums[s] * factors + terms;
+  }
+  vec total = {0};
+  for (int s = 0; s < kSums; ++s) total += sums[s];
+  float sum = 0;
+  for (int l = 0; l < kLanes; ++l) sum += total[l];
+  return sum;
+}
