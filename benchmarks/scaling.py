@@ -1,0 +1,85 @@
+"""Cost grows with the work alone: time an output over batches 1 … 64 and extents 14² … 224².
+
+    python benchmarks/scaling.py
+
+Depthwise and dense 3×3, every operator. A row's times an output lie within 1.5 of each other from
+1 MFLOP on; below that dispatch counts, and such sizes are shown but not compared. Exits with 1
+where a row's do not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from jaxconv.spec import ConvSpec, Operator
+
+sys.path.insert(0, str(Path(__file__).parent))
+import peers
+from timing import interleaved, median_ms
+
+MOST = 1.5
+LEAST_FLOPS = 1e6
+
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+EXTENTS = (14, 28, 56, 112, 224)
+KINDS = {"depthwise": (64, 64), "dense": (32, 1)}  # features, groups
+
+
+def same_3x3(kind: str, batch: int, extent: int) -> ConvSpec:
+    features, groups = KINDS[kind]
+    sides = ((1, 1), (1, 1))
+    return ConvSpec(
+        batch, features, features, (extent, extent), (3, 3), (1, 1), sides, (1, 1), groups
+    )
+
+
+def sweeps(kind: str) -> dict[str, dict[str, ConvSpec]]:
+    return {
+        "batch": {f"{n}×28²": same_3x3(kind, n, 28) for n in BATCHES},
+        "extent": {f"4×{n}²": same_3x3(kind, 4, n) for n in EXTENTS},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=0.2, help="spent on each size")
+    parser.add_argument("--only", default="", help="of depthwise and dense, one")
+    args = parser.parse_args()
+    failed = False
+    for kind in KINDS:
+        if args.only in kind:
+            for name, specs in sweeps(kind).items():
+                print(f"\n| {kind} {name} | {' | '.join(specs)} | spread |")
+                print(f"|{' --- |' * (len(specs) + 2)}")
+                for operator in Operator:
+                    times = nanoseconds(operator, specs, args.seconds)
+                    spread = spread_of(specs, times)
+                    failed = failed or spread > MOST
+                    cells = " | ".join(f"{time:.3g}" for time in times.values())
+                    print(f"| {operator.value} ns an output | {cells} | {spread:.2f} |", flush=True)
+    raise SystemExit(failed)
+
+
+def nanoseconds(operator: Operator, specs: dict[str, ConvSpec], seconds: float) -> dict[str, float]:
+    """Median time of each size, an output of the forward convolution."""
+    calls = {}
+    for name, spec in specs.items():
+        calls[name], _ = peers.jaxconv(operator, spec, *peers.operands(operator, spec))
+        calls[name]()
+    samples = interleaved(calls, seconds)
+    return {
+        name: 1e6 * median_ms(samples[name]) / math.prod(spec.output_shape)
+        for name, spec in specs.items()
+    }
+
+
+def spread_of(specs: dict[str, ConvSpec], times: dict[str, float]) -> float:
+    large = [times[name] for name, spec in specs.items() if 2 * spec.macs >= LEAST_FLOPS]
+    return max(large) / min(large)
+
+
+if __name__ == "__main__":
+    main()
