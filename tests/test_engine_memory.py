@@ -1,4 +1,4 @@
-"""What a call takes beside its result, really measured; ``benchmarks/memory.py`` has every workload."""
+"""What a call takes beside its result; ``benchmarks/memory.py`` measures every workload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More than 2**31 elements: indices are 64 bits wide. Memory is reserved, and little of it touched."""
+"""More than 2**31 elements: indices have 64 bits. Of the memory reserved little is touched."""
 
 from __future__ import annotations
 

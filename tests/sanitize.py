@@ -1,0 +1,80 @@
+"""Random specs on a sanitized CPU engine: addresses, undefined behaviour, canaries.
+
+    python tests/sanitize.py                       this machine's instruction set, 300 specs
+    python tests/sanitize.py --isa "-mavx2 -mfma -mf16c" --specs 3000
+    python tests/sanitize.py --isa ""              the baseline's
+
+Builds the engine with Clang (GCC needs many minutes) and both sanitizers into ``build/sanitized``,
+then runs the random specs of ``test_native.py`` in a process that loads the sanitizers first: half
+of them with canaries around every buffer, half on buffers of exactly their size, past which the
+address sanitizer sees every read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--isa", default="-march=native", help="the compiler's flags for it")
+    parser.add_argument("--specs", type=int, default=300)
+    parser.add_argument("--compiler", default="clang++")
+    parser.add_argument("--library", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.library:
+        check(args.library, args.specs)
+        return
+    library = build(args.compiler, args.isa)
+    environment = os.environ | {
+        "LD_PRELOAD": runtime(args.compiler),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own, at exit
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, __file__, "--library", str(library), "--specs", str(args.specs)]
+    raise SystemExit(subprocess.run(command, env=environment).returncode)
+
+
+def build(compiler: str, isa: str) -> pathlib.Path:
+    directory = ROOT / "build" / f"sanitized-{hashlib.sha1(isa.encode()).hexdigest()[:8]}"
+    configure = [
+        *("cmake", "-S", ROOT / "jaxconv" / "csrc", "-B", directory),
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        *("-DJAXCONV_SANITIZE=ON", f"-DJAXCONV_SANITIZE_ISA={isa}"),
+    ]
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+    jobs = str(len(os.sched_getaffinity(0)))
+    subprocess.run(["cmake", "--build", directory, "--parallel", jobs], check=True)
+    return directory / "_native.so"
+
+
+def runtime(compiler: str) -> str:
+    """The address sanitizer's library: it must be loaded before all others."""
+    name = "libclang_rt.asan-x86_64.so" if "clang" in compiler else "libasan.so"
+    words = [compiler, f"-print-file-name={name}"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def check(library: pathlib.Path, specs: int) -> None:
+    import test_native
+    from test_native import native
+
+    native._library_path = lambda: library
+    for seed, canary in enumerate((test_native.CANARY, 0)):
+        test_native.CANARY = canary
+        test_native.check_random(specs // 2, seed)
+    print(f"{specs // 2 * 2} specs passed, every operator of each")
+
+
+if __name__ == "__main__":
+    main()
