@@ -1,0 +1,93 @@
+"""MobileNetV1: a network of depthwise separable convolutions, and its dense twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..nnx import Conv
+from .blocks import ConvNorm, check_images
+
+STEM = 32
+# Features and strides of each block: table 1 of the paper.
+BLOCKS = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *((512, 1),) * 5,
+    *((1024, 2), (1024, 1)),
+)
+
+
+class MobileNetV1(nnx.Module):
+    """MobileNetV1: a dense 3×3 stem, then depthwise separable blocks, a mean, a linear classifier.
+
+    A block is a depthwise 3×3 and a pointwise convolution, each with batch normalisation and ReLU:
+    ``K²·C + C·F`` weights in place of the ``K²·C·F`` of a dense one.
+
+    Args:
+        classes: Number of logits.
+        in_features: Features of the images.
+        width: Multiplies every layer's features; the paper's α.
+        blocks: Features, before ``width``, and strides of each block.
+        stem_strides: Strides of the stem; 1 suits small images.
+        separable: False puts one dense 3×3 convolution in place of each block's two.
+        momentum: Of the running statistics of batch normalisation.
+        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
+        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
+        rngs: The stream ``params`` gives the initial values.
+
+    Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
+
+    Raises:
+        ValueError: The images do not have four axes or not ``in_features`` features.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> network = MobileNetV1(10, in_features=1, width=0.25, stem_strides=1, rngs=nnx.Rngs(0))
+    >>> network(jnp.ones((2, 28, 28, 1))).shape
+    (2, 10)
+
+    Source: A. Howard et al., "MobileNets: efficient convolutional neural networks for mobile
+    vision applications" (2017).
+    """
+
+    def __init__(
+        self,
+        classes: int = 1000,
+        *,
+        in_features: int = 3,
+        width: float = 1.0,
+        blocks: Sequence[tuple[int, int]] = BLOCKS,
+        stem_strides: int = 2,
+        separable: bool = True,
+        momentum: float = 0.99,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        conv: Callable[..., Any] = Conv,
+        rngs: nnx.Rngs,
+    ):
+        self.in_features = in_features
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options = {"momentum": momentum, **dtypes}
+        features = int(STEM * width)
+        layers = [ConvNorm(conv, in_features, features, 3, strides=stem_strides, **options)]
+        for block, strides in blocks:
+            out = int(block * width)
+            if separable:
+                deep = {"feature_group_count": features, "strides": strides}
+                layers.append(ConvNorm(conv, features, features, 3, **deep, **options))
+                layers.append(ConvNorm(conv, features, out, 1, **options))
+            else:
+                layers.append(ConvNorm(conv, features, out, 3, strides=strides, **options))
+            features = out
+        self.layers = nnx.List(layers)
+        self.classify = nnx.Linear(features, classes, **dtypes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_images("MobileNetV1", x, self.in_features)
+        for layer in self.layers:
+            x = layer(x)
+        return self.classify(x.mean((1, 2)))
