@@ -1,8 +1,13 @@
 """Networks that stand for the kinds of convolution, as modules of ``flax.nnx``; one file each.
 
-All take images ``[N, H, W, C]``, the number of ``classes``, Flax's ``dtype`` and ``param_dtype``,
-and ``conv``, the class of their convolutions: ``jaxconv.nnx.Conv``, or ``flax.nnx.Conv`` for the
-same network on plain Flax.
+All take the number of ``classes``, Flax's ``dtype`` and ``param_dtype``, and ``conv``, the class of
+their convolutions: ``jaxconv.nnx.Conv``, or ``flax.nnx.Conv`` for the same network on plain Flax.
+Images are ``[N, H, W, C]``.
 """
 
+from .alexnet import AlexNet as AlexNet
+from .convnext import ConvNeXtT as ConvNeXtT
+from .from_torch import from_torch as from_torch
 from .mobilenet_v1 import MobileNetV1 as MobileNetV1
+from .mobilenet_v2 import MobileNetV2 as MobileNetV2
+from .resnet import ResNet50 as ResNet50

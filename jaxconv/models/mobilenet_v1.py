@@ -63,7 +63,7 @@ class MobileNetV1(nnx.Module):
         blocks: Sequence[tuple[int, int]] = BLOCKS,
         stem_strides: int = 2,
         separable: bool = True,
-        momentum: float = 0.99,
+        momentum: float = 0.9,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         conv: Callable[..., Any] = Conv,

@@ -1,0 +1,155 @@
+"""Weights of PyTorch networks in torchvision's layout, put into the networks of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from .convnext import ConvNeXtBlock, ConvNeXtT
+from .mobilenet_v2 import MobileNetV2
+from .resnet import ResNet50
+
+# torchvision's names, and the entry whose length is the number of classes.
+NETWORKS: dict[str, tuple[Callable[..., Any], str]] = {
+    "convnext_tiny": (ConvNeXtT, "classifier.2.bias"),
+    "mobilenet_v2": (MobileNetV2, "classifier.1.bias"),
+    "resnet50": (ResNet50, "fc.bias"),
+}
+SHOWN = 5  # names of each sort that an error lists
+
+
+class Place(NamedTuple):
+    """A variable, and the axis of PyTorch's array that each of its axes is."""
+
+    variable: Any
+    axes: tuple[int, ...]
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        own = (*self.variable.shape, *(1,) * len(self.axes))
+        return tuple(own[self.axes.index(axis)] for axis in range(len(self.axes)))
+
+    def put(self, array: np.ndarray) -> None:
+        own = array.transpose(self.axes).reshape(self.variable.shape)
+        self.variable[...] = jnp.asarray(own, self.variable.dtype)
+
+
+def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
+    """Puts a PyTorch ``state_dict`` in torchvision's layout into a network.
+
+    ``MobileNetV2``, ``ResNet50`` and ``ConvNeXtT`` can be loaded. torchvision has no MobileNetV1,
+    and its AlexNet is another network, with one group and other features. PyTorch is not needed.
+
+    Args:
+        network: A network of this package, whose parameters and statistics are replaced; or
+            torchvision's name, ``"mobilenet_v2"``, ``"resnet50"`` or ``"convnext_tiny"``, which
+            makes one with as many classes as the classifier has.
+        state_dict: Each entry's name and its tensor or NumPy array.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: Names are missing or unknown, or shapes differ; nothing is loaded then.
+        TypeError: ``network`` is none of these, or ``state_dict`` is no mapping.
+
+    >>> from flax import nnx
+    >>> from jaxconv.models import ResNet50
+    >>> network = ResNet50(3, width=4, depths=(1,), rngs=nnx.Rngs(0))
+    >>> from_torch(network, {"fc.bias": [0.0, 1.0]})
+    Traceback (most recent call last):
+    ...
+    ValueError: from_torch: the state_dict does not fit ResNet50: missing bn1.bias,
+    bn1.running_mean, bn1.running_var, bn1.weight, conv1.weight and 21 more;
+    fc.bias must be (3,), but is (2,)
+
+    Source: the documentation of ``torch.nn.Module.load_state_dict`` and of ``torchvision.models``.
+    """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"from_torch: state_dict must map names to arrays, but got {type(state_dict).__name__}"
+        )
+    if isinstance(network, str):
+        network = _make(network, state_dict)
+    if not hasattr(network, "torch_layers"):
+        raise TypeError(
+            "from_torch: network must be a MobileNetV2, a ResNet50 or a ConvNeXtT, or one of "
+            f"{', '.join(NETWORKS)}, but got {type(network).__name__}; torchvision has no "
+            "MobileNetV1, and its AlexNet is another network"
+        )
+    places = dict(_places(network.torch_layers()))
+    arrays = {
+        name: _array(value)
+        for name, value in state_dict.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    _check(type(network).__name__, places, arrays)
+    for name, place in places.items():
+        place.put(arrays[name])
+    return network
+
+
+def _make(name: str, state_dict: Mapping[str, Any]) -> Any:
+    if name not in NETWORKS:
+        raise ValueError(
+            f"from_torch: {name!r} is none of {', '.join(NETWORKS)}; torchvision has no "
+            "MobileNetV1, and its AlexNet is another network"
+        )
+    make, last = NETWORKS[name]
+    shape = np.shape(state_dict[last]) if last in state_dict else ()
+    return make(*shape[:1], rngs=nnx.Rngs(0))
+
+
+def _places(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Place]]:
+    for prefix, layer in layers:
+        for entry, place in _entries(layer).items():
+            if place.variable is not None:
+                yield f"{prefix}.{entry}", place
+
+
+def _entries(layer: Any) -> dict[str, Place]:
+    """The places of one layer, by PyTorch's names."""
+    if isinstance(layer, ConvNeXtBlock):
+        return {"layer_scale": Place(layer.scale, (0, 1, 2))}
+    bias = {"bias": Place(layer.bias, (0,))}
+    if isinstance(layer, nnx.Conv):
+        return {"weight": Place(layer.kernel, (2, 3, 1, 0)), **bias}
+    if isinstance(layer, nnx.Linear):
+        return {"weight": Place(layer.kernel, (1, 0)), **bias}
+    normalised = {"weight": Place(layer.scale, (0,)), **bias}
+    if isinstance(layer, nnx.BatchNorm):
+        running = {"running_mean": layer.mean, "running_var": layer.var}
+        normalised |= {name: Place(variable, (0,)) for name, variable in running.items()}
+    return normalised
+
+
+def _array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16, and float64 holds all
+        value = value.detach().cpu().double().numpy()
+    return np.asarray(value)
+
+
+def _check(network: str, places: Mapping[str, Place], arrays: Mapping[str, np.ndarray]) -> None:
+    problems = []
+    if missing := places.keys() - arrays.keys():
+        problems.append(f"missing {_listed(sorted(missing))}")
+    if unknown := arrays.keys() - places.keys():
+        problems.append(f"unknown {_listed(sorted(unknown))}")
+    shapes = {
+        name: (places[name].torch_shape, arrays[name].shape) for name in places if name in arrays
+    }
+    if differ := [f"{n} must be {a}, but is {b}" for n, (a, b) in shapes.items() if a != b]:
+        problems.append(_listed(differ))
+    if problems:
+        raise ValueError(
+            f"from_torch: the state_dict does not fit {network}: {'; '.join(problems)}"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

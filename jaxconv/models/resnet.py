@@ -1,0 +1,123 @@
+"""ResNet-50: 1×1 convolutions reduce the features before a 3×3 one and restore them after it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..nnx import Conv
+from .blocks import ConvNorm, check_images
+
+EXPANSION = 4
+DEPTHS = (3, 4, 6, 3)
+POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax takes pairs, though it declares a name
+
+
+class Bottleneck(nnx.Module):
+    """Reduce (1×1), 3×3, restore (1×1), added to the input, or to its 1×1 projection.
+
+    Args:
+        normed: Makes a ``ConvNorm`` of in-features, out-features, extent and options.
+        in_features: Of the block's input.
+        features: Of the 3×3 convolution; the block returns ``4 * features``.
+        strides: Of the 3×3 convolution, and of the projection.
+    """
+
+    def __init__(
+        self, normed: Callable[..., ConvNorm], in_features: int, features: int, strides: int
+    ):
+        out = EXPANSION * features
+        self.reduce = normed(in_features, features, 1)
+        self.convolve = normed(features, features, 3, strides=strides, padding=1)
+        self.restore = normed(features, out, 1, activation=None)
+        projects = strides > 1 or in_features != out
+        self.project = nnx.data(
+            normed(in_features, out, 1, strides=strides, activation=None) if projects else None
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = self.restore(self.convolve(self.reduce(x)))
+        return jax.nn.relu(y + (x if self.project is None else self.project(x)))
+
+
+class ResNet50(nnx.Module):
+    """ResNet-50, with the strides in the 3×3 convolutions as in torchvision ("version 1.5").
+
+    Args:
+        classes: Number of logits.
+        in_features: Features of the images.
+        width: Features of the stem and of the first stage's 3×3 convolutions; they double from
+            stage to stage.
+        depths: Blocks of each stage.
+        momentum: Of the running statistics of batch normalisation.
+        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
+        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
+        rngs: The stream ``params`` gives the initial values.
+
+    Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
+
+    Raises:
+        ValueError: The images do not have four axes or not ``in_features`` features.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> network = nnx.eval_shape(lambda: ResNet50(rngs=nnx.Rngs(0)))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+    25557032
+
+    Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition" (2016).
+    """
+
+    def __init__(
+        self,
+        classes: int = 1000,
+        *,
+        in_features: int = 3,
+        width: int = 64,
+        depths: Sequence[int] = DEPTHS,
+        momentum: float = 0.9,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        conv: Callable[..., Any] = Conv,
+        rngs: nnx.Rngs,
+    ):
+        self.in_features = in_features
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        normed = functools.partial(ConvNorm, conv, momentum=momentum, **dtypes)
+        self.stem = normed(in_features, width, 7, strides=2, padding=3)
+        stages, features = [], width
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for block in range(depth):
+                strides = 2 if block == 0 and stage > 0 else 1
+                blocks.append(Bottleneck(normed, features, width << stage, strides))
+                features = EXPANSION * (width << stage)
+            stages.append(nnx.List(blocks))
+        self.stages = nnx.List(stages)
+        self.classify = nnx.Linear(features, classes, **dtypes)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_images("ResNet50", x, self.in_features)
+        x = nnx.max_pool(self.stem(x), (3, 3), strides=(2, 2), padding=POOL_PADDING)
+        for stage in self.stages:
+            for block in stage:
+                x = block(x)
+        return self.classify(x.mean((1, 2)))
+
+    def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
+        """torchvision's name of each layer, and the layer."""
+        yield from (("conv1", self.stem.conv), ("bn1", self.stem.norm))
+        for at, stage in enumerate(self.stages, 1):
+            for i, block in enumerate(stage):
+                name = f"layer{at}.{i}"
+                for j, part in enumerate((block.reduce, block.convolve, block.restore), 1):
+                    yield from ((f"{name}.conv{j}", part.conv), (f"{name}.bn{j}", part.norm))
+                if block.project is not None:
+                    yield f"{name}.downsample.0", block.project.conv
+                    yield f"{name}.downsample.1", block.project.norm
+        yield "fc", self.classify
