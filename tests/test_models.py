@@ -1,0 +1,203 @@
+"""The networks: published sizes, training, modes, dtypes and what they refuse."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import jaxconv
+from jaxconv.models import AlexNet, ConvNeXtT, MobileNetV1, MobileNetV2, ResNet50
+
+pytestmark = pytest.mark.models
+
+# Of 1,000 classes: the two-group AlexNet and MobileNetV1 (the parameters that are trained) as Caffe
+# and Keras count them, the others as torchvision documents them.
+PUBLISHED = {
+    AlexNet: 60_965_224,
+    MobileNetV1: 4_231_976,
+    MobileNetV2: 3_504_872,
+    ResNet50: 25_557_032,
+    ConvNeXtT: 28_589_128,
+}
+BLOCKS = ((8, 1), (16, 2))
+TINY = {
+    AlexNet: (67, {"image_size": 67, "hidden": 16}),
+    MobileNetV1: (16, {"width": 0.5, "blocks": BLOCKS}),
+    MobileNetV2: (16, {"stages": ((1, 8, 1, 1), (2, 8, 2, 2)), "stem_strides": 1}),
+    ResNet50: (16, {"width": 4, "depths": (1, 1)}),
+    ConvNeXtT: (16, {"widths": (8, 12), "depths": (1, 1), "layer_scale": 0.1}),
+}
+each = pytest.mark.parametrize("make", TINY, ids=lambda make: make.__name__)
+
+
+def abstract(make, **options):
+    return nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), **options))
+
+
+def parameters(network) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
+
+
+def tiny(make, **options):
+    size, chosen = TINY[make]
+    network = make(5, **chosen, **options, rngs=nnx.Rngs(0))
+    images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)
+    return network, jnp.asarray(images)
+
+
+@jax.jit
+def apply(network, x):
+    return network(x)
+
+
+@pytest.mark.parametrize("make", PUBLISHED, ids=lambda make: make.__name__)
+def test_published_parameters(make):
+    assert parameters(abstract(make)) == PUBLISHED[make]
+
+
+@pytest.mark.parametrize(
+    ("separable", "millions"), [(True, 569), (False, 4866)], ids=["separable", "dense"]
+)
+def test_published_multiplications_of_mobilenet(separable, millions):
+    """Table 4 of the paper, which counts the classifier as well."""
+    network = abstract(MobileNetV1, separable=separable)
+    counted = jaxconv.cost(
+        lambda network, x: network(x), network, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    )
+    assert round((counted.macs + 1024 * 1000) / 1e6) == millions
+
+
+def test_the_paper_s_narrower_mobilenets():
+    """Tables 6 and 7: α = 0.75, 0.5 and 0.25 have 2.6, 1.3 and 0.5 million parameters."""
+    millions = [round(parameters(abstract(MobileNetV1, width=w)) / 1e6, 1) for w in (0.75, 0.5)]
+    assert millions == [2.6, 1.3]
+
+
+@each
+def test_a_network_learns(make):
+    """SGD under jit brings the loss of four images down; dropout stays on."""
+    network, images = tiny(make)
+    labels = jnp.arange(4)
+    optimizer = optax.adam(3e-3)
+    graph, variables, rest = nnx.split(network, nnx.Param, ...)
+
+    @jax.jit
+    def step(variables, rest, state):
+        def loss_of(variables):
+            network = nnx.merge(graph, variables, rest, copy=True)
+            network.train()
+            losses = optax.softmax_cross_entropy_with_integer_labels(network(images), labels)
+            return losses.mean(), nnx.split(network, nnx.Param, ...)[2]
+
+        (loss, rest_after), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables)
+        updates, state = optimizer.update(gradient, state, variables)
+        return optax.apply_updates(variables, updates), rest_after, state, loss
+
+    state, losses = optimizer.init(variables), []
+    for _ in range(25):
+        variables, rest, state, loss = step(variables, rest, state)
+        losses.append(float(loss))
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+
+
+@each
+def test_evaluation_depends_on_no_other_image_and_draws_nothing(make):
+    network, images = tiny(make)
+    network.eval()
+    whole = apply(network, images)
+    assert whole.shape == (4, 5)
+    np.testing.assert_allclose(apply(network, images[:1]), whole[:1], rtol=1e-4, atol=1e-5)
+    assert np.array_equal(apply(network, images), whole)
+
+
+@pytest.mark.parametrize("make", [MobileNetV1, MobileNetV2, ResNet50], ids=lambda m: m.__name__)
+def test_training_normalises_by_the_batch_and_moves_the_statistics(make):
+    network, images = tiny(make)
+    before = jax.tree.map(np.asarray, nnx.state(network, nnx.BatchStat))
+    network.train()
+    network(images)
+    after = nnx.state(network, nnx.BatchStat)
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
+    assert all(jax.tree.leaves(moved))
+
+
+@each
+def test_half_precision(make):
+    """bfloat16 computes from float32 parameters: within a few of its units of float32's result."""
+    network, images = tiny(make, dtype=jnp.bfloat16)
+    exact, _ = tiny(make)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
+        jnp.dtype(jnp.float32)
+    }
+    network.eval(), exact.eval()
+    half, full = apply(network, images), np.asarray(apply(exact, images))
+    assert half.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(half, np.float32) - full).max() / np.abs(full).max()
+    assert 0 < error < 0.1
+    stored, _ = tiny(make, param_dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(stored, nnx.Param))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+
+
+@each
+def test_plain_flax_is_the_same_network(make):
+    """``conv=flax.nnx.Conv``: the same parameters, the same outputs."""
+    network, images = tiny(make)
+    plain, _ = tiny(make, conv=nnx.Conv)
+    assert not any(isinstance(m, jaxconv.nnx.Conv) for _, m in plain.iter_modules())
+    network.eval(), plain.eval()
+    np.testing.assert_allclose(apply(plain, images), apply(network, images), rtol=2e-4, atol=1e-5)
+
+
+@each
+def test_wrong_images_are_refused_in_one_sentence(make):
+    network, images = tiny(make)
+    name = make.__name__
+    with pytest.raises(ValueError, match=rf"{name}: images must have C = in_features = 3, but got"):
+        network(jnp.zeros((2, 67, 67, 4)))
+    with pytest.raises(ValueError, match=rf"{name}: images must be \[N, H, W, C\], but got shape"):
+        network(images[0])
+
+
+def test_wrong_sizes_are_refused():
+    alexnet, _ = tiny(AlexNet)
+    with pytest.raises(ValueError, match="must be 67×67 pixels.* but got 68×67"):
+        alexnet(jnp.zeros((1, 68, 67, 3)))
+    with pytest.raises(ValueError, match="image_size must be at least 67, but got 66"):
+        AlexNet(image_size=66, rngs=nnx.Rngs(0))
+    convnext, _ = tiny(ConvNeXtT)
+    with pytest.raises(ValueError, match="at least 8×8 pixels, but got 7×9"):
+        convnext(jnp.zeros((1, 7, 9, 3)))
+    with pytest.raises(ValueError, match="at least 1×1 pixels, but got 0×9"):
+        tiny(MobileNetV1)[0](jnp.zeros((1, 0, 9, 3)))
+
+
+def test_stochastic_depth_skips_whole_images():
+    network = ConvNeXtT(
+        5, widths=(8,), depths=(2,), stochastic_depth=0.5, layer_scale=1.0, rngs=nnx.Rngs(0)
+    )
+    block = network.stages[0][1]
+    x = jnp.ones((64, 3, 3, 8))
+    block.train()
+    skipped = np.asarray((block(x) == x).all((1, 2, 3)))
+    assert 16 < skipped.sum() < 48
+    assert network.stages[0][0].drop.rate == 0
+    block.eval()
+    assert not (block(x) == x).all((1, 2, 3)).any()
+
+
+def test_alexnet_normalises_responses_over_neighbouring_features():
+    """Section 3.3 of the paper, by a loop over features."""
+    from jaxconv.models.alexnet import _normalise
+
+    x = np.random.default_rng(0).standard_normal((2, 3, 3, 9)).astype(np.float32) * 40
+    expected = np.empty_like(x)
+    for f in range(9):
+        near = x[..., max(0, f - 2) : f + 3].astype(np.float64)
+        expected[..., f] = x[..., f] / (2 + 1e-4 * (near**2).sum(-1)) ** 0.75
+    np.testing.assert_allclose(_normalise(jnp.asarray(x)), expected, rtol=1e-5)
