@@ -166,7 +166,7 @@ def test_wrong_images_are_refused_in_one_sentence(make):
 
 def test_wrong_sizes_are_refused():
     alexnet, _ = tiny(AlexNet)
-    with pytest.raises(ValueError, match="must be 67×67 pixels.* but got 68×67"):
+    with pytest.raises(ValueError, match=r"must be 67×67 pixels.* but got 68×67"):
         alexnet(jnp.zeros((1, 68, 67, 3)))
     with pytest.raises(ValueError, match="image_size must be at least 67, but got 66"):
         AlexNet(image_size=66, rngs=nnx.Rngs(0))
