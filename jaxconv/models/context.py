@@ -1,0 +1,106 @@
+"""The context network: dilated convolutions that see far without losing a pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..nnx import Conv
+from .blocks import check_images
+
+# Table 1 of the paper: the dilation of each 3×3 layer, and its features over the network's.
+DILATIONS = (1, 1, 2, 4, 8, 16, 1)
+BASIC = (1, 1, 1, 1, 1, 1, 1)
+LARGE = (2, 2, 4, 8, 16, 32, 32)
+
+
+def identity_init(features: int, noise: float = 0.01) -> Callable[..., jax.Array]:
+    """Initial kernels that pass the features on: the paper's equations 4 and 5.
+
+        k[centre, a, b] = C / c_out  where  floor(a*C/c_in) == floor(b*C/c_out),  else 0
+
+    plus normal noise of ``noise * C / c_out``.
+
+    Args:
+        features: C, the features of the network's input and output.
+        noise: Relative deviation of the noise; 0 for none.
+
+    Returns:
+        A ``kernel_init`` as Flax's: ``(key, shape [*K, c_in, c_out], dtype) -> kernel``.
+    """
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
+        *extents, c_in, c_out = shape
+        groups = (jnp.arange(count) * features // count for count in (c_in, c_out))
+        same = jnp.equal(*jnp.meshgrid(*groups, indexing="ij"))
+        kernel = noise * jax.random.normal(key, tuple(shape), dtype)
+        kernel = kernel.at[tuple(extent // 2 for extent in extents)].add(same.astype(dtype))
+        return kernel * jnp.asarray(features / c_out, dtype)
+
+    return init
+
+
+class ContextNetwork(nnx.Module):
+    """The context network: seven dilated 3×3 layers with ReLU and a 1×1 layer, on full resolution.
+
+    Dilations 1, 1, 2, 4, 8, 16, 1 make every output see 67×67 pixels, where 15×15 would be seen
+    without them, for the same parameters and multiply-adds. The network starts as the identity on
+    features that are not negative.
+
+    Args:
+        features: C, of the input and of the output.
+        large: The paper's large network, whose layers have 2, 2, 4, 8, 16, 32 and 32 times C
+            features; the basic one has C throughout.
+        dilations: Of the 3×3 layers.
+        noise: Relative deviation of the initial kernels' noise.
+        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
+        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
+        rngs: The stream ``params`` gives the initial values.
+
+    Called with feature maps ``[N, H, W, C]`` of any size, it returns as many of the same size.
+
+    Raises:
+        ValueError: The feature maps do not have four axes or not ``features`` features.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> network = ContextNetwork(4, rngs=nnx.Rngs(0))
+    >>> network(jnp.ones((1, 20, 30, 4))).shape
+    (1, 20, 30, 4)
+
+    Source: F. Yu and V. Koltun, "Multi-scale context aggregation by dilated convolutions" (2016).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        large: bool = False,
+        dilations: Sequence[int] = DILATIONS,
+        noise: float = 0.01,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        conv: Callable[..., Any] = Conv,
+        rngs: nnx.Rngs,
+    ):
+        self.features = features
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        options = {"kernel_init": identity_init(features, noise), **dtypes}
+        layers, last = [], features
+        for dilation, ratio in zip(dilations, LARGE if large else BASIC, strict=True):
+            layers.append(
+                conv(last, ratio * features, (3, 3), kernel_dilation=dilation, **options)
+            )
+            last = ratio * features
+        self.layers = nnx.List(layers)
+        self.output = conv(last, features, (1, 1), **options)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        check_images("ContextNetwork", x, self.features)
+        for layer in self.layers:
+            x = jax.nn.relu(layer(x))
+        return self.output(x)
