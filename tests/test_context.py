@@ -1,0 +1,96 @@
+"""The context network: the paper's table of receptive fields, and its identity at the start."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxconv
+from jaxconv.models import ContextNetwork
+from jaxconv.models.context import identity_init
+
+pytestmark = pytest.mark.models
+
+# Table 1 of Yu and Koltun: what each of the eight layers sees, and the large network's features.
+FIELDS = (3, 5, 9, 17, 33, 65, 67, 67)
+LARGE = (2, 2, 4, 8, 16, 32, 32, 1)
+sizes = pytest.mark.parametrize("large", [False, True], ids=["basic", "large"])
+
+
+def layers_of(network):
+    return [*network.layers, network.output]
+
+
+@sizes
+def test_layers_see_what_the_papers_table_says(large):
+    network = ContextNetwork(2, large=large, rngs=nnx.Rngs(0))
+    image = jax.ShapeDtypeStruct((1, 150, 160, 2), jnp.float32)
+    for count, size in enumerate(FIELDS, 1):
+
+        def first(x, layers=layers_of(network)[:count]):
+            for layer in layers:
+                x = layer(x)
+            return x
+
+        field = jaxconv.receptive_field(first, image)
+        assert field.size == (size, size)
+        assert field.offset == (-(size // 2),) * 2
+    assert jaxconv.receptive_field(network, image).size == (67, 67)
+
+
+@sizes
+def test_features_are_the_tables(large):
+    network = ContextNetwork(3, large=large, rngs=nnx.Rngs(0))
+    out = [layer.kernel.shape[-1] for layer in layers_of(network)]
+    assert out == [3 * ratio for ratio in (LARGE if large else (1,) * 8)]
+    assert [layer.kernel.shape[0] for layer in layers_of(network)] == [3] * 7 + [1]
+
+
+def test_dilation_widens_the_field_at_no_cost():
+    image = jax.ShapeDtypeStruct((1, 80, 80, 4), jnp.float32)
+    dilated = ContextNetwork(4, rngs=nnx.Rngs(0))
+    plain = ContextNetwork(4, dilations=(1,) * 7, rngs=nnx.Rngs(0))
+    assert jaxconv.receptive_field(plain, image).size == (15, 15)
+    ours, theirs = (jaxconv.cost(network, image) for network in (dilated, plain))
+    assert (ours.macs, ours.parameters) == (theirs.macs, theirs.parameters)
+
+
+@sizes
+def test_it_starts_as_the_identity(large):
+    network = ContextNetwork(3, large=large, noise=0.0, rngs=nnx.Rngs(0))
+    x = jax.random.uniform(jax.random.key(0), (2, 19, 23, 3))
+    y = nnx.jit(lambda network, x: network(x))(network, x)
+    # 96 terms of a 96th each, rounded at every one of eight layers.
+    np.testing.assert_allclose(y, x, rtol=8 * 96**0.5 * 6e-8)
+    network.layers[3].kernel[...] = jnp.flip(network.layers[3].kernel[...], 3)
+    assert np.abs(np.asarray(network(x) - x)).max() > 0.1  # features in another order would show
+
+
+def test_the_initial_noise_is_as_large_as_asked():
+    clean, noisy = (
+        identity_init(8, noise)(jax.random.key(0), (3, 3, 16, 32), jnp.float32)
+        for noise in (0.0, 0.1)
+    )
+    # 4,608 values: the deviation of their deviation is a hundredth of it.
+    assert np.std(noisy - clean) == pytest.approx(0.1 * 8 / 32, rel=0.05)
+
+
+def test_it_equals_plain_flax():
+    ours = ContextNetwork(3, large=True, rngs=nnx.Rngs(0))
+    theirs = ContextNetwork(3, large=True, conv=nnx.Conv, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(0), (1, 17, 21, 3))
+    apply = nnx.jit(lambda network, x: network(x))
+    expected = apply(theirs, x)
+    assert np.abs(np.asarray(expected)).max() > 1
+    # 9 × 96 terms at most, in eight layers, each about as large as its input.
+    np.testing.assert_allclose(apply(ours, x), expected, atol=8 * (9 * 96) ** 0.5 * 6e-8)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [((8, 8, 3), r"must be \[N, H, W, C\]"), ((1, 8, 8, 4), "C = in_features = 3, but got C = 4")],
+)
+def test_other_feature_maps_are_refused(shape, said):
+    with pytest.raises(ValueError, match=f"ContextNetwork: .*{said}"):
+        ContextNetwork(3, rngs=nnx.Rngs(0))(jnp.ones(shape))

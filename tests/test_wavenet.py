@@ -1,0 +1,149 @@
+"""WaveNet: what it sees, and that its stream is the network itself at a constant cost a sample."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxconv
+from jaxconv.models import WaveNet
+from jaxconv.models.wavenet import STACK
+
+pytestmark = pytest.mark.models
+
+LEVELS = 13
+
+
+def small(dtype=jnp.float32, dilations=(1, 2, 4)):
+    return WaveNet(
+        LEVELS, features=6, skip=10, dilations=dilations, param_dtype=dtype, rngs=nnx.Rngs(0)
+    )
+
+
+def tokens(*shape):
+    return jax.random.randint(jax.random.key(1), shape, 0, LEVELS)
+
+
+def reference(network, ids):
+    """The paper's equations in float64 NumPy, one sample and one tap at a time."""
+    pure = nnx.to_pure_dict(nnx.state(network, nnx.Param))
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), pure)
+    x, skips = weights["embed"]["embedding"][np.asarray(ids)], 0.0
+    for index, layer in enumerate(network.layers):
+        w, d = weights["layers"][index], layer.conv.kernel_dilation
+        kernel, y = w["conv"]["kernel"], np.zeros((*x.shape[:2], 2 * x.shape[2]))
+        for i in range(x.shape[1]):
+            y[:, i] = x[:, i] @ kernel[1] + w["conv"]["bias"]
+            if i >= d:
+                y[:, i] += x[:, i - d] @ kernel[0]
+        z = np.tanh(y[..., : x.shape[2]]) / (1 + np.exp(-y[..., x.shape[2] :]))
+        skips = skips + z @ w["skip"]["kernel"] + w["skip"]["bias"]
+        x = x + z @ w["residual"]["kernel"] + w["residual"]["bias"]
+    for name in ("merge", "classify"):
+        skips = np.maximum(skips, 0) @ weights[name]["kernel"] + weights[name]["bias"]
+    return skips
+
+
+@pytest.mark.parametrize(("stacks", "size"), [(1, 1024), (2, 2047)])
+def test_a_stack_sees_1024_samples_and_none_to_come(stacks, size):
+    network = WaveNet(features=2, skip=2, dilations=STACK * stacks, rngs=nnx.Rngs(0))
+    embedded = jax.ShapeDtypeStruct((1, 5000, 2), jnp.float32)
+    field = jaxconv.receptive_field(network.predict, embedded)
+    assert (field.size, field.offset, field.stride) == ((size,), (1 - size,), (1,))
+
+
+def test_the_network_computes_the_papers_equations(x64):
+    network, ids = small(jnp.float64), tokens(2, 29)
+    expected = reference(network, ids)
+    # A dozen sums of at most 16 terms of order 1 follow one another.
+    np.testing.assert_allclose(network(ids), expected, atol=1e-13)
+    network.layers[2].conv.kernel[...] = network.layers[2].conv.kernel[...][::-1]
+    assert np.abs(network(ids) - expected).max() > 1e-3  # taps the wrong way round would show
+
+
+@pytest.mark.parametrize("chunks", [(1,) * 12, (5, 1, 6)], ids=str)
+def test_any_chunking_of_the_stream_equals_the_whole(x64, chunks):
+    network, ids = small(jnp.float64), tokens(3, 12)
+    step = nnx.jit(lambda network, states, ids: network.step(states, ids))
+    states, parts = network.init_state(3), []
+    for end, count in zip(np.cumsum(chunks), chunks, strict=True):
+        logits, states = step(network, states, ids[:, end - count : end])
+        parts.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), network(ids), atol=1e-13)
+
+
+def test_generating_draws_what_the_whole_network_would(x64):
+    """Cold enough, the likeliest sample is drawn each time; the whole sequence agrees."""
+    network, prompt, count = small(jnp.float64), tokens(2, 7), 20
+    draw = nnx.jit(lambda network, prompt, key: network.generate(prompt, count, key, 1e-6))
+    drawn = draw(network, prompt, jax.random.key(0))
+    whole = network(jnp.concatenate([prompt, drawn], axis=1))
+    assert jnp.array_equal(drawn, whole[:, 6:-1].argmax(-1))
+    assert len(np.unique(drawn)) > 1
+
+
+def test_generating_follows_the_distribution_and_the_key():
+    network, prompt = small(), tokens(1, 3)
+    draw = nnx.jit(lambda network, key: network.generate(jnp.repeat(prompt, 4000, 0), 1, key)[:, 0])
+    drawn, again, other = (np.asarray(draw(network, jax.random.key(key))) for key in (0, 0, 1))
+    expected = 4000 * np.asarray(jax.nn.softmax(network(prompt)[0, -1]))
+    # Counts vary by the square root of what is expected: five of those for thirteen levels.
+    assert np.all(np.abs(np.bincount(drawn, minlength=LEVELS) - expected) < 5 * expected**0.5)
+    assert np.array_equal(drawn, again)
+    assert not np.array_equal(drawn, other)
+
+
+def generating(network, length, count):
+    prompt = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jaxconv.cost(lambda prompt, key: network.generate(prompt, count, key), prompt, key)
+
+
+def test_a_generated_sample_costs_the_same_however_many_there_are():
+    """State and work of a step are the receptive field's and the layers', at any length."""
+    network = small()
+    states = jax.eval_shape(lambda: network.init_state(1))
+    assert sum(state.shape[1] for state in states) == 1 + 2 + 4
+
+    def after(length):
+        ids = jax.ShapeDtypeStruct((1, length), jnp.int32)
+        return jax.eval_shape(lambda states, ids: network.step(states, ids)[1], states, ids)
+
+    assert states == after(1) == after(10_000)
+
+    one = jaxconv.cost(network.step, states, jnp.zeros((1, 1), int)).macs
+    whole = jaxconv.cost(network, jax.ShapeDtypeStruct((1, 100), jnp.int32)).macs
+    assert one == whole / 100
+    for length, count in ((1, 10), (1, 100_000), (1000, 10)):
+        assert generating(network, length, count).macs == (length + count) * one
+
+
+def test_no_sample_depends_on_a_later_one():
+    network, ids = small(), tokens(1, 20)
+    changed = ids.at[0, 11].set((ids[0, 11] + 1) % LEVELS)
+    differs = np.any(np.asarray(network(ids) != network(changed)), axis=(0, 2))
+    assert not differs[:11].any()
+    assert differs[11:].all()
+
+
+@pytest.mark.parametrize(
+    ("ids", "error", "said"),
+    [
+        (np.array([[0, LEVELS]]), ValueError, "ids from 0 to 12, but got 0 to 13"),
+        (np.array([[-1, 2]]), ValueError, "ids from 0 to 12, but got -1 to 2"),
+        (np.array([1, 2]), ValueError, r"\[N, L\], but got shape \(2,\)"),
+        (np.array([[0.5]]), TypeError, "integers, but got float"),
+    ],
+)
+def test_bad_tokens_are_refused(ids, error, said):
+    network = small()
+    for call in (network, lambda ids: network.step(network.init_state(1), ids)):
+        with pytest.raises(error, match=said):
+            call(ids)
+
+
+@pytest.mark.parametrize(("length", "count", "heat"), [(0, 1, 1.0), (3, 0, 1.0), (3, 1, 0.0)])
+def test_generating_nothing_or_from_nothing_is_refused(length, count, heat):
+    with pytest.raises(ValueError, match="WaveNet.generate: needs a prompt of at least one sample"):
+        small().generate(tokens(1, length), count, jax.random.key(0), heat)
