@@ -198,6 +198,10 @@ def test_what_cannot_be_drawn_is_refused(call, words):
         call()
 
 
+def test_a_notebook_shows_the_picture():
+    assert viz.dilations()._repr_png_().startswith(b"\x89PNG")
+
+
 def test_a_failed_save_leaves_nothing(tmp_path):
     drawn = viz.dilations()
     (tmp_path / "taken").mkdir()

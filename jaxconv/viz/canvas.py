@@ -27,11 +27,12 @@ def figure(title: str, width: float, height: float) -> Figure:
     """An empty card with a title."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError('jaxconv.viz draws with matplotlib; pip install "jaxconv[demo]"')
-    from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    from .card import Card
+
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    drawn = Figure(figsize=(width, height), layout=layout, facecolor=CARD)
+    drawn = Card(figsize=(width, height), layout=layout, facecolor=CARD)
     drawn.suptitle(title, fontsize=13, color=INK, fontweight="bold")
     return drawn
 
