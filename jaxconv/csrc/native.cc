@@ -21,7 +21,7 @@ namespace {
 // XLA's own intra-op threads, and the one that makes the call.
 class PoolTeam : public Team {
  public:
-  explicit PoolTeam(ffi::ThreadPool pool) : Team(pool.num_threads()), pool_(pool) {}
+  explicit PoolTeam(ffi::ThreadPool pool) : Team(pool.num_threads(), true), pool_(pool) {}
 
  protected:
   void start(void (*task)(void*), void* data) override {
@@ -35,7 +35,7 @@ class PoolTeam : public Team {
 // Threads of its own, as many as a test asks for.
 class ThreadTeam : public Team {
  public:
-  explicit ThreadTeam(int64_t members) : Team(members) {}
+  explicit ThreadTeam(int64_t members) : Team(members, false) {}
   ~ThreadTeam() override {
     for (std::thread& thread : threads_) thread.join();
   }

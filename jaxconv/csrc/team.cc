@@ -3,11 +3,32 @@
 #include <algorithm>
 #include <atomic>
 #include <cfenv>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 
 namespace jaxconv {
 namespace {
+
+// Waking a thread that sleeps takes 10 microseconds, on virtual machines 50 to 200: as long as short
+// calls compute. So who waits looks this long before it sleeps.
+constexpr auto kPatience = std::chrono::microseconds(150);
+
+// Whether done() comes true in that time.
+template <class Done>
+bool spin(Done&& done) {
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (done()) return true;
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    }
+  } while (std::chrono::steady_clock::now() < until);
+  return done();
+}
 
 // Shared by the caller and its helpers, and freed by the last of them: a helper that the pool
 // starts late finds every piece claimed and touches nothing else.
@@ -32,12 +53,7 @@ struct Job {
 
   void wait() {
     const auto complete = [this] { return finished.load(std::memory_order_acquire) == pieces; };
-    // The last pieces end within microseconds of one another; sleeping costs more than that.
-    for (int spin = 0; spin < 2000 && !complete(); ++spin) {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
-    }
+    if (spin(complete)) return;
     std::unique_lock<std::mutex> lock(mutex);
     all_finished.wait(lock, complete);
   }
@@ -47,8 +63,52 @@ struct Job {
   }
 };
 
-void help(void* data) {
-  Job* job = static_cast<Job*>(data);
+// Where helpers that have finished a job wait for the next: convolutions come in rows. One that
+// finds only other work between them is soon left to sleep, and asked again once in a while.
+class Perch {
+ public:
+  // Gives the job to a helper that waits, if there is one.
+  static bool hand_over(Job* job) {
+    for (Perch& perch : all_) {
+      uintptr_t state = kWaiting;
+      if (perch.state_.load(std::memory_order_relaxed) == kWaiting &&
+          perch.state_.compare_exchange_strong(state, reinterpret_cast<uintptr_t>(job))) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  // The next job, or null.
+  static Job* next_job() {
+    const uint32_t tries = in_vain_.fetch_add(1, std::memory_order_relaxed);
+    if (tries >= kTries && tries % kRest != 0) return nullptr;
+    for (Perch& perch : all_) {
+      uintptr_t state = kVacant;
+      if (!perch.state_.compare_exchange_strong(state, kWaiting)) continue;
+      spin([&] { return perch.state_.load(std::memory_order_relaxed) != kWaiting; });
+      state = perch.state_.exchange(kVacant);
+      if (state == kWaiting) return nullptr;
+      in_vain_.store(0, std::memory_order_relaxed);
+      return reinterpret_cast<Job*>(state);
+    }
+    return nullptr;
+  }
+
+ private:
+  static constexpr uintptr_t kVacant = 0, kWaiting = 1;  // else the address of a job
+  static constexpr uint32_t kTries = 4, kRest = 32;
+
+  static Perch all_[16];
+  static std::atomic<uint32_t> in_vain_;
+
+  alignas(64) std::atomic<uintptr_t> state_{kVacant};
+};
+
+Perch Perch::all_[16];
+std::atomic<uint32_t> Perch::in_vain_{0};
+
+void finish(Job* job) {
   if (job->claimed.load(std::memory_order_relaxed) < job->pieces) {
     std::fenv_t own;
     std::fegetenv(&own);
@@ -57,6 +117,12 @@ void help(void* data) {
     std::fesetenv(&own);
   }
   job->release();
+}
+
+void help(void* data) { finish(static_cast<Job*>(data)); }
+
+void help_and_wait(void* data) {
+  for (Job* job = static_cast<Job*>(data); job != nullptr; job = Perch::next_job()) finish(job);
 }
 
 }  // namespace
@@ -73,7 +139,13 @@ void Team::run(int64_t pieces, int64_t members, Body body, void* context) {
   job->pieces = pieces;
   job->holders = helpers + 1;
   std::fegetenv(&job->rounding);
-  for (int64_t i = 0; i < helpers; ++i) start(help, job);
+  for (int64_t i = 0; i < helpers; ++i) {
+    if (!kept_) {
+      start(help, job);
+    } else if (!Perch::hand_over(job)) {
+      start(help_and_wait, job);
+    }
+  }
   job->work(0);
   job->wait();
   job->release();

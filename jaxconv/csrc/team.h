@@ -25,13 +25,15 @@ class Team {
   void run(int64_t pieces, int64_t members, Body body, void* context);
 
  protected:
-  explicit Team(int64_t members) : members_(members < 1 ? 1 : members) {}
+  // `kept`: threads outlive the team, and may wait a little for the next team's work.
+  Team(int64_t members, bool kept) : members_(members < 1 ? 1 : members), kept_(kept) {}
 
   // Runs task(data) on another thread, sooner or later, exactly once.
   virtual void start(void (*task)(void*), void* data) = 0;
 
  private:
   int64_t members_;
+  bool kept_;
 };
 
 }  // namespace jaxconv
