@@ -8,7 +8,8 @@ namespace jaxconv {
 namespace JAXCONV_ISA {
 
 const char* JAXCONV_COMPUTE(const Call& call) {
-  return depthwise<JAXCONV_ELEMENT>(call);
+  return call.op == Operator::kFilterGrad ? depthwise_filter_grad<JAXCONV_ELEMENT>(call)
+                                          : depthwise_gather<JAXCONV_ELEMENT>(call);
 }
 
 }  // namespace JAXCONV_ISA

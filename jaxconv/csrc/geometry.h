@@ -60,6 +60,8 @@ static inline int64_t clamp(int64_t x, int64_t low, int64_t high) {
   return smaller(larger(x, low), high);
 }
 
+static inline int64_t round_up(int64_t a, int64_t unit) { return ceil_div(a, unit) * unit; }
+
 static inline int64_t greatest_common_divisor(int64_t a, int64_t b) {
   while (b != 0) {
     const int64_t r = a % b;
@@ -129,12 +131,17 @@ struct Range {
   int64_t begin, end;
 };
 
+// The i of [0, count) with 0 <= at + i*step < size.
+static inline Range inside(int64_t at, int64_t step, int64_t count, int64_t size) {
+  if (at >= 0 && at + (count - 1) * step < size) return {0, count};  // most often: no division
+  const int64_t begin = at >= 0 ? 0 : ceil_div(-at, step);
+  const int64_t end = at >= size ? 0 : ceil_div(size - at, step);
+  return {smaller(begin, count), clamp(end, smaller(begin, count), count)};
+}
+
 // The taps of target j whose source exists: begin <= u < end.
 static inline Range valid_taps(const Phase& p, int64_t j) {
-  const int64_t at = p.source(j, 0);
-  const int64_t begin = at >= 0 ? 0 : ceil_div(-at, p.per_tap);
-  const int64_t end = at >= p.sources ? 0 : ceil_div(p.sources - at, p.per_tap);
-  return {smaller(begin, p.taps), clamp(end, smaller(begin, p.taps), p.taps)};
+  return inside(p.source(j, 0), p.per_tap, p.taps, p.sources);
 }
 
 }  // namespace jaxconv

@@ -261,6 +261,15 @@ JAXCONV_INLINE void copy_elements(const T* from, int64_t count, A* to) {
   if (i < count) store<A, N, true>(to + i, load<A, N, true>(from + i, count - i), count - i);
 }
 
+// Narrows `count` accumulators.
+template <class T, class A>
+JAXCONV_INLINE void store_elements(const A* from, int64_t count, T* to) {
+  constexpr int N = kVectorBytes / sizeof(A);
+  int64_t i = 0;
+  for (; i + N <= count; i += N) store<A, N>(to + i, load<A, N>(from + i));
+  if (i < count) store<A, N, true>(to + i, load<A, N, true>(from + i, count - i), count - i);
+}
+
 // Lane l of the result is lane index[l] of v.
 #if defined(__AVX2__) && !defined(__clang__)
 template <class A, int N>

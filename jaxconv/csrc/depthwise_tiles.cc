@@ -1,0 +1,67 @@
+// The tiles of depthwise convolutions for one instruction set and one type of accumulators:
+// compiled once for each pair.
+
+#include "depthwise_tile.h"
+
+namespace jaxconv {
+namespace JAXCONV_ISA {
+namespace {
+
+// Common kernels have their taps as constants, where it was measured to matter: float32 on
+// machines of today. Every pair more costs each such object half a second of compilation.
+template <class A>
+constexpr bool kSpecialised =
+    std::is_same_v<A, float> && (kVectorBytes >= 32 || kVectorRegisters == 32);
+
+// choose(P, K, R) as constants; K = 0 for any number of taps, R = 0 for any spacing.
+template <class Function, class A, int P, class Choose>
+Function choose_of_width(int64_t taps, int64_t spacing, Choose choose) {
+  if constexpr (kSpecialised<A> && P >= 4) {
+    if (spacing == 1) {
+      if (taps == 3) return choose(Index<P>{}, Index<3>{}, Index<1>{});
+      if (taps == 5) return choose(Index<P>{}, Index<5>{}, Index<1>{});
+      if (taps == 7) return choose(Index<P>{}, Index<7>{}, Index<1>{});
+    } else if (spacing == 2) {
+      if (taps == 3) return choose(Index<P>{}, Index<3>{}, Index<2>{});
+      if (taps == 5) return choose(Index<P>{}, Index<5>{}, Index<2>{});
+    }
+  }
+  if (spacing == 1) return choose(Index<P>{}, Index<0>{}, Index<1>{});
+  if (spacing == 2) return choose(Index<P>{}, Index<0>{}, Index<2>{});
+  return choose(Index<P>{}, Index<0>{}, Index<0>{});
+}
+
+template <class Function, class A, class Choose>
+Function choose_tile(int64_t taps, int64_t spacing, int64_t width, Choose choose) {
+  Function chosen = nullptr;
+  unroll<kWidestTile + 1, 1>([&](auto p) {
+    constexpr int P = decltype(p)::value;
+    if (width == P) chosen = choose_of_width<Function, A, P>(taps, spacing, choose);
+  });
+  return chosen;
+}
+
+}  // namespace
+
+template <class A>
+void (*DepthwiseTiles<A>::gather(int64_t taps, int64_t spacing, int64_t width))(
+    const GatherTile<A>&) {
+  using Function = void (*)(const GatherTile<A>&);
+  return choose_tile<Function, A>(taps, spacing, width, [](auto p, auto k, auto r) -> Function {
+    return gather_tile<A, decltype(p)::value, decltype(k)::value, decltype(r)::value>;
+  });
+}
+
+template <class A>
+void (*DepthwiseTiles<A>::filter(int64_t taps, int64_t spacing, int64_t width))(
+    const FilterTile<A>&) {
+  using Function = void (*)(const FilterTile<A>&);
+  return choose_tile<Function, A>(taps, spacing, width, [](auto p, auto k, auto r) -> Function {
+    return filter_tile<A, decltype(p)::value, decltype(k)::value, decltype(r)::value>;
+  });
+}
+
+template struct DepthwiseTiles<JAXCONV_ELEMENT>;
+
+}  // namespace JAXCONV_ISA
+}  // namespace jaxconv
