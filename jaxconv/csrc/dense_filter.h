@@ -2,15 +2,16 @@
 // over output pixels: rows are (tap, in-feature) pairs, columns out-features.
 //
 // Pixels come in blocks. A block of cotangents is packed into panels of features; for each tap the
-// sources of its pixels are listed, those in the padding left out, and tiles of R in-features x V
-// vectors of out-features run down the list, their sums in registers. Between blocks the sums rest
-// in memory. The result is cut into blocks of its own and pixels into parts, whose sums are added
+// pixels that have sources are listed as segments of output rows, and tiles of R in-features x V
+// vectors of out-features run down them, their sums in registers. Between blocks the sums rest in
+// memory. The result is cut into blocks of its own and pixels into parts, whose sums are added
 // in order at the end; both cuts depend on the shape alone.
 
 #pragma once
 
 #include <cstdint>
 
+#include "dense_filter_tile.h"
 #include "dense_pixels.h"
 #include "geometry.h"
 #include "vec.h"
@@ -18,76 +19,6 @@
 
 namespace jaxconv {
 namespace JAXCONV_ISA {
-
-// sums[r][v] += sum over the list, which is not empty, of source[i][r] * cotangent[i][v].
-template <class A>
-struct FilterBlock {
-  const A* const* source;
-  const A* const* cotangent;
-  int64_t count;
-  int64_t offset;  // of the first in-feature from the source pointers
-  int64_t panel;   // of the panel from the cotangent pointers
-  A* sums;         // [R][V*N]
-};
-
-template <class A, int N, int R, int V>
-void filter_block(const FilterBlock<A>& b) {
-  Vec<A, N> acc[R][V];
-  unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    unroll<V>([&](auto v) JAXCONV_LAMBDA {
-      acc[r][v] = load<A, N>(b.sums + (r * V + v) * N);
-    });
-  });
-  int64_t i = 0;
-  do {  // count > 0: a loop that may not run costs GCC a copy of all the sums
-    const A* source = b.source[i] + b.offset;
-    const A* cotangent = b.cotangent[i] + b.panel;
-    Vec<A, N> g[V];
-    unroll<V>([&](auto v) JAXCONV_LAMBDA { g[v] = load<A, N>(cotangent + v * N); });
-    unroll<R>([&](auto r) JAXCONV_LAMBDA {
-      const auto x = broadcast<A, N>(source[r]);
-      unroll<V>([&](auto v) JAXCONV_LAMBDA { acc[r][v] += x * g[v]; });
-    });
-  } while (++i < b.count);
-  unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    unroll<V>([&](auto v) JAXCONV_LAMBDA {
-      store<A, N>(b.sums + (r * V + v) * N, acc[r][v]);
-    });
-  });
-}
-
-// Blocks of 1 … rows in-features.
-template <class A>
-struct FilterKernel {
-  void (*run[13])(const FilterBlock<A>&);
-  int64_t rows, vectors, lanes;
-};
-
-template <class A, int N, int R, int V>
-FilterKernel<A> filter_kernel() {
-  FilterKernel<A> kernel{{}, R, V, N};
-  unroll<R>([&](auto r) { kernel.run[r + 1] = filter_block<A, N, decltype(r)::value + 1, V>; });
-  return kernel;
-}
-
-template <class A>
-FilterKernel<A> choose_filter_kernel(int64_t features) {
-  constexpr int N = kVectorBytes / sizeof(A);
-  if constexpr (kVectorBytes >= 64) {
-    if (features <= N / 4) return filter_kernel<A, N / 4, 12, 1>();
-  }
-  if constexpr (kVectorBytes >= 32) {
-    if (features <= N / 2) return filter_kernel<A, N / 2, 12, 1>();
-  }
-  if (features <= N) return filter_kernel<A, N, 12, 1>();
-  if constexpr (kVectorRegisters == 32) {
-    const int64_t vectors = ceil_div(features, N);
-    if (vectors % 2 != 0 && vectors % 3 == 0) return filter_kernel<A, N, 8, 3>();
-    return filter_kernel<A, N, 12, 2>();
-  } else {
-    return filter_kernel<A, N, 6, 2>();
-  }
-}
 
 template <class T>
 class DenseFilter {
@@ -118,9 +49,8 @@ class DenseFilter {
     const int64_t shared_bytes =
         Workspace::bytes<Run>(runs_count_) + Workspace::bytes<A>(shared_sums);
     const int64_t member_bytes =
-        Workspace::bytes<Own>(1) + Workspace::bytes<Pixel>(pixel_block_) +
-        Workspace::bytes<int64_t>(pixel_block_) + Workspace::bytes<bool>(pixel_block_) +
-        2 * Workspace::bytes<const A*>(pixel_block_) + Workspace::bytes<A>(packed_size) +
+        Workspace::bytes<Own>(1) + Workspace::bytes<Row>(pixel_block_) +
+        Workspace::bytes<Segment<A>>(pixel_block_) + Workspace::bytes<A>(packed_size) +
         Workspace::bytes<A>(copied) + Workspace::bytes<A>(own_sums);
     const int64_t members = members_for(*call_.team, member_bytes, shared_bytes);
     Workspace workspace(shared_bytes + members * member_bytes);
@@ -130,11 +60,8 @@ class DenseFilter {
     A* sums = workspace.take<A>(shared_sums);
     Own* own = workspace.take<Own>(members);
     for (int64_t i = 0; i < members; ++i) {
-      own[i].pixels = workspace.take<Pixel>(pixel_block_);
-      own[i].offset = workspace.take<int64_t>(pixel_block_);
-      own[i].inside = workspace.take<bool>(pixel_block_);
-      own[i].source = workspace.take<const A*>(pixel_block_);
-      own[i].cotangent = workspace.take<const A*>(pixel_block_);
+      own[i].rows = workspace.take<Row>(pixel_block_);
+      own[i].segments = workspace.take<Segment<A>>(pixel_block_);
       own[i].packed = workspace.take<A>(packed_size);
       own[i].copied = workspace.take<A>(copied);
       own[i].sums = workspace.take<A>(own_sums);
@@ -171,11 +98,16 @@ class DenseFilter {
   struct Block {
     int64_t panel, panels, run, runs, row, rows;
   };
+  // The pixels of a block that lie in one row of outputs.
+  struct Row {
+    int64_t at[2];         // the index of their sources for tap 0, but for the last axis
+    int64_t source;        // the offset of the first one's, which may lie outside
+    int64_t first, count;  // on the last axis
+    int64_t pixel;         // of the block
+  };
   struct Own {
-    Pixel* pixels;
-    int64_t* offset;  // of each pixel's sources, with whether all of them exist
-    bool* inside;
-    const A **source, **cotangent;
+    Row* rows;
+    Segment<A>* segments;
     A *packed, *copied, *sums;
   };
 
@@ -249,20 +181,15 @@ class DenseFilter {
   }
 
   void accumulate(const Block& b, int64_t first, int64_t count, const Own& own, A* sums) const {
-    for_each_pixel(grid_, first, count, [&](int64_t i, const Pixel& pixel) JAXCONV_LAMBDA {
-      own.offset[i] = pixel.source;
-      own.inside[i] = pixel.inside;
-      if (!pixel.inside) own.pixels[i] = pixel;
-    });
+    const int64_t rows = cut_rows(first, count, own.rows);
     pack(b, first, count, own.packed);
-    // Source pointers are to the block's first channel, those of merged runs to the run's.
+    // Segments begin at the block's first channel, those of merged runs at the run's.
     const int64_t base = merged_ ? 0 : b.panel / group_panels_ * g_.group_in() + b.row;
     const int64_t span = merged_ ? run_length_ : smaller(channel_span(), g_.channels - base);
     FilterBlock<A> tile;
-    tile.source = own.source;
-    tile.cotangent = own.cotangent;
+    tile.segments = own.segments;
     for (int64_t e = 0; e < b.runs; ++e) {
-      tile.count = list(runs_[b.run + e], count, base, span, own);
+      tile.count = list(runs_[b.run + e], rows, base, span, own);
       if (tile.count == 0) continue;
       for (int64_t p = 0; p < b.panels; ++p) {
         const int64_t group = (b.panel + p) / group_panels_ - b.panel / group_panels_;
@@ -270,13 +197,32 @@ class DenseFilter {
         A* to = sums + (p * b.runs + e) * b.rows * width_;
         const int64_t tiles = ceil_div(b.rows, kernel_.rows);
         for (int64_t t = 0; t < tiles; ++t) {
-          const int64_t row = b.rows * t / tiles, rows = b.rows * (t + 1) / tiles - row;
+          const int64_t row = b.rows * t / tiles, tile_rows = b.rows * (t + 1) / tiles - row;
           tile.offset = group * g_.group_in() + row + (merged_ ? b.row : 0);
           tile.sums = to + row * width_;
-          kernel_.run[rows](tile);
+          kernel_.run[tile_rows](tile);
         }
       }
     }
+  }
+
+  // Cuts pixels [first, first + count) into rows of outputs; returns how many.
+  int64_t cut_rows(int64_t first, int64_t count, Row* row) const {
+    const Phase *d = grid_.axis, *h = d + 1, *w = d + 2;
+    const Row* const begin = row;
+    for (int64_t done = 0; done < count; done += row->count, ++row) {
+      const int64_t pixel = first + done, above = pixel / w->count;
+      row->first = pixel % w->count;
+      row->count = smaller(w->count - row->first, count - done);
+      row->pixel = done;
+      row->at[0] = d->source(above / h->count % d->count, 0);
+      row->at[1] = h->source(above % h->count, 0);
+      const int64_t n = above / h->count / d->count;
+      row->source = (((n * d->sources + row->at[0]) * h->sources + row->at[1]) * w->sources +
+                     w->source(row->first, 0)) *
+                    g_.channels;
+    }
+    return row - begin;
   }
 
   // packed[panel][pixel][feature], zero past the group's last feature.
@@ -292,33 +238,63 @@ class DenseFilter {
     }
   }
 
-  // Lists the pixels that have sources in the run, and where those are.
-  int64_t list(const Run& run, int64_t count, int64_t base, int64_t span, const Own& own) const {
-    const T* source = static_cast<const T*>(call_.source);
-    const int64_t offset = run.offset + base;
-    int64_t listed = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      own.cotangent[listed] = own.packed + i * width_;
-      if constexpr (!kWiden) {
-        own.source[listed] = source + (own.offset[i] + offset);
-        if (own.inside[i]) {
-          ++listed;
-          continue;
-        }
-      }
-      const Pixel& pixel = own.pixels[i];
-      if (!own.inside[i] && !reaches(pixel, run, merged_)) continue;
-      A* copy = own.copied + listed * span;
-      if (merged_ && !own.inside[i]) {
-        copy_merged(source, pixel, run, g_.axis[2].kernel, g_.channels, copy);
-        own.source[listed] = copy;
-      } else if constexpr (kWiden) {
-        copy_elements(source + (own.offset[i] + offset), span, copy);
-        own.source[listed] = copy;
-      }
-      ++listed;
+  // Lists the pixels that have sources in the run, `span` channels of them from `base` on; returns
+  // the number of segments.
+  int64_t list(const Run& run, int64_t rows, int64_t base, int64_t span, const Own& own) const {
+    const Phase& w = grid_.axis[2];
+    const int64_t step = w.per_target * g_.channels;
+    // The pixels of a row that have a source, or all the sources of a merged run.
+    Range found = inside(w.source(0, run.tap[2]), w.per_target, w.count, w.sources);
+    if (merged_) {
+      const int64_t last = inside(w.source(0, w.taps - 1), w.per_target, w.count, w.sources).end;
+      found = {smaller(found.begin, last), smaller(found.end, last)};
     }
-    return listed;
+    const T* source = static_cast<const T*>(call_.source) + run.offset + base;
+    Segment<A>* segment = own.segments;
+    A* copy = own.copied;
+    for (const Row* row = own.rows; row < own.rows + rows; ++row) {
+      if (!exists(run, *row)) continue;
+      const int64_t end = row->first + row->count;
+      const int64_t a = clamp(found.begin, row->first, end), b = clamp(found.end, a, end);
+      const T* first = source + row->source;
+      const A* cotangent = own.packed + row->pixel * width_;
+      if (merged_) copy_border(*row, row->first, a, first, cotangent, segment, copy);
+      if (a < b) {
+        const T* from = first + (a - row->first) * step;
+        *segment = {copy, span, cotangent + (a - row->first) * width_, b - a};
+        if constexpr (kWiden) {
+          for (int64_t i = 0; i < b - a; ++i, copy += span) {
+            copy_elements(from + i * step, span, copy);
+          }
+        } else {
+          segment->source = from;
+          segment->source_step = step;
+        }
+        ++segment;
+      }
+      if (merged_) copy_border(*row, b, end, first, cotangent, segment, copy);
+    }
+    return segment - own.segments;
+  }
+
+  // Whether the rows of sources that the run asks for exist.
+  bool exists(const Run& run, const Row& row) const {
+    for (int a = 0; a < 2; ++a) {
+      const int64_t at = row.at[a] + run.tap[a] * grid_.axis[a].per_tap;
+      if (at < 0 || at >= grid_.axis[a].sources) return false;
+    }
+    return true;
+  }
+
+  // Lists copies of the merged runs of pixels [begin, end), which lie partly in the padding.
+  void copy_border(const Row& row, int64_t begin, int64_t end, const T* first, const A* cotangent,
+                   Segment<A>*& segment, A*& copy) const {
+    const Phase& w = grid_.axis[2];
+    for (int64_t j = begin; j < end; ++j, copy += run_length_) {
+      const T* from = first + (j - row.first) * w.per_target * g_.channels;
+      copy_merged(from, valid_taps(w, j), w.taps, g_.channels, copy);
+      *segment++ = {copy, run_length_, cotangent + (j - row.first) * width_, 1};
+    }
   }
 
   // Writes a block of the result: the parts' sums, each `part_step` after the last, in order.

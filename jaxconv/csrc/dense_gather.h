@@ -220,17 +220,17 @@ class DenseGather {
     const int64_t count = smaller(chunk_tiles_, ceil_div(grid.pixels(), kernel_.pixels) - first);
     if (count <= 0) return;
     const int64_t runs = list_runs(grid, g_.axis, merged_, own.runs);
+    if (runs == 0) return write_zeros(grid, first, count, first_panel + begin, first_panel + end);
     const Tile* tiles = own.tiles;
     for (int64_t i = 0; i < count; ++i) build(grid, own.runs, runs, first + i, own.tiles[i]);
     GatherBlock<T, A> block;
     block.length = run_length_;
     for (int64_t p = begin; p < end; ++p) {
-      const int64_t group = (first_panel + p) / group_panels_;
-      const int64_t feature = (first_panel + p) % group_panels_ * panel_width_;
-      block.offset = group * group_source_;
+      block.offset = (first_panel + p) / group_panels_ * group_source_;
       block.panel = packed + p * panel_size_;
-      block.feature = group * group_target_ + feature;
-      block.lanes = smaller(panel_width_, group_target_ - feature);
+      block.feature = first_feature(first_panel + p);
+      block.lanes =
+          smaller(panel_width_, group_target_ - (first_panel + p) % group_panels_ * panel_width_);
       for (int64_t i = 0; i < count; ++i) {
         block.table = tiles[i].table;
         block.panel_row = tiles[i].panel_row;
@@ -242,6 +242,31 @@ class DenseGather {
     }
   }
 
+  T* target(const PixelGrid& grid, const Pixel& pixel) const {
+    int64_t index = pixel.n;
+    for (int a = 0; a < 3; ++a) {
+      const Phase& p = grid.axis[a];
+      index = index * targets_[a] + p.first + p.step * pixel.j[a];
+    }
+    return static_cast<T*>(call_.result) + index * target_channels_;
+  }
+
+  int64_t first_feature(int64_t panel) const {
+    return panel / group_panels_ * group_target_ + panel % group_panels_ * panel_width_;
+  }
+
+  // The targets of a phase that no tap reaches: half of the time of the input gradient of a
+  // pointwise convolution of stride 2 went to adding nothing.
+  void write_zeros(const PixelGrid& grid, int64_t first, int64_t count, int64_t begin,
+                   int64_t end) const {
+    const int64_t rows = kernel_.pixels, feature = first_feature(begin);
+    const int64_t bytes = (first_feature(end) - feature) * static_cast<int64_t>(sizeof(T));
+    const int64_t pixels = smaller(count * rows, grid.pixels() - first * rows);
+    for_each_pixel(grid, first * rows, pixels, [&](int64_t, const Pixel& pixel) JAXCONV_LAMBDA {
+      std::memset(static_cast<void*>(target(grid, pixel) + feature), 0, bytes);
+    });
+  }
+
   void build(const PixelGrid& grid, const Run* runs, int64_t run_count, int64_t index,
              Tile& tile) const {
     const int64_t rows = kernel_.pixels, first = index * rows;
@@ -251,12 +276,7 @@ class DenseGather {
     for_each_pixel(grid, first, tile.pixels, [&](int64_t r, const Pixel& pixel) JAXCONV_LAMBDA {
       pixels[r] = pixel;
       inside = inside && pixel.inside;
-      int64_t target = pixel.n;
-      for (int a = 0; a < 3; ++a) {
-        const Phase& p = grid.axis[a];
-        target = target * targets_[a] + p.first + p.step * pixel.j[a];
-      }
-      tile.targets[r] = static_cast<T*>(call_.result) + target * target_channels_;
+      tile.targets[r] = target(grid, pixel);
     });
     const T* source = static_cast<const T*>(call_.source);
     if constexpr (!kWiden) {
@@ -295,7 +315,7 @@ class DenseGather {
           return source + (pixel.source + run.offset);
         }
       }
-      copy_merged(source, pixel, run, taps, group_source_, staged);
+      copy_merged(source + (pixel.source + run.offset), pixel.taps[2], taps, group_source_, staged);
       return staged;
     }
     const T* from = source + (pixel.source + run.offset);

@@ -100,10 +100,8 @@ JAXCONV_INLINE bool reaches(const Pixel& pixel, const Run& run, bool merged) {
 
 // Copies a merged run of `taps` taps as accumulators, zeros where the taps lie in the padding.
 template <class T, class A>
-JAXCONV_INLINE void copy_merged(const T* source, const Pixel& pixel, const Run& run, int64_t taps,
-                                int64_t channels, A* to) {
-  const T* from = source + (pixel.source + run.offset);
-  const int64_t begin = pixel.taps[2].begin * channels, end = pixel.taps[2].end * channels;
+JAXCONV_INLINE void copy_merged(const T* from, Range found, int64_t taps, int64_t channels, A* to) {
+  const int64_t begin = found.begin * channels, end = found.end * channels;
   for (int64_t c = 0; c < begin; ++c) to[c] = 0;
   if (begin < end) copy_elements(from + begin, end - begin, to + begin);
   for (int64_t c = larger(begin, end); c < taps * channels; ++c) to[c] = 0;

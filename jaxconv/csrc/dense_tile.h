@@ -33,12 +33,16 @@ void gather_block(const GatherBlock<T, A>& b) {
   for (int64_t e = 0; e < b.runs; ++e) {
     const A* weights = b.panel + b.panel_row[e] * (V * N);
     const A* source[R];
-    unroll<R>([&](auto r) JAXCONV_LAMBDA { source[r] = b.table[e * R + r] + b.offset; });
-    for (int64_t c = 0; c < b.length; ++c, weights += V * N) {
+    // Counting bytes up to zero leaves registers of x86 for all twelve pointers.
+    unroll<R>([&](auto r) JAXCONV_LAMBDA {
+      source[r] = b.table[e * R + r] + (b.offset + b.length);
+    });
+    constexpr int64_t kStep = sizeof(A);
+    for (int64_t c = -b.length * kStep; c != 0; c += kStep, weights += V * N) {
       Vec<A, N> w[V];
       unroll<V>([&](auto v) JAXCONV_LAMBDA { w[v] = load<A, N>(weights + v * N); });
       unroll<R>([&](auto r) JAXCONV_LAMBDA {
-        const auto x = broadcast<A, N>(source[r][c]);
+        const auto x = broadcast<A, N>(load_bits<A>(reinterpret_cast<const char*>(source[r]) + c));
         unroll<V>([&](auto v) JAXCONV_LAMBDA { acc[r][v] += x * w[v]; });
       });
     }
