@@ -89,7 +89,7 @@ class DenseFilter {
   }
 
  private:
-  static constexpr int64_t kSumsBytes = kWorkspaceBytes / 2;
+  static constexpr int64_t kSumsBytes = 5 * (kWorkspaceBytes / 8);
   static constexpr int64_t kOwnSumsBytes = 320 << 10;
   static constexpr int64_t kPixelBytes = 192 << 10;
   static constexpr int64_t kMostChannels = 4096;  // of a pixel that a block copies
@@ -152,7 +152,7 @@ class DenseFilter {
     parts_ = clamp(kSumsBytes / (blocks() * sums_bytes()), 1, parts_);
     const int64_t pixel_bytes =
         (channel_span() + panel_step_ * width_) * static_cast<int64_t>(sizeof(A));
-    pixel_block_ = clamp(kPixelBytes / pixel_bytes, 32, 256);
+    pixel_block_ = clamp(kPixelBytes / pixel_bytes, 32, 96);  // a panel of them stays in L1
   }
 
   int64_t blocks() const {

@@ -36,20 +36,33 @@ bool spin(Done&& done) {
 struct Job {
   Team::Body body;
   void* context;
-  int64_t pieces;
+  int64_t pieces, threads;
   std::atomic<int64_t> claimed{0}, finished{0}, members{1}, holders;
   std::fenv_t rounding;  // XLA flushes subnormals; helpers must round as the caller does
   std::mutex mutex;
   std::condition_variable all_finished;
 
+  // Claims neighbouring pieces, ever fewer: neighbours share sources, the rows of a depthwise
+  // kernel's height, and pieces claimed one by one fetch those into the caches of two threads.
   void work(int64_t member) {
-    for (int64_t piece; (piece = claimed.fetch_add(1, std::memory_order_relaxed)) < pieces;) {
-      body(context, piece, member);
-      if (finished.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces) {
+    for (int64_t first, count; (count = claim(&first)) > 0;) {
+      for (int64_t i = 0; i < count; ++i) body(context, first + i, member);
+      if (finished.fetch_add(count, std::memory_order_acq_rel) + count == pieces) {
         std::lock_guard<std::mutex> lock(mutex);
         all_finished.notify_one();
       }
     }
+  }
+
+  int64_t claim(int64_t* first) {
+    int64_t count;
+    *first = claimed.load(std::memory_order_relaxed);
+    do {
+      const int64_t left = pieces - *first;
+      if (left <= 0) return 0;
+      count = std::max<int64_t>(1, left / (2 * threads));
+    } while (!claimed.compare_exchange_weak(*first, *first + count, std::memory_order_relaxed));
+    return count;
   }
 
   void wait() {
@@ -138,6 +151,7 @@ void Team::run(int64_t pieces, int64_t members, Body body, void* context) {
   job->body = body;
   job->context = context;
   job->pieces = pieces;
+  job->threads = helpers + 1;
   job->holders = helpers + 1;
   std::fegetenv(&job->rounding);
   for (int64_t i = 0; i < helpers; ++i) {
