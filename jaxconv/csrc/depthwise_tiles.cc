@@ -7,11 +7,24 @@ namespace jaxconv {
 namespace JAXCONV_ISA {
 namespace {
 
+// Sanitizers check every product apart: all tiles with them took Clang minutes to compile.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+#else
+constexpr bool kSanitized = false;
+#endif
+
 // Common kernels have their taps as constants, where it was measured to matter: float32 on
-// machines of today. Every pair more costs each such object half a second of compilation.
+// machines of today. The 25 tiles so chosen are half of those there, and of their compilation.
 template <class A>
-constexpr bool kSpecialised =
-    std::is_same_v<A, float> && (kVectorBytes >= 32 || kVectorRegisters == 32);
+constexpr bool kSpecialised = !kSanitized && std::is_same_v<A, float> &&
+                              (kVectorBytes >= 32 || kVectorRegisters == 32);
 
 // choose(P, K, R) as constants; K = 0 for any number of taps, R = 0 for any spacing.
 template <class Function, class A, int P, class Choose>
