@@ -419,7 +419,7 @@ def run_python(code: str, **environment) -> str:
         capture_output=True,
         text=True,
         timeout=100,
-        cwd=pathlib.Path(__file__).parent.parent,
+        cwd=pathlib.Path(__file__).parent,  # not the sources: the library may be installed
         env=os.environ | environment,
     )
     assert done.returncode == 0, done.stderr
