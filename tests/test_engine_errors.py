@@ -10,7 +10,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_random_mistakes_are_refused_in_words(seed):
+def test_random_mistakes_are_refused_in_words():
     """Shapes, ranks, dtypes, numbers of arrays, and attributes missing, mistyped or extreme."""
-    assert "240 calls" in run_python(f"import engine_fuzz; engine_fuzz.main({seed}, 240)")
+    assert "150 calls" in run_python("import engine_fuzz; engine_fuzz.main(0, 150)")

@@ -418,7 +418,7 @@ def run_python(code: str, **environment) -> str:
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         cwd=pathlib.Path(__file__).parent,  # not the sources: the library may be installed
         env=os.environ | environment,
     )
