@@ -40,8 +40,11 @@ def main() -> None:
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, __file__, "--library", str(library), "--specs", str(args.specs)]
-    raise SystemExit(subprocess.run(command, env=environment).returncode)
+    command = [sys.executable, __file__, "--library", str(library), "--specs"]
+    planted = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True)
+    if planted.returncode == 0 or "heap-buffer-overflow" not in planted.stderr:
+        raise SystemExit(f"a planted error went unseen:\n{planted.stderr}")
+    raise SystemExit(subprocess.run([*command, str(args.specs)], env=environment).returncode)
 
 
 def build(compiler: str, isa: str) -> pathlib.Path:
@@ -66,14 +69,25 @@ def runtime(compiler: str) -> str:
 
 
 def check(library: pathlib.Path, specs: int) -> None:
+    """Runs ``specs`` random specs; with none, one whose buffer is an element short."""
     import test_native
     from test_native import native
 
     native._library_path = lambda: library
+    if not specs:
+        run_past_the_end(test_native)
     for seed, canary in enumerate((test_native.CANARY, 0)):
         test_native.CANARY = canary
         test_native.check_random(specs // 2, seed)
     print(f"{specs // 2 * 2} specs passed, every operator of each")
+
+
+def run_past_the_end(test_native) -> None:
+    """A pointwise convolution of a source that lacks its last element."""
+    spec = test_native.ConvSpec(1, 4, 4, (1000,), (1,), (1,), ((0, 0),), (1,), 1)
+    operator = test_native.Operator.CONV
+    x, kernel = test_native.operands(operator, spec, "float32")
+    test_native.run_engine(operator, spec, "float32", x.ravel()[:-1].copy(), kernel, x.copy())
 
 
 if __name__ == "__main__":

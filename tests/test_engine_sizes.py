@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import mmap
 import sys
@@ -10,7 +9,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
-from test_native import close, native, operands, oracle
+from test_native import close, native, operands, oracle, run_engine
 
 from jaxconv.spec import ConvSpec, Operator
 
@@ -32,18 +31,7 @@ def sparse(shape) -> np.ndarray:
 
 def run(operator: Operator, spec: ConvSpec, a, b) -> np.ndarray:
     result = np.empty(spec.result_shape(operator), ml_dtypes.bfloat16)
-    sizes = np.array(native._sizes(spec), np.int64)
-    words = ctypes.create_string_buffer(512)
-    refused = native._loaded().jaxconv_run(
-        ctypes.c_int64(native.OPERATORS.index(operator)),
-        ctypes.c_int64(native.ELEMENTS.index("bfloat16")),
-        ctypes.c_int64(spec.rank),
-        *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, a, b, result)),
-        ctypes.c_int64(1),
-        words,
-        ctypes.c_int64(len(words)),
-    )
-    assert not refused, words.value
+    run_engine(operator, spec, "bfloat16", a, b, result)
     return result
 
 

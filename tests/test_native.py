@@ -161,6 +161,22 @@ def operands(operator, spec, dtype, seed=0):
     )
 
 
+def run_engine(operator, spec, dtype, a, b, result, threads=1) -> None:
+    """The library's plain entry, without XLA, on these arrays' memory."""
+    words = ctypes.create_string_buffer(512)
+    sizes = np.array(native._sizes(spec), np.int64)
+    refused = native._loaded().jaxconv_run(
+        ctypes.c_int64(native.OPERATORS.index(operator)),
+        ctypes.c_int64(native.ELEMENTS.index(dtype)),
+        ctypes.c_int64(spec.rank),
+        *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, a, b, result)),
+        ctypes.c_int64(threads),
+        words,
+        ctypes.c_int64(len(words)),
+    )
+    assert not refused, words.value
+
+
 def bare(operator, spec, dtype, a, b, threads=1) -> np.ndarray:
     """The operator on memory of exactly its size, canaries around the result and both operands."""
     buffers = []
@@ -173,20 +189,7 @@ def bare(operator, spec, dtype, a, b, threads=1) -> np.ndarray:
         if source is not None:
             view[...] = source
         buffers.append((memory, size, view))
-    words = ctypes.create_string_buffer(512)
-    pointers = [ctypes.c_void_p(view.ctypes.data) for *_, view in buffers]
-    sizes = np.array(native._sizes(spec), np.int64)
-    refused = native._loaded().jaxconv_run(
-        ctypes.c_int64(native.OPERATORS.index(operator)),
-        ctypes.c_int64(native.ELEMENTS.index(dtype)),
-        ctypes.c_int64(spec.rank),
-        ctypes.c_void_p(sizes.ctypes.data),
-        *pointers,
-        ctypes.c_int64(threads),
-        words,
-        ctypes.c_int64(len(words)),
-    )
-    assert not refused, words.value
+    run_engine(operator, spec, dtype, *(view for *_, view in buffers), threads=threads)
     for memory, size, _ in buffers:
         assert (memory[:CANARY] == 0xA5).all()
         assert (memory[CANARY + size :] == 0xA5).all()
