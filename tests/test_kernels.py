@@ -71,6 +71,27 @@ def test_dtypes(kernel, operator, dtype, x64):
             return
 
 
+PARTS = {
+    "images one by one": Case(3, 70, 70, (7, 9), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 70),
+    "blocks of images": Case(2, 41, 41, (11, 13), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 2), 41),
+    "several images at a time": Case(
+        6, 150, 300, (2, 5), (2, 3), (1, 2), ((1, 0),) * 2, (1, 1), 150
+    ),
+    "batch and channels": Case(3, 6, 12, (4, 5), (7, 8), (1, 1), ((3, 3), (4, 3)), (1, 1), 6),
+    "channels": Case(1, 6, 6, (4, 5), (7, 8), (1, 2), ((3, 3), (4, 3)), (1, 1), 6),
+}
+
+
+@pytest.mark.parametrize("case", PARTS.values(), ids=PARTS)
+@by_operator
+def test_parts_of_the_batch_and_the_channels(operator, case):
+    """Loops of the depthwise kernel that smaller cases do not enter."""
+    if operator is Operator.FILTER_GRAD:
+        assert "stablehlo.while" in lowered(operator, case, "taps")
+    values = dict(zip("xkg", operands(case, np.float32), strict=True))
+    assert_kernel("taps", operator, case, values, np.float32)
+
+
 MIXED = [
     (ml_dtypes.bfloat16, np.float32),
     (np.float16, np.float32),
@@ -174,3 +195,20 @@ def test_temporaries_are_bounded(workload, operator):
     inputs = 4 * sum(math.prod(shape) for shape in spec.operand_shapes(operator))
     temporary = compiled(operator, spec).memory_analysis().temp_size_in_bytes
     assert temporary <= 2 * max(inputs, results), temporary / max(inputs, results)
+
+
+LARGEST = ("5x5 8x7x7x960", "7x7 8x14x14x384", "31x31 1x28x28x128")
+
+
+@by_operator
+@pytest.mark.parametrize("name", LARGEST)
+def test_temporaries_of_plain_xla_are_bounded(name, operator):
+    """Depthwise kernels as wide as their images: padded whole they would need 2.0 to 4.3."""
+    spec = next(workload.spec for workload in WORKLOADS if workload.name == f"depthwise {name}")
+    shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in spec.operand_shapes(operator)]
+    call = functools.partial(primitives.bind, operator, spec=spec, dtype=np.float32)
+    taps = jax.jit(lambda a, b: call(a, b, implementation="taps")).lower(*shapes).compile()
+    largest = max(
+        math.prod(s) for s in (spec.result_shape(operator), *spec.operand_shapes(operator))
+    )
+    assert taps.memory_analysis().temp_size_in_bytes <= 2 * 4 * largest

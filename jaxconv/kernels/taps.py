@@ -24,7 +24,6 @@ from jax import lax
 from ..spec import ConvSpec, Operator
 from .dtypes import results_dtypes
 from .windows import (
-    UNPADDED,
     Axis,
     even_extent,
     forward_axes,
@@ -48,9 +47,16 @@ BLOCK = 32
 # A strided input gradient computes each phase apart up to this many; each compiles its fusions.
 PHASES = 8
 
-# Temporaries, in multiples of the larger of the two images, above which channels are cut. It
-# costs copies: 7x7 8x14x14x384 needs 2.04 and 0.8 ms whole, but 1.5 ms in two parts.
-TEMPORARIES = 2.1
+# Temporaries, in multiples of the larger of the two images, above which the batch is cut, or the
+# channels of one image, which costs copies. Cutting the batch costs nothing that shows: 7x7
+# 8x14x14x384 took as long in two parts, with half the temporaries.
+TEMPORARIES = 2.0
+
+# A filter gradient sums images of up to BLOCK outputs a row one by one. At once, 5x5 8x7x7x960 took
+# 2.3 times as long and 3x3 s2 8x28x28x256 twice, but 5x5x5 2x16x16x16x64, of 1 << 18 elements an
+# image, 0.8 times. Images of fewer elements than SMALL are taken several at a time.
+LARGE = 1 << 18
+SMALL = 1 << 12
 
 
 class Block(NamedTuple):
@@ -94,7 +100,23 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     del precision
     dtype, sums = results_dtypes(x, g, dtype)
     axes = [Axis(a.n, a.k, a.o, a.d, a.s, a.low) for a in forward_axes(spec)]
-    dkernel = _correlate(_each_filter(x, spec), g, axes, sums, whole=BLOCK).sum(0)
+    blocks = _blocks(axes, BLOCK)
+    parts = max(_parts_of_batch(blocks, x.shape[0]), _small_images(blocks, x))
+    images = x.shape[0] // parts
+
+    def summed(x, g):
+        return _by_channels(_each_filter(x, spec), g, blocks, sums, parts).sum(0)
+
+    def step(t, dkernel):
+        some = [lax.dynamic_slice_in_dim(a, t * images, images) for a in (x, g)]
+        # Blocks are many enough products that XLA makes slices real operands by itself.
+        return dkernel + (summed(*some) if _cut(blocks) else materialised(t, summed, *some))
+
+    if parts == 1:
+        dkernel = summed(x, g)
+    else:
+        zeros = jnp.zeros((*spec.kernel_spatial, spec.out_features), sums)
+        dkernel = lax.fori_loop(0, parts, step, zeros)
     return dkernel.reshape(spec.kernel_shape).astype(dtype)
 
 
@@ -118,7 +140,7 @@ def _phase(g, weights, axes, at, sums):
     taps, axes = zip(*chosen, strict=True)
     if any(axis.k == 0 for axis in axes):
         return _zeros(g, axes, sums)
-    return _correlate(g, lax.rev(weights[:, *taps], range(1, len(axes) + 1)), axes, sums)
+    return _correlate(g, weights[:, *taps], axes, sums, reverse=True)
 
 
 def _unstrided(g, axes):
@@ -127,22 +149,37 @@ def _unstrided(g, axes):
     return g, [axis._replace(o=(axis.o - 1) * axis.s + 1, s=1) for axis in axes]
 
 
-def _correlate(x, weights, axes, sums, whole=WHOLE):
-    """The computation above, a part of the channels at a time where memory asks for it."""
-    blocks = _blocks(axes, whole)
-    parts = _channel_parts(blocks, x.shape[-1])
+def _correlate(x, weights, axes, sums, *, reverse=False):
+    """The computation above, a part of the batch or the channels at a time where memory asks."""
+    blocks = _blocks(axes, WHOLE)
+    parts = _parts_of_batch(blocks, x.shape[0])
     if parts == 1:
-        return _correlate_part(x, weights, blocks, sums)
-    width = x.shape[-1] // parts
-
-    def part(x, weights):
-        return _correlate_part(x, weights, blocks, sums)
+        return _by_channels(x, weights, blocks, sums, parts, reverse)
+    images = x.shape[0] // parts
 
     def step(t, y):
-        a, b = (lax.dynamic_slice_in_dim(a, t * width, width, axis=-1) for a in (x, weights))
-        return lax.dynamic_update_slice_in_dim(y, materialised(t, part, a, b), t * width, axis=-1)
+        some = lax.dynamic_slice_in_dim(x, t * images, images)
+        y_part = _by_channels(some, weights, blocks, sums, parts, reverse)
+        return lax.dynamic_update_slice_in_dim(y, y_part, t * images, axis=0)
 
     return lax.fori_loop(0, parts, step, _zeros(x, axes, sums))
+
+
+def _by_channels(x, weights, blocks, sums, parts: int, reverse=False):
+    """One of so many parts of the batch, a part of the channels at a time where memory asks."""
+    cuts = _parts_of_channels(blocks, x.shape[-1], parts)
+    part = functools.partial(_correlate_part, blocks=blocks, sums=sums, reverse=reverse)
+    if cuts == 1:
+        return part(x, weights)
+    width = x.shape[-1] // cuts
+
+    def step(t, y):
+        some = [lax.dynamic_slice_in_dim(a, t * width, width, axis=-1) for a in (x, weights)]
+        y_part = materialised(t, part, *some)
+        return lax.dynamic_update_slice_in_dim(y, y_part, t * width, axis=-1)
+
+    zeros = _zeros(x, [block.axis for block in blocks], sums)
+    return lax.fori_loop(0, cuts, step, zeros)
 
 
 def _blocks(axes, whole: int) -> list[Block]:
@@ -169,42 +206,80 @@ def _copied(blocks) -> float:
     return math.prod(block.pieces * block.one.window for block in blocks) * padding
 
 
-def _channel_parts(blocks, channels: int) -> int:
-    """The fewest equal parts of the channels that keep temporaries small, if there are any."""
-    inputs = math.prod(block.axis.n for block in blocks)
-    outputs = math.prod(block.axis.o for block in blocks)
-    allowed = TEMPORARIES * max(inputs, outputs)
-    temporaries = math.prod(block.one.window for block in blocks)
-    if any(block.pieces > 1 for block in blocks):
-        padded = (b.all.window if b.pieces > 1 else b.axis.n for b in blocks)
-        temporaries += math.prod(padded) + outputs
-    if temporaries <= allowed:
+def _small_images(blocks, x) -> int:
+    """How many parts of the batch a filter gradient sums, one by one, where images are small."""
+    elements = math.prod(x.shape[1:])
+    if not isinstance(x.shape[0], int) or blocks[-1].axis.k > BLOCK or elements >= LARGE:
         return 1
-    parts = (temporaries + inputs + outputs) / allowed
-    return next((p for p in range(2, channels) if p >= parts and channels % p == 0), 1)
+    room = max(SMALL // elements, 1)
+    return x.shape[0] // max(d for d in range(1, room + 1) if x.shape[0] % d == 0)
 
 
-def _correlate_part(x, weights, blocks, sums):
+def _parts_of_batch(blocks, batch) -> int:
+    """The fewest equal parts that keep temporaries small; single images where none do."""
+    least = _temporaries(blocks) / _allowed(blocks)
+    if least <= 1 or not isinstance(batch, int):
+        return 1
+    return next(p for p in range(1, batch + 1) if (p >= least or p == batch) and batch % p == 0)
+
+
+def _parts_of_channels(blocks, channels: int, parts: int) -> int:
+    """The same of channels, whose slices are copied, in one of so many parts of the batch."""
+    allowed = _allowed(blocks) * parts
+    if _temporaries(blocks) <= allowed:
+        return 1
+    slices = sum(_per_channel(blocks))
+    least = (_temporaries(blocks) + slices) / allowed
+    return next((p for p in range(2, channels) if p >= least and channels % p == 0), 1)
+
+
+def _allowed(blocks) -> float:
+    """Temporaries of one channel of one image."""
+    inputs, _, outputs = _per_channel(blocks)
+    return TEMPORARIES * max(inputs, outputs)
+
+
+def _per_channel(blocks) -> list[int]:
+    """The elements of ``x``, weights and ``y`` that one channel of one image has."""
+    axes = [(block.axis.n, block.axis.k, block.axis.o) for block in blocks]
+    return [math.prod(sizes) for sizes in zip(*axes, strict=True)]
+
+
+def _temporaries(blocks) -> int:
+    """What is padded of one channel of one image, and of blocks the windows and the sums."""
+    padded = math.prod(block.all.window for block in blocks)
+    if not _cut(blocks):
+        return padded
+    weights = math.prod(block.all.k for block in blocks)
+    uneven = any(block.all.k > block.axis.k for block in blocks)
+    window = math.prod(block.one.window for block in blocks)
+    return padded + window + math.prod(block.axis.o for block in blocks) + uneven * weights
+
+
+def _cut(blocks) -> bool:
+    return any(block.pieces > 1 for block in blocks)
+
+
+def _correlate_part(x, weights, blocks, sums, reverse=False):
     """In one fusion, or by a loop over blocks of taps."""
     axes = [block.one for block in blocks]
-    if all(block.pieces == 1 for block in blocks):
-        return _products(pad(x, [axis.border for axis in axes]), weights, axes, sums)
-    x = pad(x, [block.all.border if block.pieces > 1 else UNPADDED for block in blocks])
-    weights = pad(weights, [(0, block.all.k - block.axis.k, 0) for block in blocks])
-    inner = [block.one.border if block.pieces == 1 else UNPADDED for block in blocks]
-    sizes = [block.axis.n if block.pieces == 1 else block.one.window for block in blocks]
-
-    def products(x, weights):
+    if reverse:
+        weights = lax.rev(weights, range(1, len(axes) + 1))
+    # All is padded before the loop. A window padded within is padded again at every use: the
+    # filter gradient of 5x5 8x7x7x960 took 5.6 ms so, and 2.0 ms with slices alone.
+    x = pad(x, [block.all.border for block in blocks])
+    if not _cut(blocks):
         return _products(x, weights, axes, sums)
+    weights = pad(weights, [(0, block.all.k - block.axis.k, 0) for block in blocks])
 
     def step(t, y):
         at = _first_tap(t, blocks)
         starts = [i * axis.d for i, axis in zip(at, axes, strict=True)]
-        some = window(weights, at, [axis.k for axis in axes])
-        return y + materialised(t, products, pad(window(x, starts, sizes), inner), some)
+        some = window(x, starts, [axis.window for axis in axes])
+        return y + _products(some, window(weights, at, [axis.k for axis in axes]), axes, sums)
 
-    steps = math.prod(block.pieces for block in blocks)
-    return lax.fori_loop(0, steps, step, _zeros(x, axes, sums))
+    zeros = _zeros(x, [block.axis for block in blocks], sums)
+    return lax.fori_loop(0, math.prod(block.pieces for block in blocks), step, zeros)
 
 
 def _first_tap(t, blocks):
