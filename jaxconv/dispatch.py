@@ -117,13 +117,13 @@ def _cpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
             return "taps", "one in-feature and few products a pixel"
         return "lax", "one in-feature: the taps are lax's matrix product"
     if spec.depthwise:
-        # taps: 17 to 600, 16 to 1,000, 4 to 9,000.
+        # taps: 17 to 600, 16 to 1,000, 5 to 9,000.
         return "taps", "depthwise: lax convolves channel by channel"
     if spec.groups > 1:
         # dots: g32 and g4 3x3 8x28x28x256 5 to 7, 5 to 6, 29 to 270.
         return "dots", "grouped: lax's filter gradient computes every pair of groups"
     if spec.disjoint:
-        # dots: 1x1 1.2, 1.4, 3.5 to 5.7; 16x16 patches 1.3, 33, 2.0; but 2x2 patches 96>192 0.8
+        # dots: 1x1 1.2, 1.4, 1.1 to 10; 16x16 patches 1.3, 33, 2.0; but 2x2 patches 96>192 0.8
         # forward, and 1x1 3>8 0.1.
         thin = min(spec.in_features, spec.out_features) < 8
         if forward and (thin or not spec.pointwise):
