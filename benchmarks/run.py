@@ -138,14 +138,14 @@ def markdown(report: dict[str, Any]) -> str:
     others = [name for name in names if name not in ("jaxconv", COPY)]
     header = ["workload", "operator", "kernel", *(f"{name} ms" for name in names)]
     header += [*(f"{name} ÷ ours" for name in others), "of roofline"]
-    lines = [_line(header), _line(["---"] * len(header))]
+    lines = [line(header), line(["---"] * len(header))]
     for row in rows:
         times = row["milliseconds"]
         cells = [row["workload"], row["operator"], row["kernel"]]
-        cells += [_number(times.get(name)) for name in names]
-        cells += [_number(_ratio(times, name)) for name in others]
+        cells += [number(times.get(name)) for name in names]
+        cells += [number(_ratio(times, name)) for name in others]
         cells.append(f"{row['of_roofline']:.0%}")
-        lines.append(_line(cells))
+        lines.append(line(cells))
     facts = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     facts += "".join(f", {name} {peak:.0f} GFLOP/s" for name, peak in report["gflops"].items())
     return "\n".join([*lines, "", *_summary(rows, others), "", facts])
@@ -154,14 +154,14 @@ def markdown(report: dict[str, Any]) -> str:
 def _summary(rows, others) -> list[str]:
     header = ["kind", "operator", "rows", *(f"{name} ÷ ours (least)" for name in others)]
     header.append("of roofline (least)")
-    lines = [_line(header), _line(["---"] * len(header))]
+    lines = [line(header), line(["---"] * len(header))]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         for operator in dict.fromkeys(row["operator"] for row in rows):
             group = [r for r in rows if (r["kind"], r["operator"]) == (kind, operator)]
             ratios = [[_ratio(row["milliseconds"], name) for row in group] for name in others]
             cells = [_mean([ratio for ratio in values if ratio]) for values in ratios]
             cells.append(_mean([row["of_roofline"] for row in group]))
-            lines.append(_line([kind, operator, str(len(group)), *cells]))
+            lines.append(line([kind, operator, str(len(group)), *cells]))
     return lines
 
 
@@ -178,11 +178,11 @@ def _order(name: str) -> tuple[int, str]:
     return (first.index(name) if name in first else len(first), name)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
-def _line(cells: list[str]) -> str:
+def line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

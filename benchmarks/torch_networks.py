@@ -147,9 +147,9 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class ConvNeXtBlock(nn.Module):
-    def __init__(self, features: int):
+    def __init__(self, features: int, layer_scale: float = 1e-6):
         super().__init__()
-        self.layer_scale = nn.Parameter(torch.full((features, 1, 1), 1e-6))
+        self.layer_scale = nn.Parameter(torch.full((features, 1, 1), layer_scale))
         self.block = nn.Sequential(
             nn.Conv2d(features, features, 7, padding=3, groups=features),
             Permute(0, 2, 3, 1),

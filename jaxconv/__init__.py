@@ -28,3 +28,5 @@ from .receptive import ReceptiveField as ReceptiveField
 from .receptive import receptive_field as receptive_field
 from .spec import ConvSpec as ConvSpec
 from .spec import Operator as Operator
+from .summary import Summary as Summary
+from .summary import summarize as summarize

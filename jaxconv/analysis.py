@@ -70,7 +70,7 @@ def cost(fn: Callable, *args: Any, **kwargs: Any) -> Cost:
     once an iteration, a while loop's once, and all branches of a cond are listed.
 
     Args:
-        fn: Any JAX function, such as a Flax module.
+        fn: Any JAX function, or a module of Flax (nnx or linen) or Equinox.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
         **kwargs: Its keyword arguments.
 

@@ -9,27 +9,31 @@ exactly, up to the gaps of dilation, which an interval fills. What no rule knows
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import JaxprEqn, Literal
 
 from .primitives import OPERATORS
 from .recognise import Recognised
 from .spec import ConvSpec, Operator
-from .walk import inner_jaxprs, recognise_equation
+from .walk import recognise_equation
 
 Interval = tuple[int, int] | None  # None: the whole axis, or nothing known, which is as much
 Demand = tuple[Interval, ...]
 
 
-def demanded(jaxpr: Jaxpr, demands: dict[Any, Demand]) -> dict[Any, Demand]:
-    """The demands on all variables of ``jaxpr``, from those on its results."""
-    for eqn in reversed(jaxpr.eqns):
+def demanded(eqns: Sequence[JaxprEqn], demands: dict[Any, Demand]) -> dict[Any, Demand]:
+    """The demands on all variables of a flat program, from those on its results.
+
+    What no result depends on has none.
+    """
+    for eqn in reversed(eqns):
         wanted = [demands.get(variable) for variable in eqn.outvars]
-        if any(demand is not None for demand in wanted):
-            for variable, demand in _operands(eqn, wanted):
-                demands[variable] = _join(demands.get(variable), demand)
+        demand = next((demand for demand in wanted if demand is not None), None)
+        if demand is not None:
+            for variable, read in _operands(eqn, demand):
+                demands[variable] = _join(demands.get(variable), read)
     return demands
 
 
@@ -42,12 +46,7 @@ def _join(a: Demand | None, b: Demand) -> Demand:
     )
 
 
-def _operands(eqn: JaxprEqn, wanted: list[Demand | None]) -> Iterator[tuple[Any, Demand]]:
-    inner = list(inner_jaxprs(eqn))
-    if len(inner) == 1 and len(inner[0].invars) == len(eqn.invars) and _is_call(eqn):
-        yield from _through_call(eqn, inner[0], wanted)
-        return
-    demand = next(demand for demand in wanted if demand is not None)
+def _operands(eqn: JaxprEqn, demand: Demand) -> Iterator[tuple[Any, Demand]]:
     for position, variable in enumerate(eqn.invars):
         if isinstance(variable, Literal):
             continue
@@ -57,22 +56,6 @@ def _operands(eqn: JaxprEqn, wanted: list[Demand | None]) -> Iterator[tuple[Any,
             read = _operand(eqn, position, variable.aval, demand)
         if read is not None:
             yield variable, read
-
-
-def _is_call(eqn: JaxprEqn) -> bool:
-    return eqn.primitive.name not in ("scan", "while", "cond")
-
-
-def _through_call(eqn: JaxprEqn, inner: Jaxpr, wanted) -> Iterator[tuple[Any, Demand]]:
-    results = {
-        variable: demand
-        for variable, demand in zip(inner.outvars, wanted, strict=True)
-        if demand is not None and not isinstance(variable, Literal)
-    }
-    demands = demanded(inner, results)
-    for outer, variable in zip(eqn.invars, inner.invars, strict=True):
-        if not isinstance(outer, Literal) and variable in demands:
-            yield outer, demands[variable]
 
 
 def _operand(eqn: JaxprEqn, position: int, aval: Any, demand: Demand) -> Demand:

@@ -62,7 +62,7 @@ def explain(
     and so are those of gradients, if ``fn`` takes them.
 
     Args:
-        fn: Any JAX function.
+        fn: Any JAX function or module.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
         platforms: ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``; by default the one in use.
         **kwargs: Its keyword arguments.
@@ -83,22 +83,30 @@ def explain(
     """
     found = list(convolutions(trace(fn, *args, **kwargs)))
     chosen = (jax.default_backend(),) if platforms is None else tuple(platforms)
-    names = {"gpu": "cuda"}
     return Explanation(
-        tuple(
-            _explain(conv, names.get(platform, platform)) for conv in found for platform in chosen
-        )
+        tuple(_explain(conv, _named(platform)) for conv in found for platform in chosen)
     )
 
 
-def _explain(found: Found, platform: str) -> ExplainedConv:
+def kernel_of(found: Found) -> str:
+    """The name of the kernel that runs a convolution on the platform in use."""
+    return _choice(found, _named(jax.default_backend())).kernel
+
+
+def _named(platform: str) -> str:
+    return {"gpu": "cuda"}.get(platform, platform)
+
+
+def _choice(found: Found, platform: str) -> dispatch.Choice:
     if found.family and found.operator is not None and found.spec is not None:
-        choice = dispatch.choose(
+        return dispatch.choose(
             found.operator, platform, found.spec, found.dtype, found.implementation
         )
-    else:
-        reason = found.reason or "called through lax itself"
-        choice = dispatch.Choice("lax", reason, {})
+    return dispatch.Choice("lax", found.reason or "called through lax itself", {})
+
+
+def _explain(found: Found, platform: str) -> ExplainedConv:
+    choice = _choice(found, platform)
     return ExplainedConv(
         operator=found.operator,
         spec=found.spec,

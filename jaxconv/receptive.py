@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from jax.extend.core import Literal
+from jax.extend.core import JaxprEqn, Literal
 
 from .demand import Demand, Interval, demanded, read_by_conv
 from .spec import ConvSpec
-from .walk import trace
+from .walk import flattened, trace
+
+# Outputs differ by where they fall between the pixels of an enlarged input, and fields repeat with
+# the enlargement: this many neighbours meet every case up to 64-fold, and its common divisors.
+PERIOD = 64
+NOTHING = (0, -1)  # the interval without pixels, of an output that depends on none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +66,11 @@ def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any
 
     The function is traced, not run. Its first argument with ``[N, *S, C]`` is the input, its first
     result with as many axes the output. Operations that mix whole axes, such as a global mean or a
-    softmax over space, see the whole input.
+    softmax over space, see the whole input. An output that depends on no pixel has size 0.
 
     Args:
-        fn: A JAX function of one image, sequence or volume, or a sequence of ``ConvSpec`` applied
-            one after the other.
+        fn: A JAX function or module of one image, sequence or volume, or a sequence of
+            ``ConvSpec`` applied one after the other.
         *args: Its arguments: arrays or ``jax.ShapeDtypeStruct``.
         **kwargs: Its keyword arguments.
 
@@ -88,21 +94,33 @@ def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any
     if not callable(fn):
         return _of_specs(fn)
     jaxpr = trace(fn, *args, **kwargs)
+    flat = flattened(jaxpr)
     source = _spatial(jaxpr.invars, "argument")
-    result = _spatial([v for v in jaxpr.outvars if not isinstance(v, Literal)], "result")
-    rank = source.aval.ndim - 2
+    result = _spatial([v for v in flat.outvars if not isinstance(v, Literal)], "result")
     if result.aval.ndim != source.aval.ndim:
         raise ValueError(
             f"receptive_field: the result must have the argument's spatial axes, but got "
             f"{result.aval.shape} from {source.aval.shape}"
         )
 
+    return field_of(flat.eqns, source, result)
+
+
+def field_of(
+    eqns: Sequence[JaxprEqn], source: Any, result: Any, period: int | None = None
+) -> ReceptiveField:
+    """The field of one variable of a flat program, in another; both ``[N, *S, C]``."""
+    rank = source.aval.ndim - 2
+
+    @functools.cache
     def field(index: int) -> Demand:
         demand: Demand = (None, *((index, index),) * rank, None)
-        return demanded(jaxpr, {result: demand}).get(source) or (None,) * (rank + 2)
+        demands = demanded(eqns, {result: demand})
+        return demands[source] if source in demands else (NOTHING,) * (rank + 2)
 
     fields = [lambda i, axis=axis: field(i)[axis + 1] for axis in range(rank)]
-    return _measure(fields, source.aval.shape[1:-1], result.aval.shape[1:-1])
+    shapes = source.aval.shape[1:-1], result.aval.shape[1:-1]
+    return _measure(fields, *shapes, period or PERIOD)
 
 
 def _of_specs(specs: Any) -> ReceptiveField:
@@ -132,22 +150,22 @@ def _spatial(variables: Sequence[Any], what: str) -> Any:
     raise ValueError(f"receptive_field: no {what} is [N, *S, C] with 1 to 3 spatial axes")
 
 
-# Outputs differ by where they fall between the pixels of an enlarged input, and fields repeat with
-# the enlargement: this many neighbours meet every case up to 64-fold, and its common divisors.
-PERIOD = 64
-
-
 def _measure(
-    fields: Sequence[Callable[[int], Interval]], inputs: Sequence[int], outputs: Sequence[int]
+    fields: Sequence[Callable[[int], Interval]],
+    inputs: Sequence[int],
+    outputs: Sequence[int],
+    longest: int = PERIOD,
 ) -> ReceptiveField:
     axes = zip(fields, inputs, outputs, strict=True)
-    return ReceptiveField(tuple(_measure_axis(*axis) for axis in axes))
+    return ReceptiveField(tuple(_measure_axis(*axis, longest) for axis in axes))
 
 
-def _measure_axis(field: Callable[[int], Interval], inputs: int, outputs: int) -> AxisField:
+def _measure_axis(
+    field: Callable[[int], Interval], inputs: int, outputs: int, longest: int
+) -> AxisField:
     """Measures from the middle, where no materialised border is in the way."""
     middle = outputs // 2
-    period = next(p for p in range(PERIOD, 0, -1) if PERIOD % p == 0 and middle + p <= outputs)
+    period = next(p for p in range(longest, 0, -1) if longest % p == 0 and middle + p <= outputs)
     first, last = field(middle), field(middle + period)
     if first is None or last is None:
         return AxisField(inputs, 0, 0)

@@ -1,7 +1,8 @@
-"""Plain-text tables for what the analysis functions print."""
+"""Tables for what the analysis functions print: plain text, and HTML for notebooks."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 
@@ -26,6 +27,25 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
         ]
         lines.append("  ".join(aligned).rstrip())
     return "\n".join(lines)
+
+
+def format_html(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """The same as an HTML table.
+
+    >>> format_html(("name", "MACs"), [("<a>", 1234)])
+    '<table><thead><tr><th>name</th><th>MACs</th>...<td>&lt;a&gt;</td><td ...>1,234</td>...'
+    """
+
+    def line(cells: Sequence[object], tag: str) -> str:
+        return f"<tr>{''.join(_html(cell, tag) for cell in cells)}</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
+
+
+def _html(cell: object, tag: str) -> str:
+    align = ' style="text-align: right"' if isinstance(cell, int) else ""
+    return f"<{tag}{align}>{html.escape(_text(cell))}</{tag}>"
 
 
 def _text(cell: object) -> str:

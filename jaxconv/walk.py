@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-from jax.extend.core import Jaxpr, JaxprEqn
+from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from .primitives import OPERATORS
+from .program import program
 from .recognise import LaxConvolution, Recognised, recognise
 from .spec import ConvSpec, Operator
 
@@ -34,16 +35,14 @@ class Found:
 
 
 def trace(fn: Callable, *args: Any, **kwargs: Any) -> Jaxpr:
-    """The program of ``fn`` on these arguments; nothing is computed."""
-    if not callable(fn):
-        raise TypeError(f"fn must be callable, but got {type(fn).__qualname__}")
-    return jax.make_jaxpr(lambda *a, **k: fn(*a, **k))(*args, **kwargs).jaxpr
+    """The program of a function or module on these arguments; nothing is computed."""
+    return program(fn, *args, **kwargs).jaxpr
 
 
 def convolutions(jaxpr: Jaxpr, count: int = 1) -> Iterator[Found]:
     """All convolutions in program order; those in a scan count once an iteration."""
     for eqn in jaxpr.eqns:
-        found = _found(eqn, count)
+        found = find(eqn, count)
         if found is not None:
             yield found
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
@@ -60,7 +59,67 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
                 yield inner
 
 
-def _found(eqn: JaxprEqn, count: int) -> Found | None:
+@dataclasses.dataclass(frozen=True)
+class Flat:
+    """A program without calls: those of ``jit``, ``custom_jvp`` and the like are written out."""
+
+    eqns: tuple[JaxprEqn, ...]
+    outvars: tuple[Any, ...]
+
+
+@dataclasses.dataclass(eq=False)
+class _Variable:
+    """A variable of a call's body; each call has its own, for programs share bodies."""
+
+    aval: Any
+
+
+LOOPS = ("scan", "while", "cond")
+
+
+def flattened(jaxpr: Jaxpr) -> Flat:
+    """The program with all calls but loops and branches written out."""
+    eqns: list[JaxprEqn] = []
+    outvars = _write_out(jaxpr, {}, eqns, fresh=False)
+    return Flat(tuple(eqns), tuple(outvars))
+
+
+def _write_out(jaxpr: Jaxpr, names: dict[Any, Any], eqns: list[JaxprEqn], fresh: bool) -> list:
+    """Appends the equations under the names that their variables have outside."""
+
+    def named(variable: Any) -> Any:
+        return variable if isinstance(variable, Literal) else names.get(variable, variable)
+
+    for eqn in jaxpr.eqns:
+        operands: list[Any] = [named(variable) for variable in eqn.invars]
+        body = _body(eqn)
+        if body is not None:
+            inside = dict(zip(body.invars, operands, strict=True))
+            results = _write_out(body, inside, eqns, fresh=True)
+            names.update(zip(eqn.outvars, results, strict=True))
+            continue
+        if fresh:
+            names.update({variable: _Variable(variable.aval) for variable in eqn.outvars})
+        eqns.append(eqn.replace(invars=operands, outvars=[named(v) for v in eqn.outvars]))
+    return [named(variable) for variable in jaxpr.outvars]
+
+
+def _body(eqn: JaxprEqn) -> Jaxpr | None:
+    """The program that an equation calls once, on its own operands; None if it is no call."""
+    inner = list(inner_jaxprs(eqn))
+    if len(inner) != 1 or eqn.primitive.name in LOOPS:
+        return None
+    (body,) = inner
+    return body if _shapes(body) == _shapes(eqn) else None
+
+
+def _shapes(program: Any) -> list[list[tuple[int, ...]]]:
+    sides = (program.invars, program.outvars)
+    return [[getattr(v.aval, "shape", ()) for v in variables] for variables in sides]
+
+
+def find(eqn: JaxprEqn, count: int) -> Found | None:
+    """The convolution that an equation is, if it is one."""
     operator = OPERATORS.get(eqn.primitive)
     avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
     if operator is None and eqn.primitive.name != "conv_general_dilated":

@@ -1,0 +1,129 @@
+"""Functions and modules as programs, with the names of what they are called with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import Jaxpr
+
+
+class Argument(NamedTuple):
+    """One array that a program is called with.
+
+    ``path`` is where it stands in its module or argument, such as ``layers[0].conv.kernel``, and
+    empty for an array given by itself. ``parameter`` says whether it is one that is trained.
+    """
+
+    path: str
+    parameter: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced function; ``arguments`` are those of ``jaxpr.invars``, one each."""
+
+    jaxpr: Jaxpr
+    arguments: tuple[Argument, ...]
+
+
+def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
+    """The program of a function or module on these arguments; nothing is computed.
+
+    A module that is a pytree, as Flax nnx's and Equinox's are, is traced as a function of its
+    arrays too, so that it may change them; one of Flax linen, with the variables that its ``init``
+    would make. These arrays come after the arguments'. What is no array stays as it is.
+
+    Raises:
+        TypeError: ``fn`` is not callable.
+    """
+    if not callable(fn):
+        raise TypeError(f"fn must be callable, but got {type(fn).__qualname__}")
+    held: Any = fn
+    call: Callable = lambda fn, args, kwargs: fn(*args, **kwargs)  # noqa: E731
+    if hasattr(fn, "init_with_output"):
+        module: Any = fn
+        held = _initialised(module, args, kwargs)
+        call = lambda variables, args, kwargs: module.apply(variables, *args, **kwargs)  # noqa: E731
+    arrays, whole = _arrays_of((args, kwargs, held))
+
+    def of_arrays(arrays):
+        args, kwargs, held = whole(arrays)
+        return call(held, args, kwargs)
+
+    jaxpr = jax.make_jaxpr(of_arrays)(arrays).jaxpr
+    given = [argument for value in (*args, *_sorted(kwargs)) for argument in _arguments(value)]
+    return Program(jaxpr, (*_but_the_input(given), *_arguments(held)))
+
+
+def _sorted(kwargs: dict[str, Any]) -> list[Any]:
+    return [kwargs[name] for name in sorted(kwargs)]
+
+
+def _initialised(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """The variables of a linen module, as shapes."""
+    arrays, whole = _arrays_of((args, kwargs))
+
+    def init(arrays):
+        args, kwargs = whole(arrays)
+        return module.init(jax.random.key(0), *args, **kwargs)
+
+    return jax.eval_shape(init, arrays)
+
+
+def _arrays_of(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The arrays of a tree, and the tree with others in their places."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = [at for at, leaf in enumerate(leaves) if _is_array(leaf)]
+
+    def whole(arrays: list[Any]) -> Any:
+        filled = list(leaves)
+        for at, array in zip(places, arrays, strict=True):
+            filled[at] = array
+        return jax.tree.unflatten(structure, filled)
+
+    return [leaves[at] for at in places], whole
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _arguments(value: Any) -> Iterator[Argument]:
+    """The arrays of one argument; Flax says what is trained by a collection or by a class."""
+    collections = isinstance(value, dict) and "params" in value
+    for path, leaf in jax.tree.leaves_with_path(value, is_leaf=_is_variable):
+        for inner in filter(_is_array, jax.tree.leaves(leaf)):
+            if _is_variable(leaf):
+                trained = any(kind.__name__ == "Param" for kind in type(leaf).__mro__)
+            elif collections:
+                trained = path[0] == jax.tree_util.DictKey("params")
+            else:
+                trained = jax.numpy.issubdtype(inner.dtype, np.inexact)
+            yield Argument(_written(path[1:] if collections else path), trained)
+
+
+def _is_variable(value: Any) -> bool:
+    """Whether this is a variable of Flax nnx, known by name because Flax may be absent."""
+    return any(
+        kind.__name__ == "Variable" and kind.__module__.startswith("flax.")
+        for kind in type(value).__mro__
+    )
+
+
+def _written(path: tuple[Any, ...]) -> str:
+    """``layers[0].conv.kernel``, and ``Conv_0.kernel`` in a dict as well."""
+    words = [
+        f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path
+    ]
+    return "".join(words).removeprefix(".")
+
+
+def _but_the_input(arguments: list[Argument]) -> Iterator[Argument]:
+    """The first array that is given by itself is the input, and no parameter."""
+    first = next((at for at, (path, _) in enumerate(arguments) if not path), None)
+    for at, argument in enumerate(arguments):
+        yield argument._replace(parameter=False) if at == first else argument
