@@ -1,0 +1,209 @@
+"""How a GPU walks a depthwise convolution: phases, taps and blocks, apart from any kernel language.
+
+The forward convolution and the input gradient are one computation. The outputs of an axis fall into
+``phases``; output ``j`` of phase ``r`` is ``r + phases * j``, and its tap ``i`` reads the input
+``step * j + dilation * i + base(r)`` with the weight ``first(r) + every * i``. The forward
+convolution has one phase. An input gradient has as many as strides: ``q = r + s*j`` was read by the
+outputs ``o`` with ``s*o + d*t - low = q``, so by every ``s/c``-th tap from the first that fits,
+where ``c = gcd(s, d)``, and from one of them to the next ``o`` falls by ``d/c``.
+
+A program computes a tile of ``strips`` by ``features``, for each of the ``columns`` neighbouring
+outputs of a strip. Features lie on neighbouring threads, so that loads are coalesced, and an input
+that several outputs of a strip read is loaded once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from ..spec import ConvSpec, Operator
+
+# Offsets into arrays are 32-bit integers; only the first axis of a grid may be longer than GRID.
+ELEMENTS = 2**31 - 1
+GRID = 65535
+
+# The most bytes that one thread loads at once, and the threads of a program.
+VECTOR = 16
+WARPS = 4
+WARP = 32
+
+# Tiles that a program holds at once: sums and weights, or sums and cotangents.
+TILES = 11
+MOST_TAPS = 7
+MOST_SUMS = 9
+MOST_COLUMNS = 8
+
+# A filter gradient's programs fill every multiprocessor this often; its partial sums are at most
+# this share of its operands.
+MULTIPROCESSORS = 132
+PROGRAMS = 4
+PARTIAL_SHARE = 8
+
+
+class Walk(NamedTuple):
+    """One spatial axis of the computation above; ``low`` is the forward convolution's padding."""
+
+    reads: int  # the extent of the array that is read
+    writes: int  # the extent of the array that is written
+    taps: int  # of the kernel
+    phases: int
+    every: int
+    step: int
+    dilation: int
+    low: int
+
+    @property
+    def count(self) -> int:
+        """The outputs of a phase."""
+        return -(-self.writes // self.phases)
+
+    @property
+    def reached(self) -> int:
+        """The most taps that a phase has."""
+        return -(-self.taps // self.every)
+
+
+class Blocks(NamedTuple):
+    """How one program's work is cut; a tile's extents and ``warps`` are powers of two."""
+
+    strips: int
+    columns: int
+    features: int
+    taps: int  # of the last axis, computed at once
+    warps: int
+    rows: int = 1  # taps of the other axes that one program of a filter gradient sums
+    chunks: int = 1  # programs that share the pixels of a filter gradient
+
+
+def walks(operator: Operator, spec: ConvSpec) -> list[Walk]:
+    sizes = zip(
+        spec.input_spatial,
+        spec.output_spatial,
+        spec.kernel_spatial,
+        spec.strides,
+        spec.dilation,
+        [low for low, _ in spec.padding],
+        strict=True,
+    )
+    if operator is Operator.INPUT_GRAD:
+        return [_adjoint(*axis) for axis in sizes]
+    return [Walk(n, o, k, 1, 1, s, d, low) for n, o, k, s, d, low in sizes]
+
+
+def _adjoint(n: int, o: int, k: int, s: int, d: int, low: int) -> Walk:
+    common = math.gcd(s, d)
+    return Walk(o, n, k, s, s // common, 1, -d // common, low)
+
+
+def phase_of(walk: Walk, r):
+    """``first`` and ``base`` of phase ``r``, a traced integer where there are several phases.
+
+    The first tap is the least ``i`` with ``r + low - d*i = 0 (mod s)``. With ``c = gcd(s, d)`` it is
+    ``(r + low)/c * (d/c)^-1 (mod s/c)`` where c divides ``r + low``; else no tap fits, and ``first``
+    lies past the kernel.
+    """
+    if walk.phases == 1:
+        return 0, walk.low if walk.dilation < 0 else -walk.low
+    s, every, distance = walk.phases, walk.every, -walk.dilation
+    common = s // every
+    shifted = r + walk.low % s
+    residue = lax.rem(shifted, s)
+    first = lax.rem(lax.div(residue, common) * pow(distance, -1, every), every)
+    base = lax.div(shifted - first * distance * common, s) + walk.low // s
+    return jnp.where(lax.rem(residue, common) == 0, first, walk.taps), base
+
+
+def strip_extents(spec: ConvSpec, walks: list[Walk], cut: Blocks) -> list[int]:
+    """What strips are numbered by: images, places on all axes but the last, strips along it."""
+    *outer, last = walks
+    return [spec.batch, *[walk.count for walk in outer], -(-last.count // cut.columns)]
+
+
+def reads(last: Walk, columns: int, taps: int) -> dict[int, list[tuple[int, int]]]:
+    """Where a strip reads: for each offset, the ``(column, tap)`` pairs that it serves."""
+    offsets: dict[int, list[tuple[int, int]]] = {}
+    for column, tap in itertools.product(range(columns), range(taps)):
+        offset = column * last.step + tap * last.dilation
+        offsets.setdefault(offset, []).append((column, tap))
+    return dict(sorted(offsets.items()))
+
+
+def refusal(operator: Operator, spec: ConvSpec) -> str | None:
+    shapes = (spec.input_shape, spec.kernel_shape, spec.output_shape)
+    if not all(isinstance(n, int) for shape in shapes for n in shape):
+        return "it needs sizes known at compile time, but some are symbolic"
+    largest = max(math.prod(shape) for shape in shapes)
+    if largest > ELEMENTS:
+        return f"it counts elements with 32 bits, but an array has {largest}"
+    phases = math.prod(spec.strides)
+    if operator is Operator.INPUT_GRAD and phases > GRID:
+        return f"it computes at most {GRID} phases of an input gradient, but the strides make {phases}"
+    return None
+
+
+def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str | None = None) -> Blocks:
+    """The blocks that run where no measurement says better; ``generation`` is a device's kind."""
+    walks_ = walks(operator, spec)
+    last = walks_[-1]
+    if operator is Operator.FILTER_GRAD:
+        outer = spec.taps // last.taps
+        taps = -(-last.taps // -(-last.taps // MOST_SUMS))
+        rows = max(n for n in range(1, outer + 1) if outer % n == 0 and n * taps <= MOST_SUMS)
+    else:
+        rows, taps = 1, min(last.reached, MOST_TAPS)
+    columns = _columns(last, taps, max(TILES - rows * taps, 2))
+    return _fitted(operator, spec, dtype, columns, taps, rows, WARPS)
+
+
+def _columns(last: Walk, taps: int, most: int) -> int:
+    """The outputs a strip whose inputs are read least often, those beside the image included."""
+
+    def loads(columns: int) -> float:
+        read = len(reads(last, columns, taps)) + taps
+        return read * -(-last.count // columns)
+
+    return min(range(1, min(most, MOST_COLUMNS, last.count) + 1), key=loads)
+
+
+def _fitted(operator, spec: ConvSpec, dtype, columns, taps, rows, warps) -> Blocks:
+    """Tiles of one vector a thread, whose features leave the fewest threads idle."""
+    total = spec.result_shape(operator)[-1]
+    vector = min(VECTOR // jnp.dtype(dtype).itemsize, 8)
+    widths = [2**i for i in range(8)]
+    features = min(widths, key=lambda n: -(-total // n) * n * (1 + 8 / n))
+    cut = Blocks(max(WARP * warps * vector // features, 1), columns, features, taps, warps, rows)
+    strips = math.prod(strip_extents(spec, walks(operator, spec), cut))
+    if cut.strips > strips:
+        few = 2 ** (strips - 1).bit_length()
+        cut = cut._replace(strips=few, warps=max(few * features // (WARP * vector), 1))
+    return cut._replace(chunks=_chunks(spec, cut, strips)) if operator is Operator.FILTER_GRAD else cut
+
+
+def _chunks(spec: ConvSpec, cut: Blocks, strips: int) -> int:
+    """Enough programs to fill the device, while their partial sums stay small."""
+    last = spec.kernel_spatial[-1]
+    others = -(-spec.out_features // cut.features) * spec.taps // last // cut.rows * -(-last // cut.taps)
+    turns = -(-strips // cut.strips)
+    operands = math.prod(spec.input_shape) + math.prod(spec.output_shape)
+    small = operands // PARTIAL_SHARE // spec.parameters
+    wanted = -(-MULTIPROCESSORS * PROGRAMS // others)
+    share = -(-turns // max(min(wanted, small, turns), 1))
+    return -(-turns // share)
+
+
+def candidates(
+    operator: Operator, spec: ConvSpec, dtype, generation: str | None = None
+) -> tuple[Blocks, ...]:
+    """What is worth measuring beside ``blocks``, which comes first."""
+    usual = blocks(operator, spec, dtype, generation)
+    found = [usual]
+    last = walks(operator, spec)[-1]
+    for columns, warps in itertools.product((1, 2, 4, 8), (1, 2, 4, 8)):
+        if columns <= last.count:
+            found.append(_fitted(operator, spec, dtype, columns, usual.taps, usual.rows, warps))
+    return tuple(dict.fromkeys(found))
