@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import jax
 
 # Binding a primitive eagerly means compiling it alone. The public ways to do that go through
@@ -12,9 +14,10 @@ from jax._src.dispatch import apply_primitive as apply_primitive
 # no public function annotates an MLIR value. Where no axis is explicit it does nothing.
 from jax._src.interpreters.mlir import lower_with_sharding_in_types as annotate_sharding
 from jax.core import ShapedArray
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
-NO_MESH = AbstractMesh((), ())
+# For whom programs are lowered where no GPU is, and none is named: Triton's rule asks.
+ANY_GPU = AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu")
 
 
 def varying_axes(x) -> frozenset:
@@ -27,7 +30,7 @@ def without_mesh(aval):
     return ShapedArray(aval.shape, aval.dtype, weak_type=False)
 
 
-def lower_on_shard(ctx, lower, *operands):
+def lower_on_shard(ctx, platform: str, lower, *operands):
     """Runs the lowering rule ``lower`` with every mesh type stripped, then types its result.
 
     A kernel that transposes inside its lowering would otherwise transpose the casts that
@@ -38,12 +41,22 @@ def lower_on_shard(ctx, lower, *operands):
         avals_in=[without_mesh(aval) for aval in ctx.avals_in],
         avals_out=[without_mesh(aval) for aval in ctx.avals_out],
     )
-    with jax.sharding.use_abstract_mesh(NO_MESH):
+    with jax.sharding.use_abstract_mesh(_no_mesh(platform)), warnings.catch_warnings():
+        # jax 0.11 deprecates Pallas's lowering through Triton, which is still what it has for CUDA.
+        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
         results = lower(stripped, *operands)
     return [
         annotate_sharding(ctx, result, aval)
         for result, aval in zip(results, ctx.avals_out, strict=True)
     ]
+
+
+def _no_mesh(platform: str) -> AbstractMesh:
+    """A mesh of no axes, on the device that the program is for."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    if device is None and platform == "cuda" and jax.default_backend() != "gpu":
+        device = ANY_GPU
+    return AbstractMesh((), (), abstract_device=device)
 
 
 def why_plain(ctx) -> str | None:

@@ -1,7 +1,8 @@
 """The only table: which kernel computes (operator, platform, spec, dtype), and why not the others.
 
 A kernel is a module of ``jaxconv.kernels``. Every choice here is a rule on the spec with the
-measurement behind it, so that the same program always runs on the same kernels.
+measurement behind it, so that the same program always runs on the same kernels, unless the user
+has measured better: a table that ``autotune`` wrote goes first.
 """
 
 from __future__ import annotations
@@ -9,13 +10,27 @@ from __future__ import annotations
 import dataclasses
 import math
 from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 
-from .kernels import dots, lax, native, taps
+from . import tuning
+from .kernels import dots, lax, native, pallas_gpu, taps
 from .spec import ConvSpec, Operator
 
-KERNELS: dict[str, ModuleType] = {"lax": lax, "taps": taps, "dots": dots, "native": native}
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+# The module that a name stands for on each platform that it runs on.
+KERNELS: dict[str, dict[str, ModuleType]] = {
+    "lax": dict.fromkeys(PLATFORMS, lax),
+    "taps": dict.fromkeys(PLATFORMS, taps),
+    "dots": dict.fromkeys(PLATFORMS, dots),
+    "native": {"cpu": native},
+    "pallas": {"cuda": pallas_gpu},
+}
+
+# What XLA cannot partition or export: custom calls.
+CUSTOM_CALLS = ("native", "pallas")
 
 # Fewer output pixels than this do not pay for packing the engine's weights.
 FEW_PIXELS = 8
@@ -23,11 +38,15 @@ FEW_PIXELS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The kernel chosen, why it was, and the reason against each of the others."""
+    """The kernel chosen, why it was, and the reason against each of the others.
+
+    ``blocks`` is how the kernel cuts its work, hashable, or None where it has no such parameters.
+    """
 
     kernel: str
     reason: str
     against: dict[str, str]
+    blocks: Any = None
 
 
 def check_name(implementation: str) -> None:
@@ -41,9 +60,26 @@ def check_name(implementation: str) -> None:
 def refusal(implementation: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """Why a forced kernel cannot serve on any platform, or None."""
     check_name(implementation)
-    if implementation != "lax" and not all(isinstance(n, int) for n in spec.padded_spatial):
+    modules = KERNELS[implementation]
+    reasons = [_refusal(implementation, on, operator, spec, dtype) for on in modules]
+    return None if None in reasons else "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
+def _refusal(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
+    if name != "lax" and not all(isinstance(n, int) for n in spec.padded_spatial):
         return "it plans its loops by the spatial extents, and those are symbolic"
-    return KERNELS[implementation].refusal(operator, spec, dtype)
+    return KERNELS[name][platform].refusal(operator, spec, dtype)
+
+
+def _refusal_on(
+    name: str, platform: str, plain: str | None, operator: Operator, spec: ConvSpec, dtype
+) -> str | None:
+    """Why a kernel cannot serve in this program on this platform, or None."""
+    if platform not in KERNELS[name]:
+        return f"it runs on {' and '.join(KERNELS[name])}, not on {platform}"
+    if plain is not None and name in CUSTOM_CALLS:
+        return plain
+    return _refusal(name, platform, operator, spec, dtype)
 
 
 def choose(
@@ -58,35 +94,83 @@ def choose(
 
     ``plain`` says why a program may hold nothing but plain XLA, as one that is exported.
     """
+    refusals = {
+        name: _refusal_on(name, platform, plain, operator, spec, dtype) for name in KERNELS
+    }
     if implementation is not None:
-        return _forced(implementation, platform, plain)
-    refusals = {name: refusal(name, operator, spec, dtype) for name in KERNELS}
-    refusals["native"] = _engine_elsewhere(platform, plain) or refusals["native"]
-    rule = _cpu if platform == "cpu" else _accelerator
-    if refusals["native"] is None and not _engine_slower(operator, spec):
-        chosen, reason = "native", _NATIVE
+        return _forced(implementation, refusals, platform, operator, spec, dtype)
+    tried, tuned = tuning.current_trial(), None
+    if tried is None:
+        tuned = _tuned(refusals, platform, operator, spec, dtype)
+        tried = tuned
+    if tried is not None:
+        chosen, reason, cut = tried.kernel, "measured on this device", tried.blocks
     else:
-        chosen, reason = rule(operator, spec, dtype)
-    if refusals[chosen] is not None:
-        chosen, reason = "lax", f'"{chosen}" cannot serve: {refusals[chosen]}'
+        chosen, reason = _ruled(refusals, platform, operator, spec, dtype)
+        cut = _blocks(chosen, platform, operator, spec, dtype)
     against = {
         name: refusal or f'"{chosen}" is faster: {reason}'
         for name, refusal in refusals.items()
         if name != chosen
     }
-    return Choice(chosen, reason, against)
+    return Choice(chosen, reason, against, cut)
 
 
-def _forced(implementation: str, platform: str, plain: str | None) -> Choice:
-    reason = _engine_elsewhere(platform, plain) if implementation == "native" else None
+def _forced(implementation: str, refusals, platform: str, *case) -> Choice:
+    # A forced kernel's own refusal was raised where the operator was bound, in the caller's words.
+    reason = refusals[implementation]
     if reason is not None:
         raise ValueError(f'implementation "{implementation}" cannot serve: {reason}')
     against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
-    return Choice(implementation, "forced", against)
+    return Choice(implementation, "forced", against, _blocks(implementation, platform, *case))
 
 
-def _engine_elsewhere(platform: str, plain: str | None) -> str | None:
-    return plain if platform == "cpu" else f"the engine runs on cpu, not on {platform}"
+def _blocks(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> Any:
+    """How a kernel cuts its work where nothing was measured; None where it has no blocks."""
+    module = KERNELS[name][platform]
+    if spec.empty or not hasattr(module, "blocks"):
+        return None
+    return module.blocks(operator, spec, dtype, module.generation())
+
+
+def candidates(
+    operator: Operator, platform: str, spec: ConvSpec, dtype, plain: str | None = None
+) -> list[tuning.Trial]:
+    """Every kernel that can serve, with each cut that is worth measuring."""
+    found = []
+    for name in KERNELS:
+        if _refusal_on(name, platform, plain, operator, spec, dtype) is None:
+            found += [tuning.Trial(name, cut) for cut in _cuts(name, platform, operator, spec, dtype)]
+    return found
+
+
+def _cuts(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> tuple:
+    module = KERNELS[name][platform]
+    if not hasattr(module, "candidates"):
+        return (None,)
+    return module.candidates(operator, spec, dtype, module.generation())
+
+
+def _tuned(refusals, platform: str, *case) -> tuning.Trial | None:
+    """The measured choice, where it can still be run."""
+    found = tuning.lookup(platform, *case)
+    if found is None:
+        return None
+    if refusals.get(found.kernel, "") is None:
+        for cut in _cuts(found.kernel, platform, *case):
+            if found.blocks == (None if cut is None else repr(cut)):
+                return tuning.Trial(found.kernel, cut)
+    return None
+
+
+def _ruled(refusals, platform: str, operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
+    if refusals["native"] is None and not _engine_slower(operator, spec):
+        return "native", _NATIVE
+    rules = {"cpu": _cpu, "cuda": _device, "tpu": _device}
+    chosen, reason = rules.get(platform, _others)(operator, spec, dtype)
+    if refusals[chosen] is not None:
+        return "lax", f'"{chosen}" cannot serve: {refusals[chosen]}'
+    return chosen, reason
 
 
 # lax's times over the engine's, 2 threads, AVX-512, all of workloads.py: depthwise 22 to 5,000,
@@ -101,8 +185,15 @@ def _engine_slower(operator: Operator, spec: ConvSpec) -> bool:
     return operator is Operator.INPUT_GRAD and spec.disjoint and not spec.pointwise
 
 
-def _accelerator(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
+def _others(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
     return "lax", "the platform's own convolutions"
+
+
+def _device(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
+    """On matrix units: what is a matrix product is lax's, the rest is bound by memory."""
+    if spec.depthwise and spec.in_features > 1:
+        return "pallas", "depthwise: every input is read about once, and nothing is copied"
+    return _others(operator, spec, dtype)
 
 
 def _cpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:

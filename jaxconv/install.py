@@ -88,10 +88,10 @@ def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
 
 def _checked(function: str, platforms: Sequence[str]) -> frozenset[str]:
     wanted = frozenset([platforms] if isinstance(platforms, str) else platforms)
-    unknown = sorted(wanted - set(lowering.PLATFORMS))
+    unknown = sorted(wanted - set(dispatch.PLATFORMS))
     if unknown:
         raise ValueError(
-            f"{function}: platforms must be among {', '.join(lowering.PLATFORMS)}, but got "
+            f"{function}: platforms must be among {', '.join(dispatch.PLATFORMS)}, but got "
             f"{', '.join(map(repr, unknown))}"
         )
     return wanted
@@ -122,7 +122,9 @@ def _lower(platform: str, original, ctx, lhs, rhs, **params):
         precision=params["precision"],
         implementation=None,
     )
-    return compat.lower_on_shard(ctx, mlir.lower_fun(run, multiple_results=False), lhs, rhs)
+    return compat.lower_on_shard(
+        ctx, platform, mlir.lower_fun(run, multiple_results=False), lhs, rhs
+    )
 
 
 def _kernel(ctx, platform: str, found: Recognised, dtype) -> str:

@@ -146,7 +146,7 @@ def refusal(operator: Operator, spec: ConvSpec) -> str | None:
     return None
 
 
-def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str | None = None) -> Blocks:
+def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str) -> Blocks:
     """The blocks that run where no measurement says better; ``generation`` is a device's kind."""
     walks_ = walks(operator, spec)
     last = walks_[-1]
@@ -197,7 +197,7 @@ def _chunks(spec: ConvSpec, cut: Blocks, strips: int) -> int:
 
 
 def candidates(
-    operator: Operator, spec: ConvSpec, dtype, generation: str | None = None
+    operator: Operator, spec: ConvSpec, dtype, generation: str
 ) -> tuple[Blocks, ...]:
     """What is worth measuring beside ``blocks``, which comes first."""
     usual = blocks(operator, spec, dtype, generation)

@@ -8,8 +8,11 @@ particular to it is in ``_call`` and ``_load``.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,27 +33,51 @@ DTYPES = ("float32", "bfloat16", "float16")
 UNROLLED = 9
 
 
-def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None, cut=None, interpret=False):
-    return _outputs(Operator.CONV, x, kernel, spec, dtype, cut, interpret)
+class Target(NamedTuple):
+    """What kernels are made for: a device's kind, and pallas_call's ``interpret``."""
+
+    generation: str
+    interpret: bool = False
 
 
-def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None, cut=None, interpret=False):
-    return _outputs(Operator.INPUT_GRAD, g, kernel, spec, dtype, cut, interpret)
+# A user context is part of jit's cache key: entering it makes jitted functions trace again.
+_target = jax.make_user_context(None)
 
 
-def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None, cut=None, interpret=False):
+@contextlib.contextmanager
+def target(generation: str = "", interpret: bool = False) -> Iterator[None]:
+    """Makes the kernels lowered in the block for a device's kind, or interpreted on any machine."""
+    with _target(Target(generation, interpret)):
+        yield
+
+
+def generation() -> str:
+    """The kind of the target, else of this process's GPU, as jax names it."""
+    if _target.value is not None:
+        return _target.value.generation
+    return jax.local_devices()[0].device_kind if jax.default_backend() == "gpu" else ""
+
+
+def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None, blocks: Blocks | None = None):
+    return _outputs(Operator.CONV, x, kernel, spec, dtype, blocks)
+
+
+def input_grad(
+    g, kernel, spec: ConvSpec, *, precision=None, dtype=None, blocks: Blocks | None = None
+):
+    return _outputs(Operator.INPUT_GRAD, g, kernel, spec, dtype, blocks)
+
+
+def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None, blocks: Blocks | None = None):
     dtype, _ = results_dtypes(x, g, dtype)
-    cut = cut or blocks(Operator.FILTER_GRAD, spec, dtype)
+    cut = blocks or gpu_plan.blocks(Operator.FILTER_GRAD, spec, dtype, generation())
     last = gpu_plan.walks(Operator.FILTER_GRAD, spec)[-1]
     tap_blocks = spec.taps // last.taps // cut.rows * pl.cdiv(last.taps, cut.taps)
     grid = (cut.chunks, pl.cdiv(spec.out_features, cut.features), tap_blocks)
     shape = (cut.chunks * spec.taps, spec.out_features)
-    partial = jnp.float32 if cut.chunks > 1 else dtype
-    body = functools.partial(_sums_body, spec, cut, not interpret)
-    sums = _call("filter_grad", body, grid, cut, shape, partial, interpret)(_pixels(x), _pixels(g))
-    if cut.chunks > 1:
-        sums = sums.reshape(cut.chunks, -1).sum(0)
-    return sums.reshape(spec.kernel_shape).astype(dtype)
+    body = functools.partial(_sums_body, spec, cut)
+    sums = _call("filter_grad", body, grid, cut, shape, jnp.float32)(_pixels(x), _pixels(g))
+    return sums.reshape(cut.chunks, *spec.kernel_shape).sum(0).astype(dtype)
 
 
 def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
@@ -63,10 +90,10 @@ def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     return gpu_plan.refusal(operator, spec)
 
 
-def _outputs(operator: Operator, a, kernel, spec: ConvSpec, dtype, cut, interpret: bool):
+def _outputs(operator: Operator, a, kernel, spec: ConvSpec, dtype, cut: Blocks | None):
     """The convolution or the input gradient: both weigh and sum the neighbours of each output."""
     dtype, _ = results_dtypes(a, kernel, dtype)
-    cut = cut or blocks(operator, spec, dtype)
+    cut = cut or blocks(operator, spec, dtype, generation())
     walks = gpu_plan.walks(operator, spec)
     *pixels, features = spec.result_shape(operator)
     grid = (
@@ -74,13 +101,13 @@ def _outputs(operator: Operator, a, kernel, spec: ConvSpec, dtype, cut, interpre
         pl.cdiv(features, cut.features),
         math.prod(walk.phases for walk in walks),
     )
-    body = functools.partial(_outputs_body, operator, spec, cut, not interpret)
-    call = _call(operator.value, body, grid, cut, (math.prod(pixels), features), dtype, interpret)
+    body = functools.partial(_outputs_body, operator, spec, cut)
+    call = _call(operator.value, body, grid, cut, (math.prod(pixels), features), dtype)
     result = call(_pixels(a), kernel.reshape(spec.taps, spec.out_features))
     return result.reshape(spec.result_shape(operator))
 
 
-def _outputs_body(operator, spec: ConvSpec, cut: Blocks, fused: bool, a_ref, kernel_ref, y_ref):
+def _outputs_body(operator, spec: ConvSpec, cut: Blocks, a_ref, kernel_ref, y_ref):
     *outer, last = walks = gpu_plan.walks(operator, spec)
     filters = spec.group_out if operator is Operator.INPUT_GRAD else 1
     (n, *place, strip), real = _strips(spec, walks, cut, pl.program_id(0))
@@ -111,7 +138,7 @@ def _outputs_body(operator, spec: ConvSpec, cut: Blocks, fused: bool, a_ref, ker
             pixels = pixel * last.reads + corner + offset
             a = _load(a_ref, cut, pixels, channel, mask[:, None] & known)
             for column, i in pairs:
-                sums[column] = _add(sums[column], a, weights[i], fit[i], fused)
+                sums[column] = _add(sums[column], a, weights[i], fit[i])
         return tuple(sums)
 
     def add_pieces(count: int, taps: int, begin: int, sums):
@@ -139,7 +166,7 @@ def _outputs_body(operator, spec: ConvSpec, cut: Blocks, fused: bool, a_ref, ker
         triton.store(at, y.astype(y_ref.dtype), mask=mask)
 
 
-def _sums_body(spec: ConvSpec, cut: Blocks, fused: bool, x_ref, g_ref, kernel_ref):
+def _sums_body(spec: ConvSpec, cut: Blocks, x_ref, g_ref, kernel_ref):
     """One program's share of a filter gradient: some taps, some features, some of the pixels."""
     *outer, last = walks = gpu_plan.walks(Operator.FILTER_GRAD, spec)
     feature, known = _features(g_ref, cut, pl.program_id(1))
@@ -172,7 +199,7 @@ def _sums_body(spec: ConvSpec, cut: Blocks, fused: bool, x_ref, g_ref, kernel_re
                 for column, i in pairs:
                     fits = last.writes % cut.columns == 0 or fit[column]
                     at = u * cut.taps + i
-                    sums[at] = _add(sums[at], x, g[column], fits, fused)
+                    sums[at] = _add(sums[at], x, g[column], fits)
         return tuple(sums)
 
     turns = pl.cdiv(math.prod(gpu_plan.strip_extents(spec, walks, cut)), cut.strips)
@@ -219,9 +246,9 @@ def _within(position, extent: int):
     return (position >= 0) & (position < extent)
 
 
-def _add(total, a, b, fits, fused: bool):
+def _add(total, a, b, fits):
     """``total + a * b`` where the tap fits; zeros would not do there: the other may be infinite."""
-    added = _fused(a, b, total) if fused else total + a * b
+    added = total + a * b if _interpreting() else _fused(a, b, total)
     return added if fits is True else jnp.where(fits, added, total)
 
 
@@ -260,12 +287,16 @@ def _load(ref, cut: Blocks, pixels, features, mask):
     return triton.load(_tile(ref, cut, pixels, features), mask=mask, other=0.0).astype(jnp.float32)
 
 
-def _call(name: str, body, grid, cut: Blocks, shape, dtype, interpret: bool):
+def _call(name: str, body, grid, cut: Blocks, shape, dtype):
     return pl.pallas_call(
         body,
         grid=grid,
         out_shape=jax.ShapeDtypeStruct(shape, dtype),
         compiler_params=triton.CompilerParams(num_warps=cut.warps, num_stages=1),
-        interpret=interpret,
+        interpret=_interpreting(),
         name=f"jaxconv_depthwise_{name}",
     )
+
+
+def _interpreting() -> bool:
+    return _target.value is not None and _target.value.interpret
