@@ -7,6 +7,8 @@ from . import lowering as lowering  # registers its lowering rules
 from .accelerate import accelerate as accelerate
 from .analysis import Cost as Cost
 from .analysis import cost as cost
+from .autotune import Tuning as Tuning
+from .autotune import autotune as autotune
 from .causal import causal_conv as causal_conv
 from .causal import causal_conv_init as causal_conv_init
 from .causal import causal_conv_step as causal_conv_step

@@ -71,15 +71,17 @@ def _refusal(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype
     return KERNELS[name][platform].refusal(operator, spec, dtype)
 
 
-def _refusal_on(
-    name: str, platform: str, plain: str | None, operator: Operator, spec: ConvSpec, dtype
-) -> str | None:
-    """Why a kernel cannot serve in this program on this platform, or None."""
+def _refusals(platform: str, plain: str | None, *case) -> dict[str, str | None]:
+    """Why each kernel cannot serve in this program on this platform, or None."""
+    return {name: _refusal_on(name, platform, plain, *case) for name in KERNELS}
+
+
+def _refusal_on(name: str, platform: str, plain: str | None, *case) -> str | None:
     if platform not in KERNELS[name]:
         return f"it runs on {' and '.join(KERNELS[name])}, not on {platform}"
     if plain is not None and name in CUSTOM_CALLS:
         return plain
-    return _refusal(name, platform, operator, spec, dtype)
+    return _refusal(name, platform, *case)
 
 
 def choose(
@@ -94,15 +96,12 @@ def choose(
 
     ``plain`` says why a program may hold nothing but plain XLA, as one that is exported.
     """
-    refusals = {
-        name: _refusal_on(name, platform, plain, operator, spec, dtype) for name in KERNELS
-    }
+    refusals = _refusals(platform, plain, operator, spec, dtype)
     if implementation is not None:
         return _forced(implementation, refusals, platform, operator, spec, dtype)
-    tried, tuned = tuning.current_trial(), None
+    tried = tuning.current_trial()
     if tried is None:
-        tuned = _tuned(refusals, platform, operator, spec, dtype)
-        tried = tuned
+        tried = _tuned(refusals, plain, platform, operator, spec, dtype)
     if tried is not None:
         chosen, reason, cut = tried.kernel, "measured on this device", tried.blocks
     else:
@@ -133,15 +132,18 @@ def _blocks(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype)
     return module.blocks(operator, spec, dtype, module.generation())
 
 
-def candidates(
-    operator: Operator, platform: str, spec: ConvSpec, dtype, plain: str | None = None
-) -> list[tuning.Trial]:
+def candidates(operator: Operator, platform: str, spec: ConvSpec, dtype) -> list[tuning.Trial]:
     """Every kernel that can serve, with each cut that is worth measuring."""
-    found = []
-    for name in KERNELS:
-        if _refusal_on(name, platform, plain, operator, spec, dtype) is None:
-            found += [tuning.Trial(name, cut) for cut in _cuts(name, platform, operator, spec, dtype)]
-    return found
+    case = operator, spec, dtype
+    names = [name for name, why in _refusals(platform, None, *case).items() if why is None]
+    return [tuning.Trial(name, cut) for name in names for cut in _cuts(name, platform, *case)]
+
+
+def usual(operator: Operator, platform: str, spec: ConvSpec, dtype) -> tuning.Trial:
+    """What runs where nothing was measured."""
+    refusals = _refusals(platform, None, operator, spec, dtype)
+    chosen, _ = _ruled(refusals, platform, operator, spec, dtype)
+    return tuning.Trial(chosen, _blocks(chosen, platform, operator, spec, dtype))
 
 
 def _cuts(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> tuple:
@@ -151,15 +153,18 @@ def _cuts(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -
     return module.candidates(operator, spec, dtype, module.generation())
 
 
-def _tuned(refusals, platform: str, *case) -> tuning.Trial | None:
+def _tuned(refusals, plain: str | None, platform: str, *case) -> tuning.Trial | None:
     """The measured choice, where it can still be run."""
     found = tuning.lookup(platform, *case)
     if found is None:
         return None
-    if refusals.get(found.kernel, "") is None:
-        for cut in _cuts(found.kernel, platform, *case):
-            if found.blocks == (None if cut is None else repr(cut)):
-                return tuning.Trial(found.kernel, cut)
+    refused = refusals.get(found.kernel, "there is no such kernel")
+    cuts = _cuts(found.kernel, platform, *case) if refused is None else ()
+    for cut in cuts:
+        if found.blocks == (None if cut is None else repr(cut)):
+            return tuning.Trial(found.kernel, cut)
+    if found.kernel not in CUSTOM_CALLS or plain is None:
+        tuning.distrust(f"{found} cannot be run: {refused or 'it has no such blocks'}")
     return None
 
 

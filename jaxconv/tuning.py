@@ -17,7 +17,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -110,7 +109,7 @@ def device_of(platform: str) -> str | None:
         kind = jax.local_devices(backend=platform)[0].device_kind
     except RuntimeError:
         return None
-    return f"{processor()}, {len(os.sched_getaffinity(0))} threads" if platform == "cpu" else kind
+    return f"{processor()}, {os.cpu_count()} threads" if platform == "cpu" else kind
 
 
 def processor() -> str:
@@ -187,6 +186,13 @@ def _well_formed(devices: Any) -> bool:
     )
 
 
+def distrust(reason: str) -> None:
+    """Says that an entry of the table in use is ignored."""
+    path = table_path()
+    if path is not None:
+        warn(path, reason)
+
+
 def warn(path: pathlib.Path, reason: str) -> None:
     """One warning a file."""
     if path not in _warned:
@@ -208,13 +214,12 @@ def write(path: pathlib.Path, device: str, choices: Mapping[str, Tuned]) -> None
     merged = kept | {name: list(tuned) for name, tuned in choices.items()}
     content["devices"][device] = {"versions": versions(), "choices": dict(sorted(merged.items()))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        with open(handle, "w") as file:
-            json.dump(content, file, indent=1)
+        temporary.write_text(json.dumps(content, indent=1))
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
     _warned.discard(path)
     _read.cache_clear()
