@@ -22,7 +22,8 @@ from jaxconv.workloads import WORKLOADS
 # Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
 pytestmark = pytest.mark.lenient
 
-by_kernel = pytest.mark.parametrize("kernel", dispatch.KERNELS)
+ON_CPU = [name for name, modules in dispatch.KERNELS.items() if "cpu" in modules]
+by_kernel = pytest.mark.parametrize("kernel", ON_CPU)
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
 QUICK = {"xla_backend_optimization_level": 0}  # of the machine code; halves the time to compile
 
@@ -36,7 +37,7 @@ def servable(kernel: str, operator: Operator, case: Case, dtype=np.float32) -> b
 
 def run(kernel: str, operator: Operator, case: Case, operands: dict, dtype):
     """The kernel itself, compiled."""
-    compute = getattr(dispatch.KERNELS[kernel], operator.value)
+    compute = getattr(dispatch.KERNELS[kernel]["cpu"], operator.value)
     call = functools.partial(compute, spec=as_spec(case), precision=None, dtype=jnp.dtype(dtype))
     ordered = [operands[role] for role in primitives.ROLES[operator]]
     return jax.jit(lambda a, b: call(a, b), compiler_options=QUICK)(*ordered)
@@ -151,10 +152,22 @@ def test_the_kernel_chosen_runs(case, operator):
 
 
 @by_operator
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_other_platforms_run_lax(platform, operator):
-    spec = as_spec(DEPTHWISE)
-    assert dispatch.choose(operator, platform, spec, np.float32).kernel == "lax"
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "rocm"])
+def test_other_platforms_run_pallas_on_depthwise_and_lax_on_the_rest(platform, operator):
+    pallas = "pallas" if platform in dispatch.KERNELS["pallas"] else "lax"
+    chosen = functools.partial(dispatch.choose, operator, platform, dtype=np.float32)
+    assert chosen(spec=as_spec(DEPTHWISE)).kernel == pallas
+    assert chosen(spec=as_spec(DEPTHWISE), plain="for export").kernel == "lax"
+    assert chosen(spec=as_spec(BASIC[2])).kernel == "lax"
+
+
+@by_operator
+def test_a_kernel_of_another_platform_is_refused_with_the_reason(operator):
+    with pytest.raises(ValueError, match=r'"pallas" cannot serve: it runs on .*, not on cpu'):
+        dispatch.choose(operator, "cpu", as_spec(DEPTHWISE), np.float32, "pallas")
+    text = 'implementation "pallas" cannot serve.*not on cpu'
+    with pytest.raises(ValueError, match=text):
+        lowered(operator, DEPTHWISE, "pallas")
 
 
 # --- compiling ------------------------------------------------------------------------------------
