@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,9 +19,10 @@ from .walk import Found, convolutions, trace
 class ExplainedConv:
     """One convolution of the function, on one platform.
 
-    ``kernel`` is the kernel chosen and ``reason`` why; ``reasons`` maps every other kernel to what
-    speaks against it. A convolution outside the family runs on ``"lax"``; where the family has no
-    such member ``operator`` and ``spec`` are None.
+    ``kernel`` is the kernel chosen, ``blocks`` how it cuts its work, None where it has no block
+    sizes, and ``reason`` why it was chosen: a rule, or that it was measured by ``autotune``.
+    ``reasons`` maps every other kernel to what speaks against it. A convolution outside the family
+    runs on ``"lax"``; where the family has no such member ``operator`` and ``spec`` are None.
     """
 
     operator: Operator | None
@@ -33,33 +34,52 @@ class ExplainedConv:
     reasons: dict[str, str]
     count: int
     shapes: tuple[tuple[int, ...], ...]
+    blocks: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """The convolutions of a function in program order; prints as a table."""
+    """The convolutions of a function in program order; prints as two tables.
+
+    The first says what runs each convolution, the second what speaks against the other kernels.
+    """
 
     convs: tuple[ExplainedConv, ...]
 
     def __str__(self) -> str:
-        header = ("operator", "operands", "result", "dtype", "platform", "kernel", "why")
-        return format_table(header, [_row(conv) for conv in self.convs])
+        header = ("#", "operator", "operands", "result", "dtype", "platform", "kernel", "why")
+        chosen = format_table(header, [(at, *_row(conv)) for at, conv in enumerate(self.convs, 1)])
+        against = format_table(("platform", "not", "#", "because"), list(_against(self.convs)))
+        return f"{chosen}\n\n{against}" if any(conv.reasons for conv in self.convs) else chosen
 
 
 def _row(conv: ExplainedConv) -> tuple[object, ...]:
     operator = "lax convolution" if conv.operator is None else conv.operator.value
     a, b, result = map(format_shape, conv.shapes)
     dtype = np.dtype(conv.dtype).name
-    return operator, f"{a} {b}", result, dtype, conv.platform, conv.kernel, conv.reason
+    kernel = conv.kernel if conv.blocks is None else f"{conv.kernel} {conv.blocks}"
+    return operator, f"{a} {b}", result, dtype, conv.platform, kernel, conv.reason
+
+
+def _against(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str]]:
+    """Each reason once, with the numbers of the convolutions that it holds for."""
+    numbers: dict[tuple[str, str, str], list[str]] = {}
+    for at, conv in enumerate(convs, 1):
+        for kernel, reason in conv.reasons.items():
+            numbers.setdefault((conv.platform, kernel, reason), []).append(str(at))
+    for (platform, kernel, reason), held in numbers.items():
+        yield platform, kernel, " ".join(held), reason
 
 
 def explain(
     fn: Callable, *args: Any, platforms: Sequence[str] | None = None, **kwargs: Any
 ) -> Explanation:
-    """Lists the convolutions of ``fn(*args)`` and the kernel that each one runs on.
+    """Lists the convolutions of ``fn(*args)``, the kernel that runs each and why no other does.
 
     The function is traced, not run. Convolutions inside jit, scan, cond and the like are found,
-    and so are those of gradients, if ``fn`` takes them.
+    and so are those of gradients, if ``fn`` takes them. What is said holds for a program on one
+    device or inside ``shard_map``; a ``jit`` over several devices and an exported program hold
+    plain XLA alone. Only this process's own device has measured choices.
 
     Args:
         fn: Any JAX function or module.
@@ -117,4 +137,5 @@ def _explain(found: Found, platform: str) -> ExplainedConv:
         reasons=choice.against,
         count=found.count,
         shapes=found.shapes,
+        blocks=choice.blocks,
     )

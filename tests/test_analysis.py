@@ -191,6 +191,29 @@ def test_explain_says_what_dispatch_chooses(case):
         assert conv.reasons.keys() == dispatch.KERNELS.keys() - {conv.kernel}
 
 
+@by_rank
+def test_explain_accounts_for_every_kernel_on_every_platform(case):
+    case = case.replace(groups=case.in_features, out_features=2 * case.in_features)
+    x, k = operands(case, roles="xk")
+    explained = jaxconv.explain(conv_of(case), x, k, platforms=dispatch.PLATFORMS)
+    for conv in explained.convs:
+        choice = dispatch.choose(conv.operator, conv.platform, as_spec(case), x.dtype)
+        assert conv.blocks == choice.blocks
+        assert (conv.blocks is not None) == (conv.kernel == "pallas")
+        assert all(conv.reasons.values())
+    cuda = next(conv for conv in explained.convs if conv.platform == "cuda")
+    assert cuda.kernel == "pallas"
+    assert cuda.reasons["native"] == "it runs on cpu, not on cuda"
+    text = str(explained)
+    assert str(cuda.blocks) in text
+    for conv in explained.convs:
+        for kernel, reason in conv.reasons.items():
+            assert any(
+                line.startswith(conv.platform) and kernel in line and reason in line
+                for line in text.splitlines()
+            )
+
+
 def test_explain_finds_convolutions_anywhere():
     case = BASIC[1].replace(in_features=6, out_features=6, strides=(1,), padding=((3, 3),))
     x, k = operands(case, roles="xk")
