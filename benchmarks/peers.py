@@ -124,9 +124,9 @@ def _from_torch(tensor, role: str) -> np.ndarray:
 
 
 def available(implementations: list[str]) -> dict[str, Callable[..., Peer]]:
-    """The peers that this machine has: lax, torch where installed, ours, ours by kernel."""
+    """The peers there are: lax, torch where installed and on the CPU, ours, ours by kernel."""
     peers: dict[str, Callable[..., Peer]] = {"lax": lax}
-    if importlib.util.find_spec("torch") is not None:
+    if jax.default_backend() == "cpu" and importlib.util.find_spec("torch") is not None:
         peers["torch"] = torch
     peers["jaxconv"] = jaxconv
     for name in implementations:

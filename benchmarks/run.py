@@ -3,6 +3,7 @@
     python benchmarks/run.py                          all workloads: lax, torch if installed, ours
     python benchmarks/run.py --only depthwise --implementations taps dots
     python benchmarks/run.py --json table.json
+    python benchmarks/run.py --platform cuda          or tpu: on this machine's accelerator
 
 Each peer's result is checked against lax's before anything is timed. Ratios are the peer's median
 time over ours: more than 1 means that ours is faster. The last column is the fraction of the
@@ -41,7 +42,15 @@ def main() -> None:
     parser.add_argument("--implementations", nargs="*", default=[], help="kernels to force as well")
     parser.add_argument("--seconds", type=float, default=0.4, help="spent on each peer of a row")
     parser.add_argument("--json", type=Path, help="where to write all samples")
+    parser.add_argument("--platform", choices=("cpu", "cuda", "tpu"), help="by default jax's own")
     args = parser.parse_args()
+    if args.platform is not None:
+        jax.config.update("jax_platforms", args.platform)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # jax asserts where it was built without the platform
+        print(f"jax finds no {args.platform} device here, so there is nothing to time.")
+        return
     available = peers.available(args.implementations)
     peaks = roofline.peaks()
     rows = []
@@ -66,7 +75,7 @@ def measure(
     calls = {}
     for name, peer in available.items():
         _, _, forced = name.partition(":")
-        if forced and dispatch.refusal(forced, operator, spec, np.dtype(np.float32)):
+        if forced and refused(forced, operator, spec):
             continue
         call, to_numpy = peer(operator, spec, a, b)
         result = to_numpy(call())
@@ -78,7 +87,7 @@ def measure(
     samples = interleaved(calls, seconds)
     milliseconds = {name: median_ms(times) for name, times in samples.items()}
     bound = roofline.bound_ms(operator, spec, milliseconds[COPY], peaks)
-    choice = dispatch.choose(operator, jax.default_backend(), spec, np.dtype(np.float32))
+    choice = dispatch.choose(operator, platform_name(), spec, np.dtype(np.float32))
     return {
         "workload": workload.name,
         "kind": workload.kind,
@@ -94,10 +103,27 @@ def measure(
     }
 
 
+def platform_name() -> str:
+    """The platform in use, as lowering calls it."""
+    return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+
+
+def refused(name: str, operator: Operator, spec) -> bool:
+    """Whether a forced kernel cannot serve on this platform."""
+    modules = dispatch.KERNELS[name]
+    dtype = np.dtype(np.float32)
+    return platform_name() not in modules or bool(dispatch.refusal(name, operator, spec, dtype))
+
+
 def check(what: str, result: np.ndarray, reference: np.ndarray, spec, operator: Operator) -> None:
-    """Equal to rounding: float32 sums of n terms of order 1/sqrt(n) err by about eps*sqrt(n)."""
+    """Equal to rounding: float32 sums of n terms of order 1/sqrt(n) err by about eps*sqrt(n).
+
+    Matrix units round lax's operands first, to 8 bits or more.
+    """
     terms = spec.macs / np.prod(spec.result_shape(operator))
-    bound = 8 * np.finfo(np.float32).eps * np.sqrt(terms) * max(1.0, np.abs(reference).max())
+    rounding = np.finfo(np.float32).eps * np.sqrt(terms)
+    rounding = max(rounding, 0.0 if platform_name() == "cpu" else 2**-9)
+    bound = 8 * rounding * max(1.0, np.abs(reference).max())
     error = np.abs(result - reference).max()
     if result.shape != reference.shape or not error <= bound:
         raise SystemExit(f"{what}: differs from lax by {error:.3g}, more than {bound:.3g}")
@@ -116,7 +142,9 @@ def machine() -> dict[str, str]:
     versions = {"jax": jax.__version__, "python": platform.python_version()}
     if "torch" in sys.modules:
         versions["torch"] = sys.modules["torch"].__version__
+    device = {} if platform_name() == "cpu" else {"device": jax.devices()[0].device_kind}
     return {
+        **device,
         "processor": _processor(),
         "threads": str(len(os.sched_getaffinity(0))),
         **versions,
