@@ -10,7 +10,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,13 @@ class Candidate:
     blocks: Any
     milliseconds: float | None
     note: str = ""
+
+
+class Running(NamedTuple):
+    """A compiled candidate, and the seconds that one call took."""
+
+    call: Callable[[], Any]
+    once: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +147,10 @@ def autotune(
         key: tuning.Tuned(conv.winner.kernel, _text(conv.winner.blocks))
         for key, conv in convs.items()
     }
-    kept = table is not None and bool(winners) and _written(table, device, winners)
-    if kept and path is not None:
-        tuning.name(table)
-    return Tuning(tuple(convs.values()), device, table if kept else None)
+    kept = table if table and winners and _written(table, device, winners) else None
+    if kept is not None and path is not None:
+        tuning.name(kept)
+    return Tuning(tuple(convs.values()), device, kept)
 
 
 def _case(found: Found) -> tuple[Operator, ConvSpec, Any]:
@@ -177,40 +184,46 @@ def _written(table: pathlib.Path, device: str, winners: dict[str, tuning.Tuned])
 
 def _tuned(platform: str, found: Found, seconds: float) -> TunedConv:
     operator, spec, dtype = _case(found)
+    usual = dispatch.usual(operator, platform, spec, dtype)
+    trials = list(dict.fromkeys([usual, *dispatch.candidates(operator, platform, spec, dtype)]))
+    running, notes = _tried(trials, found)
+    medians = _medians(running, seconds)
+    candidates = {
+        trial: Candidate(*trial, medians.get(trial), notes.get(trial, "")) for trial in trials
+    }
+    winner = candidates[_winner(usual, medians)]
+    return TunedConv(operator, spec, dtype, tuple(candidates.values()), winner)
+
+
+def _winner(usual: tuning.Trial, medians: dict[tuning.Trial, float]) -> tuning.Trial:
+    best = min(medians, key=lambda trial: medians[trial], default=usual)
+    close = usual in medians and medians[best] >= MARGIN * medians[usual]
+    return usual if close else best
+
+
+def _tried(trials, found: Found) -> tuple[dict[tuning.Trial, Running], dict[tuning.Trial, str]]:
+    """The candidates that are worth timing, and what is to be said of the others."""
+    operator, spec, dtype = _case(found)
     operands = _operands(operator, spec, found.operand_dtypes)
     reference = _reference(operator, spec, dtype, operands)
-    usual = dispatch.usual(operator, platform, spec, dtype)
-    running: dict[tuning.Trial, Callable[[], Any]] = {}
-    first: dict[tuning.Trial, float] = {}
+    running: dict[tuning.Trial, Running] = {}
     notes: dict[tuning.Trial, str] = {}
-    trials = dispatch.candidates(operator, platform, spec, dtype)
     for trial in trials:
         try:
             call = _compiled(operator, spec, dtype, operands, trial)
             wrong = _wrong(call(), reference)
-        except Exception as error:  # a cut that a compiler or a device refuses, each in its own way
+        except Exception as error:  # a compiler or a device refuses, each in its own way
             first_line, *_ = str(error).splitlines() or [type(error).__name__]
             notes[trial] = f"failed: {first_line[:80]}"
             continue
+        taken = _timed(call, 1)
         if wrong:
             notes[trial] = "its result is wrong"
-            continue
-        first[trial] = _timed(call, 1)
-        if first[trial] > HOPELESS * min(first.values()):
-            notes[trial] = f"slow: {1e3 * first[trial]:.3g} ms"
+        elif taken > HOPELESS * min((other.once for other in running.values()), default=taken):
+            notes[trial] = f"slow: {1e3 * taken:.3g} ms"
         else:
-            running[trial] = call
-    medians = _medians(running, first, seconds)
-    measured = {
-        trial: Candidate(*trial, medians.get(trial), notes.get(trial, "")) for trial in trials
-    }
-    timed = [candidate for candidate in measured.values() if candidate.milliseconds is not None]
-    best = min(timed, key=lambda candidate: candidate.milliseconds or math.inf)
-    ours = measured.get(usual, best)
-    keeps = ours.milliseconds is not None and best.milliseconds >= MARGIN * ours.milliseconds
-    return TunedConv(
-        operator, spec, dtype, tuple(measured.values()), ours if keeps else best
-    )
+            running[trial] = Running(call, taken)
+    return running, notes
 
 
 def _operands(operator: Operator, spec: ConvSpec, dtypes) -> tuple[jax.Array, ...]:
@@ -261,15 +274,16 @@ def _timed(call: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - begin) / calls
 
 
-def _medians(running: dict, first: dict, seconds: float) -> dict:
+def _medians(running: dict[tuning.Trial, Running], seconds: float) -> dict[tuning.Trial, float]:
     """Median milliseconds, from rounds in which every candidate has its turn."""
-    calls = {trial: max(1, min(64, round(BATCH / first[trial]))) for trial in running}
-    samples: dict = {trial: [] for trial in running}
+    samples: dict[tuning.Trial, list[float]] = {trial: [] for trial in running}
     spent = dict.fromkeys(running, 0.0)
-    while any(spent[trial] < seconds or len(samples[trial]) < 3 for trial in running):
-        for trial, call in running.items():
-            if spent[trial] < seconds or len(samples[trial]) < 3:
-                taken = _timed(call, calls[trial])
-                samples[trial].append(taken)
-                spent[trial] += taken * calls[trial]
+    while unfinished := [
+        trial for trial in running if spent[trial] < seconds or len(samples[trial]) < 3
+    ]:
+        for trial in unfinished:
+            call, once = running[trial]
+            calls = max(1, min(64, round(BATCH / once)))
+            samples[trial].append(_timed(call, calls))
+            spent[trial] += samples[trial][-1] * calls
     return {trial: 1e3 * statistics.median(taken) for trial, taken in samples.items()}

@@ -6,6 +6,10 @@ import warnings
 
 import jax
 
+# Under shard_map a pallas_call wants its results' varying axes, also in a lowering where operands
+# have none any more; jax switches the check off within its own rules, and offers nothing public.
+from jax._src.config import _check_vma as check_varying
+
 # Binding a primitive eagerly means compiling it alone. The public ways to do that go through
 # jax.jit, which under jax.disable_jit calls the primitive's implementation again, without end.
 from jax._src.dispatch import apply_primitive as apply_primitive
@@ -41,7 +45,8 @@ def lower_on_shard(ctx, platform: str, lower, *operands):
         avals_in=[without_mesh(aval) for aval in ctx.avals_in],
         avals_out=[without_mesh(aval) for aval in ctx.avals_out],
     )
-    with jax.sharding.use_abstract_mesh(_no_mesh(platform)), warnings.catch_warnings():
+    no_mesh = jax.sharding.use_abstract_mesh(_no_mesh(platform))
+    with no_mesh, check_varying(False), warnings.catch_warnings():
         # jax 0.11 deprecates Pallas's lowering through Triton, which is still what it has for CUDA.
         warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
         results = lower(stripped, *operands)
@@ -54,7 +59,7 @@ def lower_on_shard(ctx, platform: str, lower, *operands):
 def _no_mesh(platform: str) -> AbstractMesh:
     """A mesh of no axes, on the device that the program is for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None and platform == "cuda" and jax.default_backend() != "gpu":
+    if platform == "cuda" and (device.platform if device else jax.default_backend()) != "gpu":
         device = ANY_GPU
     return AbstractMesh((), (), abstract_device=device)
 

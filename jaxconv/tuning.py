@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 
 from .spec import ConvSpec, Operator
@@ -88,14 +88,18 @@ def cache_path() -> pathlib.Path | None:
     """``tuning.json`` in the user's cache directory, if the user has one."""
     root = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (pathlib.Path(root) if root else pathlib.Path.home() / ".cache") / "jaxconv/tuning.json"
+        return (
+            pathlib.Path(root) if root else pathlib.Path.home() / ".cache"
+        ) / "jaxconv/tuning.json"
     except RuntimeError:  # no home directory
         return None
 
 
 def key(operator: Operator, spec: ConvSpec, dtype) -> str:
     """``"conv float32 N8 C128 F128 G128 S56x56 K3x3 s1x1 p1,1x1,1 d1x1"``"""
-    sizes = zip("SKsd", (spec.input_spatial, spec.kernel_spatial, spec.strides, spec.dilation), strict=True)
+    sizes = zip(
+        "SKsd", (spec.input_spatial, spec.kernel_spatial, spec.strides, spec.dilation), strict=True
+    )
     axes = [letter + "x".join(map(str, size)) for letter, size in sizes]
     padding = "p" + "x".join(f"{low},{high}" for low, high in spec.padding)
     features = f"N{spec.batch} C{spec.in_features} F{spec.out_features} G{spec.groups}"
@@ -126,7 +130,7 @@ def versions() -> dict[str, str]:
         own = importlib.metadata.version("jaxconv")
     except importlib.metadata.PackageNotFoundError:  # run from its sources
         own = "sources"
-    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "jaxconv": own}
+    return {"jax": jax.__version__, "jaxlib": jaxlib.version.__version__, "jaxconv": own}
 
 
 def read(path: pathlib.Path, device: str) -> Mapping[str, Tuned]:
@@ -165,7 +169,11 @@ def _content(path: pathlib.Path) -> dict | str:
         return f"it is no JSON: {error}"
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return f'it is not of the format "{FORMAT}"'
-    return content if _well_formed(content.get("devices")) else "an entry is not a kernel and its blocks"
+    return (
+        content
+        if _well_formed(content.get("devices"))
+        else "an entry is not a kernel and its blocks"
+    )
 
 
 def _well_formed(devices: Any) -> bool:
@@ -197,7 +205,9 @@ def warn(path: pathlib.Path, reason: str) -> None:
     """One warning a file."""
     if path not in _warned:
         _warned.add(path)
-        message = f"jaxconv ignores the tuning table {path}: {reason}; jaxconv.autotune writes a new one"
+        message = (
+            f"jaxconv ignores the tuning table {path}: {reason}; jaxconv.autotune writes a new one"
+        )
         warnings.warn(message, stacklevel=2)
 
 

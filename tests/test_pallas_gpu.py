@@ -148,14 +148,12 @@ def test_phases(strides):
         found = set()
         for r in range(walk.phases):
             first, base = map(int, gpu_plan.phase_of(walk, jnp.int32(r)))
-            for j in range(walk.count):
+            for j in range(walk.outputs):
                 taps = ((first + i * walk.every, i) for i in range(walk.reached))
                 outputs = [(t, j + base + i * walk.dilation) for t, i in taps if t < k]
                 found |= {(r + j * walk.phases, t, o) for t, o in outputs}
         extent = spec.output_spatial[0]
-        wanted = {
-            (strides * o + dilation * t - low, t, o) for o in range(extent) for t in range(k)
-        }
+        wanted = {(strides * o + dilation * t - low, t, o) for o in range(extent) for t in range(k)}
         inside = {(q, t, o) for q, t, o in found if 0 <= q < 23 and 0 <= o < extent}
         assert inside == {(q, t, o) for q, t, o in wanted if 0 <= q < 23}
 

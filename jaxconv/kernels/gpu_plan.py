@@ -58,8 +58,8 @@ class Walk(NamedTuple):
     low: int
 
     @property
-    def count(self) -> int:
-        """The outputs of a phase."""
+    def outputs(self) -> int:
+        """Of a phase."""
         return -(-self.writes // self.phases)
 
     @property
@@ -103,9 +103,9 @@ def _adjoint(n: int, o: int, k: int, s: int, d: int, low: int) -> Walk:
 def phase_of(walk: Walk, r):
     """``first`` and ``base`` of phase ``r``, a traced integer where there are several phases.
 
-    The first tap is the least ``i`` with ``r + low - d*i = 0 (mod s)``. With ``c = gcd(s, d)`` it is
-    ``(r + low)/c * (d/c)^-1 (mod s/c)`` where c divides ``r + low``; else no tap fits, and ``first``
-    lies past the kernel.
+    The first tap is the least ``i`` with ``r + low - d*i = 0 (mod s)``. With ``c = gcd(s, d)`` it
+    is ``(r + low)/c * (d/c)^-1 (mod s/c)`` where c divides ``r + low``; else no tap fits, and
+    ``first`` lies past the kernel.
     """
     if walk.phases == 1:
         return 0, walk.low if walk.dilation < 0 else -walk.low
@@ -121,7 +121,7 @@ def phase_of(walk: Walk, r):
 def strip_extents(spec: ConvSpec, walks: list[Walk], cut: Blocks) -> list[int]:
     """What strips are numbered by: images, places on all axes but the last, strips along it."""
     *outer, last = walks
-    return [spec.batch, *[walk.count for walk in outer], -(-last.count // cut.columns)]
+    return [spec.batch, *[walk.outputs for walk in outer], -(-last.outputs // cut.columns)]
 
 
 def reads(last: Walk, columns: int, taps: int) -> dict[int, list[tuple[int, int]]]:
@@ -142,7 +142,9 @@ def refusal(operator: Operator, spec: ConvSpec) -> str | None:
         return f"it counts elements with 32 bits, but an array has {largest}"
     phases = math.prod(spec.strides)
     if operator is Operator.INPUT_GRAD and phases > GRID:
-        return f"it computes at most {GRID} phases of an input gradient, but the strides make {phases}"
+        return (
+            f"it computes at most {GRID} phases of an input gradient, but the strides make {phases}"
+        )
     return None
 
 
@@ -165,9 +167,9 @@ def _columns(last: Walk, taps: int, most: int) -> int:
 
     def loads(columns: int) -> float:
         read = len(reads(last, columns, taps)) + taps
-        return read * -(-last.count // columns)
+        return read * -(-last.outputs // columns)
 
-    return min(range(1, min(most, MOST_COLUMNS, last.count) + 1), key=loads)
+    return min(range(1, min(most, MOST_COLUMNS, last.outputs) + 1), key=loads)
 
 
 def _fitted(operator, spec: ConvSpec, dtype, columns, taps, rows, warps) -> Blocks:
@@ -181,13 +183,17 @@ def _fitted(operator, spec: ConvSpec, dtype, columns, taps, rows, warps) -> Bloc
     if cut.strips > strips:
         few = 2 ** (strips - 1).bit_length()
         cut = cut._replace(strips=few, warps=max(few * features // (WARP * vector), 1))
-    return cut._replace(chunks=_chunks(spec, cut, strips)) if operator is Operator.FILTER_GRAD else cut
+    return (
+        cut._replace(chunks=_chunks(spec, cut, strips)) if operator is Operator.FILTER_GRAD else cut
+    )
 
 
 def _chunks(spec: ConvSpec, cut: Blocks, strips: int) -> int:
     """Enough programs to fill the device, while their partial sums stay small."""
     last = spec.kernel_spatial[-1]
-    others = -(-spec.out_features // cut.features) * spec.taps // last // cut.rows * -(-last // cut.taps)
+    others = (
+        -(-spec.out_features // cut.features) * spec.taps // last // cut.rows * -(-last // cut.taps)
+    )
     turns = -(-strips // cut.strips)
     operands = math.prod(spec.input_shape) + math.prod(spec.output_shape)
     small = operands // PARTIAL_SHARE // spec.parameters
@@ -196,14 +202,12 @@ def _chunks(spec: ConvSpec, cut: Blocks, strips: int) -> int:
     return -(-turns // share)
 
 
-def candidates(
-    operator: Operator, spec: ConvSpec, dtype, generation: str
-) -> tuple[Blocks, ...]:
+def candidates(operator: Operator, spec: ConvSpec, dtype, generation: str) -> tuple[Blocks, ...]:
     """What is worth measuring beside ``blocks``, which comes first."""
     usual = blocks(operator, spec, dtype, generation)
     found = [usual]
     last = walks(operator, spec)[-1]
     for columns, warps in itertools.product((1, 2, 4, 8), (1, 2, 4, 8)):
-        if columns <= last.count:
+        if columns <= last.outputs:
             found.append(_fitted(operator, spec, dtype, columns, usual.taps, usual.rows, warps))
     return tuple(dict.fromkeys(found))

@@ -156,7 +156,7 @@ def _outputs_body(operator, spec: ConvSpec, cut: Blocks, a_ref, kernel_ref, y_re
     sums = add_pieces(pieces, cut.taps, 0, sums)
     sums = add_pieces(1, rest, pieces * cut.taps, sums) if rest else sums
     pixel, inside = n, real
-    for walk, j, r in zip(outer, place, phases, strict=False):
+    for walk, j, r in zip(outer, place, phases[:-1], strict=True):
         position = j * walk.phases + r
         pixel, inside = pixel * walk.writes + position, inside & (position < walk.writes)
     for column, y in enumerate(sums):
@@ -178,7 +178,9 @@ def _sums_body(spec: ConvSpec, cut: Blocks, x_ref, g_ref, kernel_ref):
 
     def step(turn, sums):
         (n, *place, strip), real = _strips(spec, walks, cut, turn)
-        pixel = functools.reduce(lambda at, axis: at * axis[0].writes + axis[1], zip(outer, place), n)
+        pixel = n
+        for walk, j in zip(outer, place, strict=True):
+            pixel = pixel * walk.writes + j
         fit, g = [], []
         for column in range(cut.columns):
             position = strip * cut.columns + column
@@ -188,9 +190,12 @@ def _sums_body(spec: ConvSpec, cut: Blocks, x_ref, g_ref, kernel_ref):
         for u in range(cut.rows):
             pixel, inside = n, real
             taps = _unravel(row + u, [walk.taps for walk in outer])
-            for walk, j, i in zip(outer, place, taps, strict=False):
+            for walk, j, i in zip(outer, place, taps, strict=True):
                 position = j * walk.step + (i * walk.dilation - walk.low)
-                pixel, inside = pixel * walk.reads + position, inside & _within(position, walk.reads)
+                pixel, inside = (
+                    pixel * walk.reads + position,
+                    inside & _within(position, walk.reads),
+                )
             corner = strip * (cut.columns * last.step) + (begin * last.dilation - last.low)
             for offset, pairs in gpu_plan.reads(last, cut.columns, cut.taps).items():
                 mask = inside & _within(corner + offset, last.reads)
