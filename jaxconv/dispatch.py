@@ -171,7 +171,7 @@ def _tuned(refusals, plain: str | None, platform: str, *case) -> tuning.Trial | 
 def _ruled(refusals, platform: str, operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
     if refusals["native"] is None and not _engine_slower(operator, spec):
         return "native", _NATIVE
-    rules = {"cpu": _cpu, "cuda": _device, "tpu": _device}
+    rules = {"cpu": _cpu, "cuda": _cuda, "tpu": _tpu}
     chosen, reason = rules.get(platform, _others)(operator, spec, dtype)
     if refusals[chosen] is not None:
         return "lax", f'"{chosen}" cannot serve: {refusals[chosen]}'
@@ -194,11 +194,23 @@ def _others(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
     return "lax", "the platform's own convolutions"
 
 
-def _device(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
-    """On matrix units: what is a matrix product is lax's, the rest is bound by memory."""
+def _tpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
     if spec.depthwise and spec.in_features > 1:
-        return "pallas", "depthwise: every input is read about once, and nothing is copied"
+        return "pallas", "depthwise: bound by memory, and lax's program moves more of it"
     return _others(operator, spec, dtype)
+
+
+def _cuda(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
+    """From programs compiled for H100 and A100 by ``benchmarks/static_gpu.py``, not from times."""
+    if spec.depthwise and spec.in_features > 1:
+        # No temporaries but partial sums of filter gradients, 10 MB over the depthwise workloads in
+        # float32; lax's cuDNN calls have 56 MB on H100 and 163 MB on A100, strided ones most.
+        return "pallas", "depthwise: nothing is padded or copied, as it is for cuDNN"
+    whole = spec.pointwise and spec.unstrided and spec.groups == 1
+    if whole and operator is not Operator.FILTER_GRAD:
+        # 8x28x28 256>512: one matrix product; lax: cuDNN's convolution and a transposed kernel.
+        return "dots", "1x1: one matrix product and nothing else"
+    return "lax", "cuDNN's convolutions"
 
 
 def _cpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:

@@ -162,6 +162,15 @@ def test_other_platforms_run_pallas_on_depthwise_and_lax_on_the_rest(platform, o
 
 
 @by_operator
+def test_pointwise_is_a_matrix_product_on_cuda(operator):
+    case = POINTWISE.replace(groups=1, strides=(1, 1))
+    kernel = "lax" if operator is Operator.FILTER_GRAD else "dots"
+    assert dispatch.choose(operator, "cuda", as_spec(case), np.float32).kernel == kernel
+    strided = as_spec(case.replace(strides=(2, 2)))
+    assert dispatch.choose(operator, "cuda", strided, np.float32).kernel == "lax"
+
+
+@by_operator
 def test_a_kernel_of_another_platform_is_refused_with_the_reason(operator):
     with pytest.raises(ValueError, match=r'"pallas" cannot serve: it runs on .*, not on cpu'):
         dispatch.choose(operator, "cpu", as_spec(DEPTHWISE), np.float32, "pallas")

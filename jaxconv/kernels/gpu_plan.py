@@ -158,16 +158,20 @@ def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str) -> Blocks
         rows = max(n for n in range(1, outer + 1) if outer % n == 0 and n * taps <= MOST_SUMS)
     else:
         rows, taps = 1, min(last.reached, MOST_TAPS)
-    columns = _columns(last, taps, max(TILES - rows * taps, 2))
+    columns = _columns(operator, last, taps, max(TILES - rows * taps, 2))
     return _fitted(operator, spec, dtype, columns, taps, rows, WARPS)
 
 
-def _columns(last: Walk, taps: int, most: int) -> int:
-    """The outputs a strip whose inputs are read least often, those beside the image included."""
+def _columns(operator: Operator, last: Walk, taps: int, most: int) -> int:
+    """The outputs a strip for which least is loaded, that beside the image included."""
 
     def loads(columns: int) -> float:
-        read = len(reads(last, columns, taps)) + taps
-        return read * -(-last.outputs // columns)
+        strips = -(-last.outputs // columns)
+        if operator is not Operator.FILTER_GRAD:
+            return strips * (len(reads(last, columns, taps)) + taps)
+        # Strips that reach past the image take a selection for every product.
+        beyond = 1.3 if last.outputs % columns else 1.0
+        return strips * (len(reads(last, columns, taps)) + columns) * beyond
 
     return min(range(1, min(most, MOST_COLUMNS, last.outputs) + 1), key=loads)
 
