@@ -3,8 +3,8 @@
     python benchmarks/static_gpu.py                          H100 and A100, bfloat16
     python benchmarks/static_gpu.py --devices H100 --dtype float32 --only 7x7 --json table.json
 
-Registers a thread, spilled bytes and shared memory of every GPU program, and the temporaries that
-XLA allocates, of our kernels and of lax's convolution. These are static figures, good for comparing
+Registers a thread, spilled bytes, shared memory and bytes a load of every GPU program, and the
+temporaries that XLA allocates, of our kernels and of lax's convolution. These are static figures, good for comparing
 programs; they are not times. cuDNN's own programs and workspaces are chosen on the device, so that
 only their names stand here.
 """
@@ -148,14 +148,26 @@ def assembled(path: Path, architecture: str) -> list[dict[str, Any]]:
                 "registers": int(re.search(r"Used (\d+) registers", entry)[1]),
                 "spilled_bytes": int(spilled[1]) + int(spilled[2]),
                 "shared_bytes": int(shared[1]) if shared else 0,
+                "loads": loads(path.read_text(), entry.split("'")[1]),
             }
         )
     return programs
 
 
+def loads(text: str, name: str) -> dict[str, int]:
+    """How many loads of global memory a program has, by their bytes a thread."""
+    body = re.split(r"^\.visible \.entry ", text, flags=re.M)
+    (program,) = [part for part in body if part.startswith(f"{name}(")]
+    counts: dict[str, int] = {}
+    for vector, bits in re.findall(r"ld\.global[\w.]*?(?:\.v(\d))?\.[bfus](\d+)\b", program):
+        size = str(int(vector or 1) * int(bits) // 8)
+        counts[size] = counts.get(size, 0) + 1
+    return counts
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
     header = ["device", "workload", "operator", "dtype", "kernel", "registers", "spilled bytes"]
-    header += ["shared bytes", "temporary bytes", "programs", "library calls"]
+    header += ["shared bytes", "temporary bytes", "bytes a load", "programs", "library calls"]
     lines = [header, ["---"] * len(header)]
     for row in rows:
         programs = row["programs"]
@@ -165,7 +177,9 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         ]
         named = [row[key] for key in ("device", "workload", "operator", "dtype", "kernel")]
         calls = ", ".join(call for call in row["calls"] if "triton" not in call)
-        cells = [*named, *most, row["temporary_bytes"], len(programs), calls]
+        sizes = sorted({int(size) for program in programs for size in program["loads"]})
+        a_load = " ".join(map(str, sizes))
+        cells = [*named, *most, row["temporary_bytes"], a_load, len(programs), calls]
         lines.append([str(cell) for cell in cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

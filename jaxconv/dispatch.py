@@ -108,7 +108,7 @@ def choose(
         chosen, reason = _ruled(refusals, platform, operator, spec, dtype)
         cut = _blocks(chosen, platform, operator, spec, dtype)
     against = {
-        name: refusal or f'"{chosen}" is faster: {reason}'
+        name: refusal or f'"{chosen}" is preferred: {reason}'
         for name, refusal in refusals.items()
         if name != chosen
     }
@@ -174,7 +174,7 @@ def _ruled(refusals, platform: str, operator: Operator, spec: ConvSpec, dtype) -
     rules = {"cpu": _cpu, "cuda": _cuda, "tpu": _tpu}
     chosen, reason = rules.get(platform, _others)(operator, spec, dtype)
     if refusals[chosen] is not None:
-        return "lax", f'"{chosen}" cannot serve: {refusals[chosen]}'
+        return "lax", f'"{chosen}" would be, but {refusals[chosen]}'
     return chosen, reason
 
 
