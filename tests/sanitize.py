@@ -70,10 +70,12 @@ def runtime(compiler: str) -> str:
 
 def check(library: pathlib.Path, specs: int) -> None:
     """Runs ``specs`` random specs; with none, one whose buffer is an element short."""
-    import test_native
-    from test_native import native
+    from jaxconv.kernels import native
 
-    native._library_path = lambda: library
+    native._library_path = lambda: library  # before test_native loads it
+    import test_native
+
+    assert native._loaded()._name == str(library)
     if not specs:
         run_past_the_end(test_native)
     for seed, canary in enumerate((test_native.CANARY, 0)):
