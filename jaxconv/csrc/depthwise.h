@@ -50,28 +50,31 @@ const char* depthwise_gather(const Call& call) {
   struct Own {
     typename Walk::Member walk;
     A *weights, *targets;
-    int64_t* weight_row;
   };
-  Walk walk(g, call.op, gradient ? 1 : multiplier);
-  const int64_t lanes = walk.lanes(), row_size = walk.most_row_taps() * lanes;
+  const Axis &h = g.axis[1], &w = g.axis[2];
+  const bool pairs = h.stride == 1 && h.dilation == 1 && h.kernel > 1 && w.stride == 1 &&
+                     DepthwiseTiles<A>::gather_pair(w.kernel, 1, 1) != nullptr;
+  Walk walk(g, call.op, gradient ? 1 : multiplier, pairs);
+  const int64_t lanes = walk.lanes();
+  const int64_t row_size =
+      direct_weights ? w.kernel * g.features : walk.most_row_taps() * lanes;
   const int64_t weights_size = direct_weights ? 0 : walk.kernel_rows() * row_size;
-  const int64_t targets_size = direct_targets ? 0 : kWidestTile * lanes;
+  const int64_t targets_size = direct_targets ? 0 : 2 * kWidestTile * lanes;
   const int64_t member_bytes = walk.member_bytes() + Workspace::bytes<A>(weights_size) +
-                               Workspace::bytes<A>(targets_size) +
-                               Workspace::bytes<int64_t>(walk.kernel_rows()) +
-                               Workspace::bytes<Own>(1);
+                               Workspace::bytes<A>(targets_size) + Workspace::bytes<Own>(1);
   const int64_t shared_bytes = walk.bytes();
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  walk.prepare(workspace, DepthwiseTiles<A>::gather);
+  walk.prepare(workspace, [](int64_t taps, int64_t spacing, int64_t width, int64_t rows) {
+    return rows == 2 ? DepthwiseTiles<A>::gather_pair(taps, spacing, width)
+                     : DepthwiseTiles<A>::gather(taps, spacing, width);
+  });
   Own* own = workspace.take<Own>(members);
   for (int64_t i = 0; i < members; ++i) {
     own[i].walk = walk.member(workspace);
     own[i].weights = workspace.take<A>(weights_size);
     own[i].targets = workspace.take<A>(targets_size);
-    own[i].weight_row = workspace.take<int64_t>(walk.kernel_rows());
-    for (int64_t r = 0; r < walk.kernel_rows(); ++r) own[i].weight_row[r] = r * row_size;
     std::memset(own[i].weights, 0, sizeof(A) * weights_size);
   }
 
@@ -84,8 +87,8 @@ const char* depthwise_gather(const Call& call) {
     };
     const auto stage_weights = [&](const Stretch& s) {
       if (direct_weights) return;
-      for (int64_t r = 0; r < s.rows; ++r) {
-        const T* from = first_weight(s) + s.kernel_row[r];
+      for (int64_t r = 0; r < walk.kernel_rows(); ++r) {
+        const T* from = first_weight(s) + r * w.kernel * g.features;
         for (int64_t u = 0; u < s.phase->taps; ++u) {
           copy_elements(from + u * s.phase->tap_step * g.features, s.features,
                         mine.weights + r * row_size + u * lanes);
@@ -98,26 +101,31 @@ const char* depthwise_gather(const Call& call) {
       const int64_t pixel = s.row * walk.row_length() + p.first + p.step * first;
       T* target = static_cast<T*>(call.result) + pixel * target_channels + s.feature / fold;
       const int64_t target_step = p.step * target_channels;
-      GatherTile<A> t{sources, mine.weights, mine.weight_row, lanes, mine.targets, lanes};
+      const int64_t lower = walk.row_length() * target_channels;
+      GatherTile<A> t{sources, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
+                      mine.targets, lanes, kWidestTile * lanes};
       if constexpr (std::is_same_v<T, A>) {
         if (direct_weights) {
           t.weights = first_weight(s);
-          t.weight_row = s.kernel_row;
           t.tap_step = p.tap_step * g.features;
         }
         if (direct_targets) {
           t.targets = target;
           t.target_step = target_step;
+          t.lower = lower;
         }
       }
       tile(t);
       if (direct_targets) return;
-      for (int64_t j = 0; j < width; ++j) {
-        write_folded(mine.targets + j * lanes, s.features, fold, target + j * target_step);
+      for (int64_t q = 0; q < s.target_rows; ++q) {
+        for (int64_t j = 0; j < width; ++j) {
+          write_folded(mine.targets + q * t.lower + j * lanes, s.features, fold,
+                       target + q * lower + j * target_step);
+        }
       }
     };
     walk.visit(units * piece / pieces, units * (piece + 1) / pieces,
-               static_cast<const T*>(call.source), 0, g.features, g.features, mine.walk,
+               static_cast<const T*>(call.source), 0, g.features, row_size, mine.walk,
                stage_weights, compute);
   });
   return nullptr;
@@ -155,7 +163,7 @@ const char* depthwise_filter_grad(const Call& call) {
   constexpr int N = kLanes<A>;
   const Geometry& g = call.geometry;
   const bool direct = std::is_same_v<T, A> && g.features >= N;
-  Walk walk(g, call.op, g.features / g.channels);
+  Walk walk(g, call.op, g.features / g.channels, false);
   const int64_t units = walk.units();
   const FilterCut cut = cut_filter<A>(g, walk.unit(), units, pieces_for(depthwise_work<T>(g), 64));
   const int64_t lanes = cut.features.lanes, sums_size = g.taps() * lanes;
@@ -173,7 +181,9 @@ const char* depthwise_filter_grad(const Call& call) {
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  walk.prepare(workspace, DepthwiseTiles<A>::filter);
+  walk.prepare(workspace, [](int64_t taps, int64_t spacing, int64_t width, int64_t) {
+    return DepthwiseTiles<A>::filter(taps, spacing, width);
+  });
   Own* own = workspace.take<Own>(members);
   for (int64_t i = 0; i < members; ++i) {
     own[i].walk = walk.member(workspace);
@@ -200,7 +210,7 @@ const char* depthwise_filter_grad(const Call& call) {
                         mine.cotangents,
                         staged_lanes,
                         sums + p.tap_first * lanes + (s.feature - begin),
-                        s.kernel_row,
+                        s.kernel_row[0],
                         p.tap_step * lanes};
         if constexpr (std::is_same_v<T, A>) {
           if (direct) {
@@ -214,7 +224,8 @@ const char* depthwise_filter_grad(const Call& call) {
         tile(t);
       };
       walk.visit(units * part / cut.parts, units * (part + 1) / cut.parts,
-                 static_cast<const T*>(call.source), begin, cut.features.end(chunk), lanes,
+                 static_cast<const T*>(call.source), begin, cut.features.end(chunk),
+                 g.axis[2].kernel * lanes,
                  mine.walk, [](const Stretch&) {}, compute);
     });
     const int64_t sweep = g.taps() * lanes * cut.parts * chunks / N;

@@ -62,19 +62,20 @@ class Spread {
   int32_t lane_[kMost][N];
 };
 
-// A stretch of one row of targets, and a chunk of their features.
+// A stretch of one row of targets, or of two below one another, and a chunk of their features.
 struct Stretch {
   const Phase* phase;
   int64_t spacing;            // of neighbouring targets, in columns
   int64_t row;                // of targets, counted over the batch and all axes but the last
+  int64_t target_rows;        // 1 or 2
   int64_t target, targets;    // the phase's
-  int64_t rows;               // of the kernel, that exist
-  const int64_t* source_row;  // where each one's sources begin in the image
-  const int64_t* kernel_row;  // and its taps
+  int64_t rows;                  // of sources
+  const int64_t* source_row;     // where each begins in the image
+  const int64_t* kernel_row[2];  // and the taps for each row of targets; negative where it has none
   int64_t feature, features;
 
-  // Targets share columns, or where they are too far apart, have their own.
-  bool shared() const { return spacing < phase->taps; }
+  // Targets' columns overlap or adjoin, or where they are too far apart, are runs of their own.
+  bool shared() const { return phase->per_target <= phase->per_tap * phase->taps; }
   int64_t runs() const { return shared() ? 1 : targets; }
   int64_t run_length() const {
     return shared() ? (targets - 1) * spacing + phase->taps : phase->taps;

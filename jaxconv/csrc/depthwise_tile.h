@@ -41,10 +41,12 @@ template <class A>
 struct GatherTile {
   TileSources<A> sources;
   const A* weights;
-  const int64_t* weight_row;  // offset of each row's first tap
+  const int64_t* weight_row[2];  // offset of each row's first tap; of a pair, negative where the
+                                 // upper or the lower row of targets has none
   int64_t tap_step;
   A* targets;
   int64_t target_step;
+  int64_t lower;  // offset of the lower row's targets
 };
 
 // sums[row, u] += source(p, u) * g[p] over the P outputs. The sums hold a whole vector for each one
@@ -63,6 +65,8 @@ struct FilterTile {
 template <class A>
 struct DepthwiseTiles {
   static void (*gather(int64_t taps, int64_t spacing, int64_t width))(const GatherTile<A>&);
+  // Of two rows of targets at once; null where there are none.
+  static void (*gather_pair(int64_t taps, int64_t spacing, int64_t width))(const GatherTile<A>&);
   static void (*filter(int64_t taps, int64_t spacing, int64_t width))(const FilterTile<A>&);
 };
 
@@ -129,7 +133,7 @@ void gather_tile(const GatherTile<A>& t) {
     const int64_t at = t.sources.offset + feature;
     Vec<A, N> acc[P] = {};
     for (int64_t r = 0; r < t.sources.rows; ++r) {
-      const A* weights = t.weights + t.weight_row[r] + feature;
+      const A* weights = t.weights + t.weight_row[0][r] + feature;
       for_each_chunk<K>(t.sources.taps, [&](auto k, int64_t u0) JAXCONV_LAMBDA {
         constexpr int kTaps = decltype(k)::value;
         Vec<A, N> w[kTaps];
@@ -143,6 +147,44 @@ void gather_tile(const GatherTile<A>& t) {
     }
     unroll<P>([&](auto p) JAXCONV_LAMBDA {
       store<A, N>(t.targets + p * t.target_step + feature, acc[p]);
+    });
+  });
+}
+
+// Two rows of targets, the lower one row of sources further: of every source row but the first and
+// the last, what is loaded serves both. 3x3 kernels so take a third less from the L2 cache: 3x3x3
+// 2x16x32x32x64 10 % faster, 3x3 8x28x28x128 with a multiplier of 2 20 %.
+template <class A, int P, int K, int R>
+void gather_pair_tile(const GatherTile<A>& t) {
+  constexpr int N = kLanes<A>;
+  for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
+    const int64_t at = t.sources.offset + feature;
+    Vec<A, N> acc[2][P] = {};
+    const auto add = [&](auto first, auto last, int64_t r) JAXCONV_LAMBDA {
+      constexpr int kFirst = decltype(first)::value, kEnd = decltype(last)::value + 1;
+      Vec<A, N> w[2][K];
+      unroll<kEnd, kFirst>([&](auto q) JAXCONV_LAMBDA {
+        const A* weights = t.weights + t.weight_row[q][r] + feature;
+        unroll<K>([&](auto u) JAXCONV_LAMBDA { w[q][u] = load<A, N>(weights + u * t.tap_step); });
+      });
+      for_each_product<A, P, K, R>(
+          t.sources, r, 0, at, [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA {
+            unroll<kEnd, kFirst>([&](auto q) JAXCONV_LAMBDA { acc[q][p] += x * w[q][u]; });
+          });
+    };
+    for (int64_t r = 0; r < t.sources.rows; ++r) {
+      if (t.weight_row[1][r] < 0) {
+        add(Index<0>{}, Index<0>{}, r);
+      } else if (t.weight_row[0][r] < 0) {
+        add(Index<1>{}, Index<1>{}, r);
+      } else {
+        add(Index<0>{}, Index<1>{}, r);
+      }
+    }
+    unroll<2>([&](auto q) JAXCONV_LAMBDA {
+      unroll<P>([&](auto p) JAXCONV_LAMBDA {
+        store<A, N>(t.targets + q * t.lower + p * t.target_step + feature, acc[q][p]);
+      });
     });
   });
 }

@@ -66,6 +66,20 @@ void (*DepthwiseTiles<A>::gather(int64_t taps, int64_t spacing, int64_t width))(
 }
 
 template <class A>
+void (*DepthwiseTiles<A>::gather_pair(int64_t taps, int64_t spacing, int64_t width))(
+    const GatherTile<A>&) {
+  void (*chosen)(const GatherTile<A>&) = nullptr;
+  // Wider kernels have work enough for what they load.
+  if constexpr (kSpecialised<A> && kVectorRegisters == 32) {
+    if (taps != 3 || spacing != 1) return nullptr;
+    unroll<kWidestTile + 1, 1>([&](auto p) {
+      if (width == p) chosen = gather_pair_tile<A, decltype(p)::value, 3, 1>;
+    });
+  }
+  return chosen;
+}
+
+template <class A>
 void (*DepthwiseTiles<A>::filter(int64_t taps, int64_t spacing, int64_t width))(
     const FilterTile<A>&) {
   using Function = void (*)(const FilterTile<A>&);

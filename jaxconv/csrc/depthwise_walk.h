@@ -25,7 +25,8 @@ constexpr int64_t kStagedBytes = 256 << 10;
 constexpr int64_t kBandBytes = 256 << 10;
 
 // Tile: what DepthwiseTiles<A> returns. Features are walked: `spread` of them for each source
-// channel, in chunks of whole multiples of the convolution's multiplier.
+// channel, in chunks of whole multiples of the convolution's multiplier. With `pairs`, two rows of
+// targets at once: they must be one row of sources apart.
 template <class T, class Tile>
 class DepthwiseWalk {
   using A = typename Accumulator<T>::type;
@@ -33,8 +34,13 @@ class DepthwiseWalk {
   static constexpr bool kWiden = !std::is_same_v<T, A>;
 
  public:
-  DepthwiseWalk(const Geometry& g, Operator op, int64_t spread)
-      : axis_(g.axis), op_(op), batch_(g.batch), features_(g.features), spread_(spread) {
+  DepthwiseWalk(const Geometry& g, Operator op, int64_t spread, bool pairs)
+      : axis_(g.axis),
+        op_(op),
+        batch_(g.batch),
+        features_(g.features),
+        target_rows_(pairs ? 2 : 1),
+        spread_(spread) {
     channels_ = g.features / spread;
     const int64_t multiplier = g.features / g.channels;
     unit_ = N / greatest_common_divisor(N, multiplier) * multiplier;
@@ -52,13 +58,15 @@ class DepthwiseWalk {
     const int64_t row_bytes = sources_[2] * channels_ * static_cast<int64_t>(sizeof(T));
     const int64_t band = kBandBytes / (row_bytes * axis_[0].kernel * axis_[1].stride);
     const int64_t longest = larger(targets_[1], axis_[1].kernel);
+    row_units_ = ceil_div(targets_[1], target_rows_);
     band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
+    band_ = ceil_div(band_, target_rows_);
     size_stretches();
   }
 
   int64_t rows() const { return batch_ * targets_[0] * targets_[1]; }
   int64_t row_length() const { return targets_[2]; }
-  int64_t units() const { return rows() * segments_; }
+  int64_t units() const { return batch_ * targets_[0] * row_units_ * segments_; }
   int64_t kernel_rows() const { return axis_[0].kernel * axis_[1].kernel; }
   int64_t most_row_taps() const { return most_taps(axis_[2], op_); }
   int64_t unit() const { return unit_; }
@@ -71,11 +79,11 @@ class DepthwiseWalk {
            Workspace::bytes<Phase>(phases_[1]) + Workspace::bytes<A>(zeros_size());
   }
   int64_t member_bytes() const {
-    return 2 * Workspace::bytes<int64_t>(kernel_rows()) + Workspace::bytes<const A*>(table_size_) +
+    return 3 * Workspace::bytes<int64_t>(source_rows()) + Workspace::bytes<const A*>(table_size_) +
            Workspace::bytes<A>(staged_size());
   }
 
-  // choose(taps, spacing, width) -> tile function.
+  // choose(taps, spacing, width, rows of targets) -> tile function.
   template <class Choose>
   void prepare(Workspace& workspace, Choose&& choose) {
     depth_ = workspace.take<Phase>(phases_[0]);
@@ -88,7 +96,9 @@ class DepthwiseWalk {
       next->phase = p;
       next->spacing = spacing(p);
       for (int width = 1; width <= kWidestTile; ++width) {
-        next->tile[width - 1] = choose(p.taps, next->spacing, width);
+        for (int64_t rows = 1; rows <= target_rows_; ++rows) {
+          next->tile[rows - 1][width - 1] = choose(p.taps, next->spacing, width, rows);
+        }
       }
       ++next;
     });
@@ -97,14 +107,14 @@ class DepthwiseWalk {
   }
 
   struct Member {
-    int64_t *source_row, *kernel_row;
+    int64_t *source_row, *kernel_row[2];
     const A** table;
     A* staged;
   };
   Member member(Workspace& workspace) const {
     Member m;
-    m.source_row = workspace.take<int64_t>(kernel_rows());
-    m.kernel_row = workspace.take<int64_t>(kernel_rows());
+    m.source_row = workspace.take<int64_t>(source_rows());
+    for (int64_t*& row : m.kernel_row) row = workspace.take<int64_t>(source_rows());
     m.table = workspace.take<const A*>(table_size_);
     m.staged = workspace.take<A>(staged_size());
     if (features_ < N) std::memset(m.staged, 0, sizeof(A) * staged_size());  // the lanes past them
@@ -113,24 +123,25 @@ class DepthwiseWalk {
 
   // For every stretch of units [begin, end) and every chunk of features [first, last), calls
   // open(stretch), then compute(stretch, tile, sources, target, width) for the tiles. Kernel rows
-  // are counted in `tap_size`.
+  // are `row_size` apart.
   template <class Open, class Compute>
   void visit(int64_t begin, int64_t end, const T* source, int64_t first, int64_t last,
-             int64_t tap_size, const Member& m, Open&& open, Compute&& compute) const {
+             int64_t row_size, const Member& m, Open&& open, Compute&& compute) const {
     const FeatureCut cut(last - first, widest_, unit_, N);
     for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t segment = unit % segments_, plane = targets_[0] * targets_[1];
+      const int64_t segment = unit % segments_, plane = targets_[0] * row_units_;
       const int64_t n = unit / segments_ / plane, walked = unit / segments_ % plane;
       const int64_t band = walked / (band_ * targets_[0]) * band_;
-      const int64_t rows = smaller(band_, targets_[1] - band);
+      const int64_t rows = smaller(band_, row_units_ - band);
       const int64_t d = (walked - band * targets_[0]) / rows;
-      const int64_t h = band + (walked - band * targets_[0]) % rows;
+      const int64_t h = (band + (walked - band * targets_[0]) % rows) * target_rows_;
       const T* image = source + n * sources_[0] * sources_[1] * sources_[2] * channels_;
       Stretch s;
       s.row = (n * targets_[0] + d) * targets_[1] + h;
-      s.rows = valid_rows(d, h, tap_size, m);
+      s.target_rows = smaller(target_rows_, targets_[1] - h);
+      s.rows = valid_rows(d, h, s.target_rows, row_size, m);
       s.source_row = m.source_row;
-      s.kernel_row = m.kernel_row;
+      for (int q = 0; q < 2; ++q) s.kernel_row[q] = m.kernel_row[q];
       for (const RowPhase* part = width_; part < width_ + row_phases_; ++part) {
         s.phase = &part->phase;
         s.spacing = part->spacing;
@@ -156,7 +167,7 @@ class DepthwiseWalk {
   struct RowPhase {
     Phase phase;
     int64_t spacing;
-    Tile tile[kWidestTile];  // [width - 1]
+    Tile tile[2][kWidestTile];  // [rows of targets - 1][width - 1]
   };
 
   // Of the targets of a phase that was cut into lattices, in columns.
@@ -186,31 +197,42 @@ class DepthwiseWalk {
     widest_ = larger(kChunkBytes / feature_bytes / N, 2) * N;
     lanes_ = FeatureCut(features_, widest_, unit_, N).lanes;
     const int64_t column_bytes =
-        kernel_rows() * (8 + (staged_ ? lanes_ * static_cast<int64_t>(sizeof(A)) : 0));
+        source_rows() * (8 + (staged_ ? lanes_ * static_cast<int64_t>(sizeof(A)) : 0));
     const int64_t room = (staged_ ? kStagedBytes : kTableBytes) / column_bytes;
     stretch_ = clamp((room - taps) / widest_spacing + 1, 1, longest);
     // Whole tiles, and stretches of about one length.
     const int64_t even = round_up(ceil_div(longest, ceil_div(longest, stretch_)), kWidestTile);
     if (even < stretch_) stretch_ = even;
-    table_size_ = kernel_rows() * columns(stretch_);
+    table_size_ = source_rows() * columns(stretch_);
   }
 
   int64_t staged_size() const { return staged_ ? table_size_ * lanes_ : 0; }
   int64_t zeros_size() const { return larger(channels_, lanes_); }
 
-  // Lists the kernel rows that target row (d, h) sees.
-  int64_t valid_rows(int64_t d, int64_t h, int64_t tap_size, const Member& m) const {
+  // The most that targets see.
+  int64_t source_rows() const { return axis_[0].kernel * (axis_[1].kernel + target_rows_ - 1); }
+
+  // Lists the rows of sources that target row (d, h) sees, and the one below.
+  int64_t valid_rows(int64_t d, int64_t h, int64_t target_rows, int64_t row_size,
+                     const Member& m) const {
     const Phase& pd = depth_[d % phases_[0]];
     const Phase& ph = height_[h % phases_[1]];
     const int64_t jd = d / phases_[0], jh = h / phases_[1];
-    const Range ud = valid_taps(pd, jd), uh = valid_taps(ph, jh);
+    const Range ud = valid_taps(pd, jd), upper = valid_taps(ph, jh);
+    const Range lower = target_rows == 2 ? valid_taps(ph, jh + 1) : Range{0, 0};
+    const auto kernel_row = [&](Range taps, int64_t a, int64_t b) -> int64_t {
+      if (b < taps.begin || b >= taps.end) return -1;
+      const int64_t td = pd.tap_first + pd.tap_step * a, th = ph.tap_first + ph.tap_step * b;
+      return (td * axis_[1].kernel + th) * row_size;
+    };
     int64_t r = 0;
     for (int64_t a = ud.begin; a < ud.end; ++a) {
-      for (int64_t b = uh.begin; b < uh.end; ++b, ++r) {
-        m.source_row[r] =
+      for (int64_t b = 0; b < ph.taps + target_rows - 1; ++b) {
+        m.kernel_row[0][r] = kernel_row(upper, a, b);
+        m.kernel_row[1][r] = kernel_row(lower, a, b - 1);
+        if (m.kernel_row[0][r] < 0 && m.kernel_row[1][r] < 0) continue;
+        m.source_row[r++] =
             (pd.source(jd, a) * sources_[1] + ph.source(jh, b)) * sources_[2] * channels_;
-        const int64_t td = pd.tap_first + pd.tap_step * a, th = ph.tap_first + ph.tap_step * b;
-        m.kernel_row[r] = (td * axis_[1].kernel + th) * axis_[2].kernel * tap_size;
       }
     }
     return r;
@@ -260,13 +282,14 @@ class DepthwiseWalk {
       const int64_t left = s.targets - done;
       width = ceil_div(left, ceil_div(left, kWidestTile));
       sources.table = m.table + done * s.spacing;
-      compute(s, part.tile[width - 1], sources, s.target + done, width);
+      compute(s, part.tile[s.target_rows - 1][width - 1], sources, s.target + done, width);
     }
   }
 
   const Axis* axis_;
   Operator op_;
   int64_t batch_, features_, channels_, unit_;  // channels of a source pixel
+  int64_t target_rows_, row_units_;
   Spread<T> spread_;
   bool staged_;
   int64_t segments_, row_phases_, band_, widest_, lanes_, stretch_, table_size_;
