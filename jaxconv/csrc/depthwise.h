@@ -22,14 +22,25 @@ JAXCONV_INLINE int64_t depthwise_work(const Geometry& g) {
   return macs / vector + 4 * moved / vector;
 }
 
+// Adds each M neighbouring features to a channel, or each `fold` where M is not known.
+template <int M, class T, class A>
+void write_sums(const A* from, int64_t channels, int64_t fold, T* to) {
+  const int64_t count = M > 0 ? M : fold;
+  for (int64_t c = 0; c < channels; ++c, from += count) {
+    A sum = from[0];
+    for (int64_t m = 1; m < count; ++m) sum += from[m];
+    store_element(to + c, sum);
+  }
+}
+
 // Writes results of which each `fold` neighbours are added.
 template <class T, class A>
 void write_folded(const A* from, int64_t features, int64_t fold, T* to) {
-  if (fold == 1) return store_elements(from, features, to);
-  for (int64_t c = 0; c < features / fold; ++c) {
-    A sum = from[c * fold];
-    for (int64_t m = 1; m < fold; ++m) sum += from[c * fold + m];
-    store_element(to + c, sum);
+  switch (fold) {
+    case 1: return store_elements(from, features, to);
+    case 2: return write_sums<2>(from, features / 2, fold, to);
+    case 4: return write_sums<4>(from, features / 4, fold, to);
+    default: return write_sums<0>(from, features / fold, fold, to);
   }
 }
 
