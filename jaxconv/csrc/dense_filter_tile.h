@@ -1,8 +1,8 @@
 // The inner loop of the filter gradient of grouped and dense convolutions: a block of in-features
 // times a panel of out-features, summed over pixels.
 //
-// Pixels come as segments, evenly spaced in memory: a list of a pointer for each took the loop a
-// tenth of its time, and the making of the list a sixth of the operator's.
+// Pixels come as segments, evenly spaced in memory: with a list of pointers to each of them 3x3
+// kernels took 2 to 10 % longer.
 
 #pragma once
 

@@ -77,8 +77,9 @@ struct Job {
   }
 };
 
-// Where helpers that have finished a job wait for the next: convolutions come in rows. One that
-// finds only other work between them is soon left to sleep, and asked again once in a while.
+// Where helpers that have finished a job wait for the next: convolutions come in rows. XLA cannot
+// use a thread that waits, so where a few have waited in vain (or many wait at once) the others go
+// back to its pool, and only one in a while tries again.
 class Perch {
  public:
   // Gives the job to a helper that waits, if there is one.
