@@ -1,6 +1,6 @@
 """Times whole networks, training steps and inference, against their peers.
 
-    python benchmarks/networks.py                            all: plain Flax, after install, ours, torch
+    python benchmarks/networks.py                          all networks, training and inference
     python benchmarks/networks.py --only MobileNet --json table.json
 
 The peers are the same network with the same weights: with Flax's own convolutions on lax
