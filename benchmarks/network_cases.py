@@ -61,7 +61,7 @@ class Case:
 
     name: str
     shape: tuple[int, ...]
-    make: Callable[[Any, nnx.Rngs], Any]
+    make: Callable[[Any, Any, nnx.Rngs], Any]
     twin: Callable[[], Any]
     layers: Callable[[Any], Iterator[Any]]  # those with weights, in the order of the twin's
 
@@ -80,9 +80,9 @@ class Case:
                     module.bias.copy_(torch.from_numpy(np.array(layer.bias[...])))
 
 
-def _bottleneck(conv: Any, rngs: nnx.Rngs) -> Bottleneck:
+def _bottleneck(conv: Any, norm: Any, rngs: nnx.Rngs) -> Bottleneck:
     options = {"momentum": 0.9, "dtype": None, "param_dtype": jnp.float32, "rngs": rngs}
-    return Bottleneck(functools.partial(ConvNorm, conv, **options), 256, 64, 1)
+    return Bottleneck(functools.partial(ConvNorm, conv, norm=norm, **options), 256, 64, 1)
 
 
 def _normed(layers: Any) -> Iterator[Any]:
@@ -116,21 +116,21 @@ CASES = (
     Case(
         "MobileNetV1 16x96x96x3",
         (16, 96, 96, 3),
-        lambda conv, rngs: MobileNetV1(conv=conv, rngs=rngs),
+        lambda conv, norm, rngs: MobileNetV1(conv=conv, norm=norm, rngs=rngs),
         lambda: _twins().MobileNetV1(),
         _mobilenet,
     ),
     Case(
         "ConvNeXt-T stage 8x56x56x96",
         (8, 56, 56, 96),
-        ConvNeXtStage,
+        lambda conv, norm, rngs: ConvNeXtStage(conv, rngs),
         _convnext_twin,
         _convnext,
     ),
     Case(
         "WaveNet stack 4x4000x64",
         (4, 4000, FEATURES),
-        WaveNetStack,
+        lambda conv, norm, rngs: WaveNetStack(conv, rngs),
         lambda: _twins().WaveNetStack(FEATURES, SKIP, [2**i for i in range(DEPTH)]),
         lambda network: (layer for layers in network.layers for layer in layers),
     ),

@@ -3,8 +3,8 @@
     python benchmarks/networks.py                          all networks, training and inference
     python benchmarks/networks.py --only MobileNet --json table.json
 
-The peers are the same network with the same weights: with Flax's own convolutions on lax
-(``flax``), the same after ``jaxconv.install()`` (``installed``), with jaxconv's import
+The peers are the same network with the same weights: with Flax's own convolutions and batch
+normalisation (``flax``), the same after ``jaxconv.install()`` (``installed``), with jaxconv's
 (``jaxconv``), in PyTorch on channels-last memory (``torch``), and for inference in ONNX Runtime
 (``onnxruntime``). Outputs, or the losses of two steps, are checked against plain Flax's before
 anything is timed. A training step is forward, backward and plain gradient descent on the mean
@@ -27,6 +27,7 @@ import numpy as np
 from flax import nnx
 
 import jaxconv
+from jaxconv.models.batch_norm import BatchNorm
 from jaxconv.nnx import Conv
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,6 +37,8 @@ from timing import interleaved, median_ms
 
 RATE = 0.01
 TOLERANCE = 2e-3  # of the largest output, and of the first step's loss: float32 through 28 layers
+Layers = tuple[Any, Any]  # the classes of convolutions and of batch normalisations
+STOCK, OURS = (nnx.Conv, nnx.BatchNorm), (Conv, BatchNorm)
 Peer = tuple[Callable[[], Any], np.ndarray]  # a call that blocks, and what it gave at first
 
 
@@ -76,9 +79,9 @@ def measure(case: Case, mode: str, without: set[str], seconds: float) -> dict[st
     return {"network": case.name, "mode": mode, "milliseconds": times, "samples": samples}
 
 
-def _jax_training(conv: Any, context: Callable = contextlib.nullcontext):
+def _jax_training(layers: Layers, context: Callable = contextlib.nullcontext):
     def peer(case: Case, x: np.ndarray) -> Peer:
-        network = case.make(conv, nnx.Rngs(0))
+        network = case.make(*layers, nnx.Rngs(0))
         network.train()
         graph, parameters, rest = nnx.split(network, nnx.Param, ...)
         state, tree = jax.tree.flatten((parameters, rest))
@@ -104,14 +107,14 @@ def _jax_training(conv: Any, context: Callable = contextlib.nullcontext):
             state, loss = compiled(state, x)
             return jax.block_until_ready((state, loss))[1]
 
-        return call, np.array([float(call()), float(call())])
+        return call, np.array([call().item(), call().item()])
 
     return peer
 
 
-def _jax_inference(conv: Any, context: Callable = contextlib.nullcontext):
+def _jax_inference(layers: Layers, context: Callable = contextlib.nullcontext):
     def peer(case: Case, x: np.ndarray) -> Peer:
-        network = case.make(conv, nnx.Rngs(0))
+        network = case.make(*layers, nnx.Rngs(0))
         network.eval()
         state, tree = jax.tree.flatten(network)
         x = jax.device_put(x)
@@ -127,7 +130,7 @@ def _twin(case: Case, x: np.ndarray) -> tuple[Any, Any]:
     """The PyTorch network with the same weights, and its input."""
     import torch
 
-    network = case.make(nnx.Conv, nnx.Rngs(0))
+    network = case.make(*STOCK, nnx.Rngs(0))
     twin, tensor = case.twin(), torch.from_numpy(np.moveaxis(x, -1, 1).copy())
     case.copy(network, twin)
     if x.ndim == 4:
@@ -150,7 +153,7 @@ def _torch_training(case: Case, x: np.ndarray) -> Peer:
         optimizer.step()
         return loss
 
-    return call, np.array([float(call()), float(call())])
+    return call, np.array([call().item(), call().item()])
 
 
 def _torch_inference(case: Case, x: np.ndarray) -> Peer:
@@ -190,15 +193,15 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 MODES: dict[str, dict[str, Callable[[Case, np.ndarray], Peer]]] = {
     "training": {
-        "flax": _jax_training(nnx.Conv),
-        "installed": _jax_training(nnx.Conv, jaxconv.installed),
-        "jaxconv": _jax_training(Conv),
+        "flax": _jax_training(STOCK),
+        "installed": _jax_training(STOCK, jaxconv.installed),
+        "jaxconv": _jax_training(OURS),
         "torch": _torch_training,
     },
     "inference": {
-        "flax": _jax_inference(nnx.Conv),
-        "installed": _jax_inference(nnx.Conv, jaxconv.installed),
-        "jaxconv": _jax_inference(Conv),
+        "flax": _jax_inference(STOCK),
+        "installed": _jax_inference(STOCK, jaxconv.installed),
+        "jaxconv": _jax_inference(OURS),
         "torch": _torch_inference,
         "onnxruntime": _onnxruntime,
     },

@@ -11,6 +11,8 @@ from flax import nnx
 
 import jaxconv
 from jaxconv.models import AlexNet, ConvNeXtT, MobileNetV1, MobileNetV2, ResNet50
+from jaxconv.models.batch_norm import BatchNorm
+from jaxconv.nnx import Conv
 
 pytestmark = pytest.mark.models
 
@@ -145,14 +147,54 @@ def test_half_precision(make):
     }
 
 
+NORMED = (MobileNetV1, MobileNetV2, ResNet50)
+
+
 @each
 def test_plain_flax_is_the_same_network(make):
-    """``conv=flax.nnx.Conv``: the same parameters, the same outputs."""
+    """With Flax's own layers: the same parameters, the same outputs."""
     network, images = tiny(make)
-    plain, _ = tiny(make, conv=nnx.Conv)
-    assert not any(isinstance(m, jaxconv.nnx.Conv) for _, m in plain.iter_modules())
+    norm = {"norm": nnx.BatchNorm} if make in NORMED else {}
+    plain, _ = tiny(make, conv=nnx.Conv, **norm)
+    assert not any(isinstance(layer, Conv | BatchNorm) for _, layer in nnx.iter_modules(plain))
+    assert jax.tree.structure(nnx.state(plain)) == jax.tree.structure(nnx.state(network))
     network.eval(), plain.eval()
     np.testing.assert_allclose(apply(plain, images), apply(network, images), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.lenient  # Flax's own promotes bfloat16 statistics
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_batch_norm_is_flax_s(dtype):
+    """Outputs, statistics and gradients, in training and evaluation."""
+    random = np.random.default_rng(0)
+    x, g = (random.standard_normal((4, 5, 3, 6)).astype(np.float32) * 2 + 1 for _ in range(2))
+    tolerance = 1e-4 if dtype is None else 0.05
+    norms = [
+        make(6, momentum=0.8, dtype=dtype, rngs=nnx.Rngs(0)) for make in (BatchNorm, nnx.BatchNorm)
+    ]
+    for norm in norms:
+        norm.scale[...] = jnp.arange(1.0, 7.0)
+        norm.bias[...] = jnp.arange(6.0)
+
+    def run(norm):
+        graph, state = nnx.split(norm)
+
+        def pure(x, scale):
+            norm = nnx.merge(graph, state, copy=True)
+            norm.scale[...] = scale
+            y = norm(x)
+            return jnp.sum(y.astype(jnp.float32) * g), (y, norm.mean[...], norm.var[...])
+
+        return jax.grad(pure, (0, 1), has_aux=True)(jnp.asarray(x), jnp.arange(1.0, 7.0))
+
+    for mode in ("train", "eval"):
+        for norm in norms:
+            getattr(norm, mode)()
+        ours, flax = (jax.tree.leaves(run(norm)) for norm in norms)
+        for a, b in zip(ours, flax, strict=True):
+            assert a.dtype == b.dtype
+            a, b = (np.asarray(array, np.float32) for array in (a, b))
+            assert np.abs(a - b).max() <= tolerance * max(1.0, np.abs(b).max())
 
 
 @each

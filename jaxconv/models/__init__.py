@@ -2,8 +2,9 @@
 
 All take the number of ``classes``, Flax's ``dtype`` and ``param_dtype``, and ``conv``, the class of
 their convolutions: ``jaxconv.nnx.Conv``, or ``flax.nnx.Conv`` for the same network on plain Flax.
-Images are ``[N, H, W, C]``. The sequence networks, ``WaveNet`` and ``ByteNet``, take token ids
-``[N, L]`` and have the convolutions of ``jaxconv.nnx``.
+Those with batch normalisation take its class as ``norm``. Images are ``[N, H, W, C]``. The sequence
+networks, ``WaveNet`` and ``ByteNet``, take token ids ``[N, L]`` and have the convolutions of
+``jaxconv.nnx``.
 """
 
 from .alexnet import AlexNet as AlexNet

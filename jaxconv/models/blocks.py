@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from .batch_norm import BatchNorm
+
 Array = jax.Array
 Activation = Callable[[Array], Array] | None
 
@@ -17,7 +19,8 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, batch normalisation, activation.
 
     Args:
-        conv: The convolution's class, with the arguments of ``flax.nnx.Conv``.
+        conv, norm: The layers' classes, with the arguments of ``flax.nnx.Conv`` and
+            ``flax.nnx.BatchNorm``.
         in_features, out_features, kernel: C, F and the square kernel's extent.
         activation: Applied last; None for none.
         momentum: Of the running statistics, as in ``flax.nnx.BatchNorm``.
@@ -32,6 +35,7 @@ class ConvNorm(nnx.Module):
         out_features: int,
         kernel: int,
         *,
+        norm: Callable[..., Any] = BatchNorm,
         activation: Activation = jax.nn.relu,
         momentum: float,
         dtype: Any,
@@ -42,7 +46,7 @@ class ConvNorm(nnx.Module):
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         extents = (kernel, kernel)
         self.conv = conv(in_features, out_features, extents, use_bias=False, **options, **dtypes)
-        self.norm = nnx.BatchNorm(out_features, momentum=momentum, **dtypes)
+        self.norm = norm(out_features, momentum=momentum, **dtypes)
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..nnx import Conv
+from .batch_norm import BatchNorm
 from .blocks import ConvNorm, check_images
 
 STEM = 32
@@ -36,7 +37,8 @@ class MobileNetV1(nnx.Module):
         separable: False puts one dense 3×3 convolution in place of each block's two.
         momentum: Of the running statistics of batch normalisation.
         dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
+        conv, norm: The layers' classes; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
+            Flax.
         rngs: The stream ``params`` gives the initial values.
 
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
@@ -67,11 +69,12 @@ class MobileNetV1(nnx.Module):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         conv: Callable[..., Any] = Conv,
+        norm: Callable[..., Any] = BatchNorm,
         rngs: nnx.Rngs,
     ):
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        options = {"momentum": momentum, **dtypes}
+        options = {"norm": norm, "momentum": momentum, **dtypes}
         features = int(STEM * width)
         layers = [ConvNorm(conv, in_features, features, 3, strides=stem_strides, **options)]
         for block, strides in blocks:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..nnx import Conv
+from .batch_norm import BatchNorm
 from .blocks import ConvNorm, check_images
 
 STEM, HEAD = 32, 1280
@@ -64,7 +65,8 @@ class MobileNetV2(nnx.Module):
         dropout: Rate before the classifier, in training.
         momentum: Of the running statistics of batch normalisation.
         dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
+        conv, norm: The layers' classes; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
+            Flax.
         rngs: The stream ``params`` gives the initial values, ``dropout`` the masks.
 
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
@@ -94,12 +96,13 @@ class MobileNetV2(nnx.Module):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         conv: Callable[..., Any] = Conv,
+        norm: Callable[..., Any] = BatchNorm,
         rngs: nnx.Rngs,
     ):
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         normed = functools.partial(
-            ConvNorm, conv, activation=jax.nn.relu6, momentum=momentum, **dtypes
+            ConvNorm, conv, norm=norm, activation=jax.nn.relu6, momentum=momentum, **dtypes
         )
         features, head = _rounded(STEM * width), _rounded(HEAD * max(width, 1))
         layers: list[Any] = [normed(in_features, features, 3, strides=stem_strides, padding=1)]

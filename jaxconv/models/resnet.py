@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..nnx import Conv
+from .batch_norm import BatchNorm
 from .blocks import ConvNorm, check_images
 
 EXPANSION = 4
@@ -56,7 +57,8 @@ class ResNet50(nnx.Module):
         depths: Blocks of each stage.
         momentum: Of the running statistics of batch normalisation.
         dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
+        conv, norm: The layers' classes; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
+            Flax.
         rngs: The stream ``params`` gives the initial values.
 
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
@@ -84,11 +86,12 @@ class ResNet50(nnx.Module):
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         conv: Callable[..., Any] = Conv,
+        norm: Callable[..., Any] = BatchNorm,
         rngs: nnx.Rngs,
     ):
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        normed = functools.partial(ConvNorm, conv, momentum=momentum, **dtypes)
+        normed = functools.partial(ConvNorm, conv, norm=norm, momentum=momentum, **dtypes)
         self.stem = normed(in_features, width, 7, strides=2, padding=3)
         stages, features = [], width
         for stage, depth in enumerate(depths):
