@@ -22,7 +22,7 @@ from rich.console import Console
 
 from jaxconv import train
 from jaxconv.nnx import Conv
-from jaxconv.train import digits, report
+from jaxconv.train import bytenet, context, digits, mobilenet, report, twins, wavenet
 from jaxconv.train.__main__ import main
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.errors import TrainingError
@@ -322,11 +322,20 @@ def test_bad_arguments_are_one_line(tmp_path, monkeypatch, capfd, arguments, sai
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("package", ["mlxtend", "optax", "orbax", "matplotlib", "rich"])
-def test_missing_package_says_what_to_install(tmp_path, monkeypatch, capfd, package):
+@pytest.mark.parametrize(
+    ("recipe", "package"),
+    [
+        *(("digits", name) for name in ("mlxtend", "optax", "orbax", "matplotlib", "rich")),
+        ("mobilenet", "mlxtend"),
+        ("context", "mlxtend"),
+        ("wavenet", "heartpy"),
+        ("bytenet", "num2words"),
+    ],
+)
+def test_missing_package_says_what_to_install(tmp_path, monkeypatch, capfd, recipe, package):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    assert main(["digits"]) == 2
+    assert main([recipe]) == 2
     assert f'{package} is not installed; pip install "jaxconv[demo]"' in one_line(capfd)
     assert not list(tmp_path.iterdir())
 
@@ -340,6 +349,23 @@ def test_output_that_cannot_be_written_is_refused(tiny, tmp_path, capfd):
         assert f"cannot write in {folder}" in line
         assert "--output" in line
     assert blocked.read_text() == "in the way"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")],
+)
+def test_too_little_memory_is_one_line_and_keeps_what_was_saved(run, monkeypatch, capfd, error):
+    folder, command = run
+    before = contents(folder)
+
+    def exhausted(self):
+        raise error
+
+    monkeypatch.setattr(Training, "held_out", exhausted)
+    assert main(command) == 1
+    assert "not enough memory; the same command goes on" in one_line(capfd)
+    assert contents(folder) == before
 
 
 # --- Digits -----------------------------------------------------------------------------------
@@ -409,3 +435,145 @@ def test_digits_stopped_by_ctrl_c_resumes_and_reports(tmp_path):
     picture = matplotlib.image.imread(tmp_path / "run" / "digits.png")
     assert min(picture.shape[:2]) > 1000
     assert 0.02 < np.mean(picture[..., :3] < 0.9) < 0.9
+
+
+# --- The other recipes ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def briefly(monkeypatch, tmp_path, capfd):
+    """Trains a recipe for two small batches, through the command, and returns what it said."""
+    monkeypatch.setattr(report, "BLOCKS", 1)
+    monkeypatch.setattr(report, "DROPPED", 0)
+    monkeypatch.setattr(report, "KEPT", 1)
+
+    def train_briefly(recipe, batch_size=4):
+        data = recipe.data()
+
+        def few():
+            counts = (2 * batch_size, batch_size)
+            return Data(
+                *(
+                    {name: array[:count] for name, array in part.items()}
+                    for part, count in zip(data, counts, strict=True)
+                )
+            )
+
+        brief = dataclasses.replace(recipe, data=few, batch_size=batch_size, short_epochs=1)
+        monkeypatch.setattr(sys.modules[f"jaxconv.train.{recipe.name}"], "RECIPE", brief)
+        assert main([recipe.name, "--short", "--output", str(tmp_path)]) == 0
+        said = capfd.readouterr()
+        assert not said.err
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint", f"{recipe.name}.png"]
+        picture = matplotlib.image.imread(tmp_path / f"{recipe.name}.png")
+        assert min(picture.shape[:2]) > 1000
+        assert 0.01 < np.mean(picture[..., :3] < 0.9) < 0.9
+        return said.out
+
+    return train_briefly
+
+
+def test_mobilenet_reports_what_separable_layers_save(briefly):
+    said = briefly(mobilenet.RECIPE)
+    for figure in ("36,874", "2,217,152", "283,386", "17,273,088", "7.8× fewer multiply-adds"):
+        assert figure in said
+
+
+def test_twins_learn_as_each_would_alone():
+    data = digits.data()
+    few = Data(*({name: array[:8] for name, array in part.items()} for part in data))
+    recipe = dataclasses.replace(mobilenet.RECIPE, data=lambda: few, batch_size=4)
+    both = Training(recipe, 0, 1)
+    one = twins.alone(SimpleNamespace(training=both), "twin", digits.loss)
+    for step in range(2):
+        both.advance(step)
+        one.advance(step)
+    together = both.state.parameters["twin"]
+    # The same sums; a compiler may order them otherwise, and Adam divides by small numbers.
+    chex.assert_trees_all_close(together, one.state.parameters, atol=1e-4)
+    moved = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()),
+        together,
+        Training(recipe, 0, 1).state.parameters["twin"],
+    )
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_wavenet_reports_bits_beside_the_markov_models(briefly):
+    said = briefly(wavenet.RECIPE, batch_size=2)
+    assert "2.641" in said  # order 2
+    assert "2 dilation 512" in said
+
+
+def test_the_wave_is_real_and_its_end_is_held_out():
+    wave, data = wavenet.levels(), wavenet.data()
+    assert wave.shape == (68_475,)
+    assert (wave.min(), wave.max()) == (0, 244)
+    split = len(wave) - wavenet.HELD_OUT
+    assert np.array_equal(data.train["wave"][0], wave[: 3 * wavenet.FIELD])
+    last = data.train["wave"][-1]
+    assert any(np.array_equal(last, wave[at : at + len(last)]) for at in range(split - len(last)))
+    scored = [
+        window[1:][counted > 0]
+        for window, counted in zip(data.held_out["wave"], data.held_out["counted"], strict=True)
+    ]
+    assert np.array_equal(np.concatenate(scored), wave[split:])
+
+
+def test_markov_models_by_hand():
+    """After 0 1 0 1 0 comes 1: chances 2/5, then 2/2, each mixed with the shorter contexts'."""
+    uniform = 1 / wavenet.LEVELS
+    order0 = (2 + 2 * uniform) / (5 + 2)
+    order1 = (2 + 1 * order0) / (2 + 1)
+    wave = np.array([0, 1, 0, 1, 0, 1])
+    assert wavenet.markov_bits(wave, 5, 0) == pytest.approx(-np.log2(order0))
+    assert wavenet.markov_bits(wave, 5, 1) == pytest.approx(-np.log2(order1))
+
+
+def test_bytenet_reports_its_own_translations(briefly):
+    said = briefly(bytenet.RECIPE)
+    assert "exactly right" in said
+    assert "Linear in length" in said
+
+
+def test_number_names_are_spelled_and_held_out():
+    data = bytenet.data()
+    learned, held_out = (set(part["number"].tolist()) for part in data)
+    assert (len(learned), len(held_out)) == (bytenet.LEARNED, bytenet.HELD_OUT)
+    assert not learned & held_out
+    at = data.train["number"].tolist().index(2_024)
+    english = bytenet.decoded(data.train["english"][at : at + 1], bytenet.ENGLISH)
+    french = bytenet.decoded(data.train["french"][at : at + 1], bytenet.FRENCH)
+    assert (english, french) == (["two thousand and twenty-four"], ["deux mille vingt-quatre"])
+
+
+def test_exact_match_wants_every_character_and_the_end():
+    french = bytenet.encoded(["un", "deux"], bytenet.FRENCH)
+    right = jax.nn.one_hot(french, len(bytenet.FRENCH))
+    batch = {"french": jnp.asarray(french)}
+    assert bytenet.exact(right, batch) == 1
+    for at, expected in ((1, 0.5), (2, 0.5), (3, 1.0)):  # a character, the end, what follows
+        wrong = right.at[0, at].set(jax.nn.one_hot(5, len(bytenet.FRENCH)))
+        assert bytenet.exact(wrong, batch) == expected
+
+
+def test_context_reports_what_dilation_gains(briefly):
+    said = briefly(context.RECIPE)
+    for figure in ("67×67 pixels", "15×15 pixels", "points of mean IoU", "3×3 dilation 16"):
+        assert figure in said
+
+
+def test_scenes_are_labelled_where_digits_are():
+    part = {name: array[:9] for name, array in digits.data().held_out.items()}
+    scenes = context.compose(part, 5, 0)
+    chex.assert_trees_all_equal(scenes, context.compose(part, 5, 0))
+    assert (scenes["class"] > 0).any((1, 2)).all()
+    assert np.all((scenes["class"] > 0) == (scenes["image"][..., 0] > context.INK))
+    assert set(np.unique(scenes["class"])) <= {0, *(1 + part["label"])}
+
+
+def test_intersections_over_unions_by_hand():
+    true = jnp.array([[0, 0, 1], [1, 1, 2]])
+    predicted = jnp.array([[0, 1, 1], [1, 2, 2]])
+    expected = [1 / 2, 2 / 4, 1 / 2, *[0.0] * 8]
+    np.testing.assert_allclose(context.intersections(predicted, true), expected)

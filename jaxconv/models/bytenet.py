@@ -1,4 +1,4 @@
-"""ByteNet: a dilated encoder and a dilated causal decoder on top of it; translation in linear time."""
+"""ByteNet: translation in linear time, by a dilated encoder and a causal decoder on top of it."""
 
 from __future__ import annotations
 

@@ -92,9 +92,7 @@ class ContextNetwork(nnx.Module):
         options = {"kernel_init": identity_init(features, noise), **dtypes}
         layers, last = [], features
         for dilation, ratio in zip(dilations, LARGE if large else BASIC, strict=True):
-            layers.append(
-                conv(last, ratio * features, (3, 3), kernel_dilation=dilation, **options)
-            )
+            layers.append(conv(last, ratio * features, (3, 3), kernel_dilation=dilation, **options))
             last = ratio * features
         self.layers = nnx.List(layers)
         self.output = conv(last, features, (1, 1), **options)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_tokens(network: str, name: str, tokens: Any, classes: int) -> None:
@@ -18,9 +19,9 @@ def check_tokens(network: str, name: str, tokens: Any, classes: int) -> None:
         raise ValueError(f"{network}: {name} must be [N, L], but got shape {shape}")
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"{network}: {name} must be integers, but got {dtype}")
-    if isinstance(tokens, jax.core.Tracer) or not tokens.size:
+    if isinstance(tokens, jax.core.Tracer) or not np.size(tokens):
         return
-    low, high = int(tokens.min()), int(tokens.max())
+    low, high = np.min(tokens), np.max(tokens)
     if low < 0 or high >= classes:
         raise ValueError(
             f"{network}: {name} must be ids from 0 to {classes - 1}, but got {low} to {high}; "

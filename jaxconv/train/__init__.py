@@ -6,4 +6,10 @@ package that declares its data, network, loss and report (``recipe.Recipe``).
 """
 
 # Each recipe's module, and the packages it needs beside the loop's own.
-RECIPES = {"digits": ("mlxtend",)}
+RECIPES = {
+    "digits": ("mlxtend",),
+    "mobilenet": ("mlxtend",),
+    "context": ("mlxtend",),
+    "wavenet": ("heartpy",),
+    "bytenet": ("num2words",),
+}

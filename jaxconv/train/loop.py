@@ -68,7 +68,7 @@ class Training:
         self.graph, parameters, rest = nnx.split(recipe.network(nnx.Rngs(seed)), nnx.Param, ...)
         self.state = State(parameters, rest, self.optimizer.init(parameters))
         self.step = jax.jit(self._step)
-        self._apply = jax.jit(self._outputs)
+        self.apply = jax.jit(self._outputs)
         self._order = functools.lru_cache(maxsize=1)(self._order)
 
     @property
@@ -96,7 +96,7 @@ class Training:
         examples, size = self.data.held_out, self.recipe.batch_size
         count = _length(examples)
         chunks = np.minimum(np.arange(-(-count // size) * size), count - 1).reshape(-1, size)
-        outputs = [self._apply(self.state, _take(examples, chunk)) for chunk in chunks]
+        outputs = [self.apply(self.state, _take(examples, chunk)) for chunk in chunks]
         outputs = jnp.concatenate(outputs)[:count]
         loss, score = self.recipe.loss(outputs, examples), self.recipe.score.of(outputs, examples)
         return np.asarray(outputs), float(loss), float(score)

@@ -52,7 +52,7 @@ def training_curve(axes, training: Training, history: History) -> None:
     axes.set_xlim(0, training.epochs)
     axes.legend(frameon=False, loc="upper right")
     score = training.recipe.score
-    _title(axes, f"Training: held-out {score.name} {score.text(history.held_out_score[-1])}")
+    caption(axes, f"Training: held-out {score.name} {score.text(history.held_out_score[-1])}")
     axes.set(xlabel="epoch", ylabel="loss")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
@@ -76,7 +76,7 @@ def confusion(axes, predicted: np.ndarray, label: np.ndarray, classes: int) -> N
         )
     axes.set(xticks=range(classes), yticks=range(classes), xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
-    _title(axes, f"Confusion: {np.trace(counts):,} of {counts.sum():,} right")
+    caption(axes, f"Confusion: {np.trace(counts):,} of {counts.sum():,} right")
 
 
 def filters(axes, kernel: np.ndarray, title: str, columns: int) -> None:
@@ -85,23 +85,36 @@ def filters(axes, kernel: np.ndarray, title: str, columns: int) -> None:
     each = each / np.abs(each).max(axis=(1, 2), keepdims=True)
     axes.imshow(_mosaic(each, columns), cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set_axis_off()
-    _title(axes, title)
+    caption(axes, title)
 
 
 def examples(axes, images: np.ndarray, captions: list[str], title: str, columns: int) -> None:
     """Images ``[N, H, W]`` side by side, each with a caption."""
     axes.set_axis_off()
-    _title(axes, title)
+    caption(axes, title)
     if not len(images):
         return
     room = images.shape[1] // 4
     images = np.pad(images, ((0, 0), (room, 0), (0, 0)))
     height, width = (extent + 1 for extent in images.shape[1:])
     axes.imshow(_mosaic(images, columns), cmap="gray_r")
-    for index, caption in enumerate(captions):
+    for index, text in enumerate(captions):
         row, column = divmod(index, columns)
         where = ((column + 0.5) * width, row * height + room / 2)
-        axes.text(*where, caption, color=ACCENT, fontsize=9, ha="center", va="center")
+        axes.text(*where, text, color=ACCENT, fontsize=9, ha="center", va="center")
+
+
+def bars(axes, names: list[str], values: list[float], title: str, form: str) -> None:
+    """One horizontal bar a name, the last of them accented, each with its value written beside."""
+    colours = [FAINT] * (len(names) - 1) + [ACCENT]
+    drawn = axes.barh(names, values, color=colours, height=0.6)
+    axes.bar_label(drawn, [form.format(value) for value in values], padding=4, color=INK)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(values))
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    caption(axes, title)
 
 
 def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
@@ -120,5 +133,6 @@ def _smooth(x: np.ndarray, y: list[float], window: int) -> tuple[np.ndarray, np.
     return x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
 
 
-def _title(axes, text: str) -> None:
+def caption(axes, text: str) -> None:
+    """The title of one part of a picture."""
     axes.set_title(text, fontsize=11, color=INK, loc="left")

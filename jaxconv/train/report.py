@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def ledger(spatial: tuple[int, int], kernel: tuple[int, int], features: tuple[in
         "separable": (separable_conv, jnp.ones((*kernel, 1, features[0])), jnp.ones(features)),
     }
     title = f"{_times(size)}, {features[1]} filters of {_times(kernel)}, no padding"
-    table = _table(title, "", "parameters", "multiply-adds", "output")
+    table = empty_table(title, "", "parameters", "multiply-adds", "output")
     for name, (function, *kernels) in forms.items():
 
         def valid(x, *kernels, function=function):
@@ -55,7 +55,7 @@ def kernels(training: Training) -> Table:
     for found in explain(training.step, *training.arguments(0)).convs:
         if found.operator is not None and found.spec is not None:
             chosen.setdefault(found.spec, {})[found.operator] = found.kernel
-    table = _table("The kernel each layer ran on", *LAYER, *OPERATORS.values())
+    table = empty_table("The kernel each layer ran on", *LAYER, *OPERATORS.values())
     for spec, by_operator in chosen.items():
         table.add_row(*_layer(spec), *(by_operator.get(operator, "–") for operator in OPERATORS))
     return table
@@ -71,23 +71,34 @@ def speed(training: Training) -> str:
 
 
 def step_seconds(training: Training) -> tuple[float, float]:
-    """Median seconds of a training step: with the kernels chosen, and with ``lax`` throughout.
+    """Median seconds of a training step: with the kernels chosen, and with ``lax`` throughout."""
 
-    The two take turns in blocks, and each block's first steps, which warm caches, are dropped.
-    """
-    samples: dict[str | None, list[float]] = {None: [], "lax": []}
-    for _ in range(BLOCKS):
-        for implementation, seconds in samples.items():
+    def on(implementation: str | None) -> Callable[[], object]:
+        def step() -> object:
             with use_implementation(implementation):
-                seconds += [_timed(training) for _ in range(DROPPED + KEPT)][DROPPED:]
-    ours, lax = (statistics.median(seconds) for seconds in samples.values())
+                return training.step(*training.arguments(0))
+
+        return step
+
+    ours, lax = medians({"ours": on(None), "lax": on("lax")}).values()
     return ours, lax
 
 
-def _timed(training: Training) -> float:
-    arguments = training.arguments(0)
+def medians(calls: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each call, until its result is there.
+
+    They take turns in blocks, and each block's first calls, which warm caches, are dropped.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(BLOCKS):
+        for name, call in calls.items():
+            samples[name] += [_timed(call) for _ in range(DROPPED + KEPT)][DROPPED:]
+    return {name: statistics.median(seconds) for name, seconds in samples.items()}
+
+
+def _timed(call: Callable[[], object]) -> float:
     began = time.perf_counter()
-    jax.block_until_ready(training.step(*arguments))
+    jax.block_until_ready(call())
     return time.perf_counter() - began
 
 
@@ -95,8 +106,10 @@ def _layer(spec: ConvSpec) -> tuple[str, str, str]:
     form = "depthwise " if spec.depthwise and spec.groups > 1 else ""
     strides = spec.strides[:1] if len(set(spec.strides)) == 1 else spec.strides
     stride = "" if spec.unstrided else f" stride {_times(strides)}"
+    dilated = max(spec.dilation) > 1 and max(spec.kernel_spatial) > 1
+    dilation = f" dilation {spec.dilation[0]}" if dilated else ""
     return (
-        f"{form}{_times(spec.kernel_spatial)}{stride}",
+        f"{form}{_times(spec.kernel_spatial)}{stride}{dilation}",
         f"{spec.in_features} → {spec.out_features}",
         _times(spec.input_spatial),
     )
@@ -106,7 +119,8 @@ def _times(sizes: Sequence[int]) -> str:
     return "×".join(map(str, sizes))
 
 
-def _table(title: str, *columns: str) -> Table:
+def empty_table(title: str, *columns: str) -> Table:
+    """An empty table: the first column names the rows, the others hold figures."""
     table = Table(
         title=title,
         title_justify="left",

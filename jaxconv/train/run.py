@@ -9,16 +9,34 @@ import os
 import tempfile
 from pathlib import Path
 
+import jax
 from rich.console import Console
 
 from .checkpoint import Checkpoints
-from .errors import BadInputError
+from .errors import BadInputError, TrainingError
 from .loop import History, Training, fit
 from .recipe import Recipe, Run
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins to say so
+
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, or goes on training, the recipe that the options name; then reports."""
+    """Trains, or goes on training, the recipe that the options name; then reports.
+
+    Raises:
+        TrainingError: Something cannot be used or done; what was saved stays.
+    """
+    try:
+        _run(options)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY not in str(error):
+            raise
+        raise TrainingError(
+            "not enough memory; the same command goes on from what is saved"
+        ) from error
+
+
+def _run(options: argparse.Namespace) -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it also raises
     recipe: Recipe = importlib.import_module(f".{options.recipe}", __package__).RECIPE
     console = Console(highlight=False)
