@@ -21,7 +21,8 @@ def check_tokens(network: str, name: str, tokens: Any, classes: int) -> None:
         raise TypeError(f"{network}: {name} must be integers, but got {dtype}")
     if isinstance(tokens, jax.core.Tracer) or not np.size(tokens):
         return
-    low, high = np.min(tokens), np.max(tokens)
+    ids = np.asarray(tokens)  # jax would make tracers of their extremes under an outer jit
+    low, high = ids.min(), ids.max()
     if low < 0 or high >= classes:
         raise ValueError(
             f"{network}: {name} must be ids from 0 to {classes - 1}, but got {low} to {high}; "
