@@ -14,10 +14,8 @@ pytestmark = pytest.mark.models
 SOURCE, TARGET = 11, 7
 
 
-def small(dtype=jnp.float32, dilations=(1, 2)):
-    return ByteNet(
-        SOURCE, TARGET, features=8, dilations=dilations, param_dtype=dtype, rngs=nnx.Rngs(0)
-    )
+def small(dilations=(1, 2)):
+    return ByteNet(SOURCE, TARGET, features=8, dilations=dilations, rngs=nnx.Rngs(0))
 
 
 def pair(source=12, target=10, batch=2):
@@ -88,8 +86,8 @@ def test_the_encoder_gives_columns_for_a_fifth_more_and_zeros_after():
     assert jnp.array_equal(network.encode(source, 7), columns[:, :7])
 
 
-def test_translating_reads_off_what_the_whole_network_finds_likeliest(x64):
-    network = small(jnp.float64)
+def test_translating_reads_off_what_the_whole_network_finds_likeliest():
+    network = small()
     source, _ = pair(batch=3)
     translate = nnx.jit(lambda network, source: network.translate(source, 18))
     translated = translate(network, source)

@@ -559,7 +559,7 @@ def test_exact_match_wants_every_character_and_the_end():
 
 def test_context_reports_what_dilation_gains(briefly):
     said = briefly(context.RECIPE)
-    for figure in ("67×67 pixels", "15×15 pixels", "points of mean IoU", "3×3 dilation 16"):
+    for figure in ("69×69 pixels", "17×17 pixels", "points of mean IoU", "3×3 dilation 16"):
         assert figure in said
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def check_tokens(network: str, name: str, tokens: Any, classes: int) -> None:
@@ -19,7 +19,7 @@ def check_tokens(network: str, name: str, tokens: Any, classes: int) -> None:
         raise ValueError(f"{network}: {name} must be [N, L], but got shape {shape}")
     if not jnp.issubdtype(dtype, jnp.integer):
         raise TypeError(f"{network}: {name} must be integers, but got {dtype}")
-    if isinstance(tokens, jax.core.Tracer) or not np.size(tokens):
+    if isinstance(tokens, Tracer) or not np.size(tokens):
         return
     ids = np.asarray(tokens)  # jax would make tracers of their extremes under an outer jit
     low, high = ids.min(), ids.max()

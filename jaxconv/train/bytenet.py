@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import jax
@@ -27,7 +28,7 @@ EXAMPLES, PICTURED = 6, 7
 LENGTHS = (50, 100, 200, 400, 800)
 
 
-def encoded(names: list[str], alphabet: str) -> np.ndarray:
+def encoded(names: Sequence[str], alphabet: str) -> np.ndarray:
     """Names as ids ``[N, LENGTH]``, ended and filled with 0."""
     ids = {character: place for place, character in enumerate(alphabet)}
     rows = [[ids[character] for character in name.ljust(LENGTH, "\0")] for name in names]
@@ -90,6 +91,8 @@ def finish(run: Run) -> None:
     wrong = [translation for translation in translations if translation[2] != translation[3]]
     shown = [*translations[:EXAMPLES], *wrong[:EXAMPLES]]
     table = report.empty_table("Held-out names, and some of those it got wrong", *COLUMNS)
+    for column in table.columns:
+        column.justify = "left"
     for number, english, french, translated in shown:
         mark = "" if translated == french else f"✗ {french}"
         table.add_row(f"{number:,}", english, translated, mark)
@@ -115,7 +118,7 @@ def macs(network: ByteNet, length: int) -> int:
 def picture(run: Run, translations: list[tuple], spent: dict[int, int]):
     """The training curve, the cost by length, and what it got right by the number's size."""
     drawn = plots.figure("English number names to French, by ByteNet", 12, 8.5)
-    upper, lower = drawn.subfigures(2, 1, height_ratios=[1, 0.9])
+    upper, lower = plots.rows(drawn, 1, 0.9)
     curve, costs = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
     lengths, counts = list(spent), np.array(list(spent.values())) / 1e6

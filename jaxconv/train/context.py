@@ -105,7 +105,7 @@ def finish(run: Run) -> None:
 def picture(run: Run, reached: np.ndarray):
     """The training curve, the classes' scores, and some scenes as both networks label them."""
     drawn = plots.figure("Scenes of handwritten digits, segmented", 12, 11.5)
-    upper, lower = drawn.subfigures(2, 1, height_ratios=[1, 1.9])
+    upper, lower = plots.rows(drawn, 1, 1.9)
     curve, scores = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
     names = ["–", *map(str, range(digits.CLASSES))]
@@ -135,7 +135,7 @@ def palette():
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
-    return ListedColormap(["white", *colormaps["tab10"].colors])
+    return ListedColormap(np.vstack([np.ones(4), colormaps["tab10"](range(digits.CLASSES))]))
 
 
 def network(rngs: nnx.Rngs) -> Twins:

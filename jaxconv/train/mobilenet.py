@@ -76,7 +76,7 @@ def picture(run: Run, rows: dict[str, dict[str, float]]):
     """The training curve, what is saved, what it costs in accuracy, the confusion matrix."""
     held_out = run.training.data.held_out
     drawn = plots.figure("MobileNetV1 on handwritten digits, beside its dense twin", 12, 9.5)
-    upper, lower = drawn.subfigures(2, 1, height_ratios=[1, 1])
+    upper, lower = plots.rows(drawn, 1, 1)
     curve, confusion = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
     predicted = run.outputs[:, 0].argmax(-1)

@@ -23,6 +23,11 @@ def figure(title: str, width: float, height: float):
     return drawn
 
 
+def rows(drawn, *heights: float) -> list:
+    """Parts of a figure one below the other, of these relative heights."""
+    return list(np.ravel(drawn.subfigures(len(heights), 1, height_ratios=heights)))
+
+
 def save(drawn, path: Path) -> None:
     """Writes a PNG under a temporary name, then renames: readers never see half of it."""
     partial = path.with_suffix(".tmp")

@@ -117,7 +117,7 @@ def finish(run: Run) -> None:
         f"{HELD_OUT:,} held-out samples"
     )
     heard = wave[None, split - 2 * FIELD : split]
-    continued = generated(network, heard, np.random.default_rng(0).integers(2**31))
+    continued = generated(network, heard, run.training.seed)
     run.console.print(f"Continued the wave by {CONTINUED:,} samples, streamed one at a time")
     plots.save(picture(run, reached, heard[0], np.asarray(continued)), run.folder / "wavenet.png")
 
@@ -131,7 +131,7 @@ def generated(network: WaveNet, heard: np.ndarray, seed: int) -> jax.Array:
 def picture(run: Run, reached: dict[str, float], heard: np.ndarray, continued: np.ndarray):
     """The training curve, the bits, what is expected of each sample, and the continuations."""
     drawn = plots.figure("A pulse wave, predicted sample by sample by WaveNet", 12, 10)
-    upper, middle, lower = drawn.subfigures(3, 1, height_ratios=[1.1, 1, 1.3])
+    upper, middle, lower = plots.rows(drawn, 1.1, 1, 1.3)
     curve, compared = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
     title = f"Bits a sample, {HELD_OUT:,} samples held out"
