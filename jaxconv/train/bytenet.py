@@ -134,7 +134,10 @@ def picture(run: Run, translations: list[tuple], spent: dict[int, int]):
         colour = plots.INK if translated == french else plots.ACCENT
         for x, text in zip((0, 0.06, 0.53), (f"{number:,}", english, translated), strict=True):
             axes.text(x, 1 - row / (2 * PICTURED), text, color=colour, fontsize=9.5, va="top")
-    plots.caption(axes, f"Held-out names: right, and the wrong ones of {len(translations):,} (red)")
+    title = (
+        f"Held-out names, right and wrong (red): {len(wrong):,} of {len(translations):,} are wrong"
+    )
+    plots.caption(axes, title)
     return drawn
 
 
