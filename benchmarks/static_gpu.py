@@ -4,9 +4,9 @@
     python benchmarks/static_gpu.py --devices H100 --dtype float32 --only 7x7 --json table.json
 
 Registers a thread, spilled bytes, shared memory and bytes a load of every GPU program, and the
-temporaries that XLA allocates, of our kernels and of lax's convolution. These are static figures, good for comparing
-programs; they are not times. cuDNN's own programs and workspaces are chosen on the device, so that
-only their names stand here.
+temporaries that XLA allocates, of our kernels and of lax's convolution. These are static figures,
+good for comparing programs; they are not times. cuDNN's own programs and workspaces are chosen on
+the device, so that only their names stand here.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def test_the_readme_has_exactly_two_set_up_commands():
 
 
 def test_every_public_name_stands_in_the_readme():
-    classes = {"ConvSpec", "Operator", "Cost", "Explanation", "ReceptiveField", "Summary"}
+    results = {"Cost", "Explanation", "ReceptiveField", "Summary", "Tuning"}
+    classes = {"ConvSpec", "Operator", *results}
     modules = {"batching", "lowering"}
     public = {name for name in dir(jaxconv) if not name.startswith("_")}
     functions = {name for name in public if callable(getattr(jaxconv, name))} - classes - modules
