@@ -36,6 +36,7 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh  # noqa: E402
 
 from jaxconv import primitives  # noqa: E402
+from jaxconv.kernels import pallas_gpu  # noqa: E402
 from jaxconv.spec import Operator  # noqa: E402
 from jaxconv.workloads import DEPTHWISE  # noqa: E402
 
@@ -130,7 +131,7 @@ def compile_for(device: str, implementation: str, operator: Operator, spec, dtyp
         return primitives.bind(operator, a, b, spec, dtype=dtype, implementation=implementation)
 
     abstract = AbstractMesh((), (), abstract_device=AbstractDevice(kind, cores, "gpu"))
-    with jax.sharding.use_abstract_mesh(abstract):
+    with jax.sharding.use_abstract_mesh(abstract), pallas_gpu.target(kind):
         return jax.jit(fn).lower(*shapes).compile()
 
 
@@ -159,7 +160,7 @@ def loads(text: str, name: str) -> dict[str, int]:
     body = re.split(r"^\.visible \.entry ", text, flags=re.M)
     (program,) = [part for part in body if part.startswith(f"{name}(")]
     counts: dict[str, int] = {}
-    for vector, bits in re.findall(r"ld\.global[\w.]*?(?:\.v(\d))?\.[bfus](\d+)\b", program):
+    for vector, bits in re.findall(r"ld\.global\S*?(?:\.v(\d))?\.[bfus](\d+)\s", program):
         size = str(int(vector or 1) * int(bits) // 8)
         counts[size] = counts.get(size, 0) + 1
     return counts

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
 import jax
 
@@ -46,14 +48,23 @@ def lower_on_shard(ctx, platform: str, lower, *operands):
         avals_out=[without_mesh(aval) for aval in ctx.avals_out],
     )
     no_mesh = jax.sharding.use_abstract_mesh(_no_mesh(platform))
-    with no_mesh, check_varying(False), warnings.catch_warnings():
-        # jax 0.11 deprecates Pallas's lowering through Triton, which is still what it has for CUDA.
-        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+    with no_mesh, check_varying(False), _without_deprecation(platform):
         results = lower(stripped, *operands)
     return [
         annotate_sharding(ctx, result, aval)
         for result, aval in zip(results, ctx.avals_out, strict=True)
     ]
+
+
+@contextlib.contextmanager
+def _without_deprecation(platform: str) -> Iterator[None]:
+    """jax 0.11 deprecates Pallas's lowering through Triton, but has no other default for CUDA."""
+    if platform != "cuda":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The Pallas Triton backend", DeprecationWarning)
+        yield
 
 
 def _no_mesh(platform: str) -> AbstractMesh:

@@ -38,11 +38,11 @@ MOST_TAPS = 7
 MOST_SUMS = 9
 MOST_COLUMNS = 8
 
-# A filter gradient's programs fill every multiprocessor this often; its partial sums are at most
-# this share of its operands.
-MULTIPROCESSORS = 132
+# Programs that a filter gradient gives each multiprocessor, as long as its partial sums are at most
+# this share of its operands; and how many multiprocessors devices have, others at least as many.
 PROGRAMS = 4
 PARTIAL_SHARE = 8
+MULTIPROCESSORS = {"H100": 132, "H200": 132, "B200": 148, "": 108}
 
 
 class Walk(NamedTuple):
@@ -150,8 +150,7 @@ def refusal(operator: Operator, spec: ConvSpec) -> str | None:
 
 def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str) -> Blocks:
     """The blocks that run where no measurement says better; ``generation`` is a device's kind."""
-    walks_ = walks(operator, spec)
-    last = walks_[-1]
+    last = walks(operator, spec)[-1]
     if operator is Operator.FILTER_GRAD:
         outer = spec.taps // last.taps
         taps = -(-last.taps // -(-last.taps // MOST_SUMS))
@@ -159,7 +158,8 @@ def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str) -> Blocks
     else:
         rows, taps = 1, min(last.reached, MOST_TAPS)
     columns = _columns(operator, last, taps, max(TILES - rows * taps, 2))
-    return _fitted(operator, spec, dtype, columns, taps, rows, WARPS)
+    cut = Blocks(0, columns, 0, taps, WARPS, rows)
+    return _fitted(operator, spec, dtype, generation, cut)
 
 
 def _columns(operator: Operator, last: Walk, taps: int, most: int) -> int:
@@ -176,32 +176,34 @@ def _columns(operator: Operator, last: Walk, taps: int, most: int) -> int:
     return min(range(1, min(most, MOST_COLUMNS, last.outputs) + 1), key=loads)
 
 
-def _fitted(operator, spec: ConvSpec, dtype, columns, taps, rows, warps) -> Blocks:
-    """Tiles of one vector a thread, whose features leave the fewest threads idle."""
+def _fitted(operator: Operator, spec: ConvSpec, dtype, generation: str, cut: Blocks) -> Blocks:
+    """The tile for ``cut``: a vector a thread, on features that leave the fewest threads idle."""
+    vector = VECTOR // jnp.dtype(dtype).itemsize
     total = spec.result_shape(operator)[-1]
-    vector = min(VECTOR // jnp.dtype(dtype).itemsize, 8)
-    widths = [2**i for i in range(8)]
-    features = min(widths, key=lambda n: -(-total // n) * n * (1 + 8 / n))
-    cut = Blocks(max(WARP * warps * vector // features, 1), columns, features, taps, warps, rows)
+    # Rows of 8 features are not whole sectors of memory: each row costs as much as 8 more.
+    features = min([2**i for i in range(8)], key=lambda n: -(-total // n) * (n + 8))
     strips = math.prod(strip_extents(spec, walks(operator, spec), cut))
-    if cut.strips > strips:
-        few = 2 ** (strips - 1).bit_length()
-        cut = cut._replace(strips=few, warps=max(few * features // (WARP * vector), 1))
-    return (
-        cut._replace(chunks=_chunks(spec, cut, strips)) if operator is Operator.FILTER_GRAD else cut
-    )
+    most = 2 ** (strips - 1).bit_length()
+    tile = max(WARP * cut.warps * vector // features, 1)
+    if most < tile:
+        tile, warps = most, max(most * features // (WARP * vector), 1)
+        cut = cut._replace(warps=warps)
+    cut = cut._replace(strips=tile, features=features)
+    if operator is not Operator.FILTER_GRAD:
+        return cut
+    return cut._replace(chunks=_chunks(spec, generation, cut, strips))
 
 
-def _chunks(spec: ConvSpec, cut: Blocks, strips: int) -> int:
+def _chunks(spec: ConvSpec, generation: str, cut: Blocks, strips: int) -> int:
     """Enough programs to fill the device, while their partial sums stay small."""
     last = spec.kernel_spatial[-1]
-    others = (
-        -(-spec.out_features // cut.features) * spec.taps // last // cut.rows * -(-last // cut.taps)
-    )
-    turns = -(-strips // cut.strips)
+    tap_blocks = spec.taps // last // cut.rows * -(-last // cut.taps)
+    feature_blocks = -(-spec.out_features // cut.features)
+    multiprocessors = next(n for kind, n in MULTIPROCESSORS.items() if kind in generation)
+    wanted = -(-multiprocessors * PROGRAMS // (tap_blocks * feature_blocks))
     operands = math.prod(spec.input_shape) + math.prod(spec.output_shape)
     small = operands // PARTIAL_SHARE // spec.parameters
-    wanted = -(-MULTIPROCESSORS * PROGRAMS // others)
+    turns = -(-strips // cut.strips)
     share = -(-turns // max(min(wanted, small, turns), 1))
     return -(-turns // share)
 
@@ -209,9 +211,10 @@ def _chunks(spec: ConvSpec, cut: Blocks, strips: int) -> int:
 def candidates(operator: Operator, spec: ConvSpec, dtype, generation: str) -> tuple[Blocks, ...]:
     """What is worth measuring beside ``blocks``, which comes first."""
     usual = blocks(operator, spec, dtype, generation)
-    found = [usual]
-    last = walks(operator, spec)[-1]
-    for columns, warps in itertools.product((1, 2, 4, 8), (1, 2, 4, 8)):
-        if columns <= last.outputs:
-            found.append(_fitted(operator, spec, dtype, columns, usual.taps, usual.rows, warps))
-    return tuple(dict.fromkeys(found))
+    outputs = walks(operator, spec)[-1].outputs
+    others = [
+        _fitted(operator, spec, dtype, generation, usual._replace(columns=columns, warps=warps))
+        for columns, warps in itertools.product((1, 2, 4, 8), (1, 2, 4, 8))
+        if columns <= outputs
+    ]
+    return tuple(dict.fromkeys([usual, *others]))

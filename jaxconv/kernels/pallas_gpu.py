@@ -224,7 +224,8 @@ def _strips(spec: ConvSpec, walks, cut: Blocks, block):
     """Of a tile's rows: the image, the place in a phase, the strip; and which rows there are."""
     extents = gpu_plan.strip_extents(spec, walks, cut)
     index = block * cut.strips + jnp.arange(cut.strips, dtype=jnp.int32)
-    return _unravel(index, extents), index < math.prod(extents)
+    # Rows past the last one must not be taken for others, so images are not bounded, even if one.
+    return _unravel(index, [0, *extents[1:]]), index < math.prod(extents)
 
 
 def _features(ref, cut: Blocks, block):
@@ -234,7 +235,7 @@ def _features(ref, cut: Blocks, block):
 
 
 def _unravel(index, extents):
-    """The digits of ``index`` to the base of ``extents``; those of extent 1 are known to be 0.
+    """The digits of ``index`` to the base of ``extents``; where one is 1, its digit is known.
 
     What is known matters: Triton loads vectors only where it sees that they are aligned.
     """

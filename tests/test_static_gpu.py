@@ -1,0 +1,49 @@
+"""The benchmarks without a compiler or a device: a sentence; and loads are counted right."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
+
+PTX = """
+.visible .entry first(
+	ld.global.v4.b32 	{ %r1, %r2, %r3, %r4 }, [ %rd1 + 0 ];
+	ld.global.L1::evict_last.b16 	{ %rs1 }, [ %rd2 ];
+.visible .entry second(
+	ld.global.nc.f32 	%f1, [%rd3];
+"""
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(FOLDER.parent), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, *program.split(), *arguments]
+    return subprocess.run(command, env=environment, cwd=FOLDER, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="installed")
+def test_without_the_compiler_a_sentence_says_how_to_install_it():
+    done = run("static_gpu.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'pip install "jax[cuda13]"' in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_without_a_device_a_sentence_says_so():
+    done = run("run.py", "--platform", "cuda")
+    if "there is nothing to time" not in done.stdout:
+        pytest.skip("there is a GPU")
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 1
+
+
+def test_loads_are_counted_by_their_bytes():
+    program = (
+        f"import static_gpu; print([static_gpu.loads({PTX!r}, n) for n in ('first', 'second')])"
+    )
+    done = run("-c", program)
+    assert done.stdout.strip() == "[{'16': 1, '2': 1}, {'4': 1}]", done.stderr
