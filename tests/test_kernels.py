@@ -156,8 +156,9 @@ def test_the_kernel_chosen_runs(case, operator):
 def test_other_platforms_run_pallas_on_depthwise_and_lax_on_the_rest(platform, operator):
     pallas = "pallas" if platform in dispatch.KERNELS["pallas"] else "lax"
     chosen = functools.partial(dispatch.choose, operator, platform, dtype=np.float32)
-    assert chosen(spec=as_spec(DEPTHWISE)).kernel == pallas
-    assert chosen(spec=as_spec(DEPTHWISE), plain="for export").kernel == "lax"
+    wide = as_spec(DEPTHWISE.replace(in_features=128, out_features=128, groups=128))
+    assert chosen(spec=wide).kernel == pallas
+    assert chosen(spec=wide, plain="for export").kernel == "lax"
     assert chosen(spec=as_spec(BASIC[2])).kernel == "lax"
 
 
