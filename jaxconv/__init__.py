@@ -4,6 +4,7 @@ from . import batching as batching  # registers the family's batching rules
 from . import checkpoint_policies as checkpoint_policies
 from . import filters as filters
 from . import lowering as lowering  # registers its lowering rules
+from . import sharding as sharding
 from .accelerate import accelerate as accelerate
 from .analysis import Cost as Cost
 from .analysis import cost as cost

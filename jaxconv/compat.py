@@ -89,6 +89,28 @@ def why_plain(ctx) -> str | None:
     return None
 
 
+def partitions(ctx) -> bool:
+    """Whether a jit over several devices is lowered whose mesh is known, and not for export."""
+    if ctx.module_context.lowering_parameters.for_export:
+        return False
+    axes = ctx.module_context.axis_context
+    if (getattr(axes, "num_devices", 1) or 1) == 1 or axes.device_assignment is None:
+        return False
+    mesh = axes.abstract_mesh
+    return mesh is not None and not mesh.empty
+
+
+def lower_with_devices(primitive) -> None:
+    """Has programs that hold ``primitive`` lowered for devices that are known.
+
+    custom_partitioning within a lowering needs them, and jax asks for them ahead of time, by a
+    registry that is not public.
+    """
+    from jax._src import dispatch
+
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
+
+
 def lowering_rule(primitive, platform: str):
     """The rule that lowers ``primitive`` on ``platform``; jax can register one but not ask."""
     from jax._src.interpreters import mlir

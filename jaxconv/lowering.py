@@ -9,9 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.interpreters import mlir
 
-from . import compat, dispatch
+from . import compat, dispatch, partitioning
 from .primitives import PRIMITIVES
-from .spec import ConvSpec, Operator
+from .spec import Operator
+
+# Mosaic kernels cannot be partitioned by XLA; on TPU a jit over several devices gets plain XLA.
+PARTITIONED = ("cpu", "cuda", "rocm")
 
 # Set while one of the family is lowered, so that the "lax" kernel gets lax's own convolution even
 # where lax's convolutions are served by the family.
@@ -23,9 +26,7 @@ def lowering_family() -> bool:
 
 
 def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation, **params):
-    plain = compat.why_plain(ctx)
-    choice = dispatch.choose(operator, platform, spec, params["dtype"], implementation, plain)
-    run = functools.partial(_run, operator, platform, choice, spec, params)
+    run = _function(operator, platform, ctx, spec, implementation, params)
     token = _family.set(True)
     try:
         lower = mlir.lower_fun(run, multiple_results=False)
@@ -34,22 +35,31 @@ def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation
         _family.reset(token)
 
 
-def _run(
-    operator: Operator, platform: str, choice: dispatch.Choice, spec: ConvSpec, params: dict, a, b
-):
+def _function(operator: Operator, platform: str, ctx, spec, implementation, params: dict):
+    """What is lowered: one kernel; or where a jit spans several devices, one on every shard."""
+    dtype, precision = params["dtype"], params["precision"]
+    compute = functools.partial(_compute, operator, platform, implementation, precision)
+    if platform in PARTITIONED and compat.partitions(ctx) and not spec.empty:
+        compute = functools.partial(compute, None)
+        return partitioning.partitioned(operator, spec, dtype, compute)
+    return functools.partial(compute, compat.why_plain(ctx), spec, dtype)
+
+
+def _compute(operator: Operator, platform, implementation, precision, plain, spec, dtype, a, b):
     """The function that is lowered: it sees arrays of one device and knows no mesh."""
-    dtype = params["dtype"]
+    choice = dispatch.choose(operator, platform, spec, dtype, implementation, plain)
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
     compute = getattr(dispatch.KERNELS[choice.kernel][platform], operator.value)
     options = {} if choice.blocks is None else {"blocks": choice.blocks}
     # A caller's stricter promotion rules are about the caller's code; operands here may be mixed.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return compute(a, b, spec, precision=params["precision"], dtype=dtype, **options)
+        return compute(a, b, spec, precision=precision, dtype=dtype, **options)
 
 
 def _register() -> None:
     for operator, primitive in PRIMITIVES.items():
+        compat.lower_with_devices(primitive)
         for platform in dispatch.PLATFORMS:
             rule = functools.partial(_lower, operator, platform)
             mlir.register_lowering(primitive, rule, platform=platform)

@@ -1,0 +1,255 @@
+"""Convolutions over space or time that is cut over devices, for use inside ``jax.shard_map``.
+
+A jit over several devices cuts convolutions by itself; this is for programs that say themselves
+what runs where. Every device holds one shard of an axis, gets from its neighbours the entries that
+its outputs read besides its own, and convolves. All of it can be differentiated to any order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+
+from . import checks, geometry, halo
+from .geometry import Geometry
+from .operators import add_bias, apply, options
+from .padding import PaddingLike
+from .partitioning import forward_window
+from .spec import Operator
+
+Array = jax.Array
+
+
+def halo_exchange(
+    x: Array, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
+) -> Array:
+    """One shard of an axis with the entries around it that other devices hold.
+
+    With the shards of all ``P`` devices joined to ``z`` of ``P*n`` entries, device ``p`` gets
+
+        z[p*n - low], …, z[(p+1)*n - 1 + high]
+
+    where what lies outside of ``z`` is zero, or wraps around. Just these entries are sent, by one
+    collective permute from each shard that holds some of them.
+
+    Args:
+        x: This device's shard, any shape and dtype.
+        axis: The axis of ``x`` that is cut; negative counts from the end.
+        axis_name: The mesh axis that it is cut over.
+        low, high: Entries before and after, ints from 0 to ``P*n``; more than ``n`` come from
+            several neighbours.
+        circular: Whether the axis wraps around.
+
+    Returns:
+        As ``x``, with ``low + n + high`` entries on ``axis``.
+
+    Raises:
+        ValueError: There is no such axis, of ``x`` or of the mesh, or ``low`` or ``high`` is out of
+            range.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from jax.sharding import PartitionSpec as P
+    >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("w",))
+    >>> exchange = lambda x: halo_exchange(x, 0, "w", low=2, circular=True)
+    >>> jax.shard_map(exchange, mesh=mesh, in_specs=P("w"), out_specs=P("w"))(jnp.arange(4.0))
+    Array([2., 3., 0., 1., 2., 3.], dtype=float32)
+
+    Source: none; halo exchange is common practice for stencils.
+    """
+    call = checks.Call("halo_exchange", x=x.shape)
+    if not -x.ndim <= axis < x.ndim:
+        raise call.refuse(f"axis must be one of x's {x.ndim} axes, but got {axis}")
+    axis %= x.ndim
+    shards = _shards(call, axis_name)
+    for name, width in (("low", low), ("high", high)):
+        checks.integer(call, name, width, least=0)
+        if width > shards * x.shape[axis]:
+            raise call.refuse(
+                f"{name} must not be more than the {shards} shards of mesh axis {axis_name!r} "
+                f"hold, {shards} * {x.shape[axis]} = {shards * x.shape[axis]}, but got {width}; "
+                f"pad the whole array for a wider border"
+            )
+    return halo.extended(x, axis, axis_name, shards, low, high, circular)
+
+
+def conv(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    *,
+    axis_names: str | Sequence[str | None],
+    strides: Any = 1,
+    padding: PaddingLike = "SAME",
+    dilation: Any = 1,
+    groups: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    implementation: str | None = None,
+) -> Array:
+    """This device's part of ``jaxconv.conv`` of an array that is cut over space.
+
+    Args:
+        x: This device's shard of ``[N, *S, C]``.
+        kernel, bias: As in ``jaxconv.conv``, whole.
+        axis_names: For each spatial axis the mesh axis that it is cut over, or None; for one
+            spatial axis the name alone will do.
+        strides, dilation, groups, precision, preferred_element_type, implementation: As in
+            ``jaxconv.conv``.
+        padding: As in ``jaxconv.conv``, of the whole array; along an axis that is cut neither
+            ``"REFLECT"`` nor ``"REPLICATE"``.
+
+    Returns:
+        This device's shard of the result, cut as ``x`` is.
+
+    Raises:
+        ValueError: As ``jaxconv.conv``; or there is no such mesh axis, or the outputs do not divide
+            by its size.
+        TypeError: As ``jaxconv.conv``.
+
+    >>> import functools, jax, jax.numpy as jnp, jaxconv
+    >>> from jax.sharding import PartitionSpec as P
+    >>> x, kernel = jnp.ones((2, 8, 6, 3)), jnp.ones((3, 3, 3, 4))
+    >>> rows = P(None, "rows")
+    >>> cut = functools.partial(jaxconv.sharding.conv, axis_names=("rows", None))
+    >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("rows",))
+    >>> y = jax.shard_map(cut, mesh=mesh, in_specs=(rows, P()), out_specs=rows)(x, kernel)
+    >>> bool((y == jaxconv.conv(x, kernel)).all())
+    True
+
+    Source: N. Dryden et al., "Improving strong-scaling of CNN training by exploiting finer-grained
+    parallelism" (2019).
+    """
+    return _conv(
+        "sharding.conv",
+        (x, kernel, bias),
+        axis_names,
+        (strides, padding, dilation, groups),
+        (precision, preferred_element_type, implementation),
+    )
+
+
+def causal_conv(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    *,
+    axis_name: str,
+    strides: Any = 1,
+    dilation: Any = 1,
+    groups: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    implementation: str | None = None,
+) -> Array:
+    """This device's part of ``jaxconv.causal_conv`` of a sequence that is cut over time.
+
+    Each device gets the ``(K-1)*dilation`` inputs before its own, and nothing from later ones.
+
+    Args:
+        x: This device's shard of ``[N, L, C]``.
+        kernel, bias: As in ``jaxconv.causal_conv``, whole.
+        axis_name: The mesh axis that time is cut over.
+        strides, dilation, groups, precision, preferred_element_type, implementation: As in
+            ``jaxconv.causal_conv``.
+
+    Returns:
+        This device's shard of the result.
+
+    Raises:
+        ValueError, TypeError: As ``jaxconv.causal_conv`` and ``conv`` of this module.
+
+    >>> import functools, jax, jax.numpy as jnp, jaxconv
+    >>> from jax.sharding import PartitionSpec as P
+    >>> cut = functools.partial(jaxconv.sharding.causal_conv, axis_name="time")
+    >>> mesh, time = jax.sharding.Mesh(jax.devices()[:1], ("time",)), P(None, "time")
+    >>> mapped = jax.shard_map(cut, mesh=mesh, in_specs=(time, P()), out_specs=time)
+    >>> mapped(jnp.arange(4.0).reshape(1, 4, 1), jnp.ones((2, 1, 1)))[0, :, 0]
+    Array([0., 1., 3., 5.], dtype=float32)
+
+    Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
+    """
+    checks.causal("sharding.causal_conv", x.shape, kernel.shape)
+    return _conv(
+        "sharding.causal_conv",
+        (x, kernel, bias),
+        axis_name,
+        (strides, "CAUSAL", dilation, groups),
+        (precision, preferred_element_type, implementation),
+    )
+
+
+def _conv(function: str, arrays: tuple, axis_names, placement: tuple, chosen: tuple) -> Array:
+    x, kernel, bias = arrays
+    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
+    call = checks.Call(function, x=x.shape, kernel=kernel.shape)
+    rank = checks.spatial_rank(call, kernel.ndim)
+    checks.batched(call, "x", x.shape, rank)
+    names = (axis_names,) if isinstance(axis_names, str) else tuple(axis_names)
+    if len(names) != rank:
+        raise call.refuse(
+            f"axis_names must have one entry a spatial axis, {rank}, a mesh axis or None, but got "
+            f"{names}"
+        )
+    unbatched = x.ndim == rank + 1
+    x = x[None] if unbatched else x
+    shards = [1 if name is None else _shards(call, name) for name in names]
+    spatial = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
+    whole = geometry.conv(function, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
+    checks.bias(function, bias, whole.spec.out_features)
+    for axis, (name, count) in enumerate(zip(names, shards, strict=True)):
+        if name is not None:
+            _check_cut(call, whole, axis, name, count)
+            x = _window(x, whole, axis, name, count)
+    local = _local(whole, names, x.shape)
+    y = add_bias(apply(Operator.CONV, x, kernel, local, options(function, x.dtype, *chosen)), bias)
+    return y[0] if unbatched else y
+
+
+def _shards(call: checks.Call, name: str) -> int:
+    try:
+        return lax.axis_size(name)
+    except NameError:
+        raise call.refuse(
+            f"there is no mesh axis {name!r} here; call it inside jax.shard_map over a mesh that "
+            f"has this axis"
+        ) from None
+
+
+def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards: int) -> None:
+    border, outputs = whole.borders[axis], whole.spec.output_spatial[axis]
+    if border is not None and border.mode != "wrap":
+        raise call.refuse(
+            f'spatial axis {axis} is cut over mesh axis {name!r}, and padding "REFLECT" and '
+            f'"REPLICATE" are for axes that are not; use "CIRCULAR" or zeros'
+        )
+    if outputs % shards:
+        raise call.refuse(
+            f"the outputs must divide over mesh axis {name!r}, but on spatial axis {axis} there "
+            f"are {outputs} for {shards} devices; change the padding, such as to "
+            f'"SAME", or the extent'
+        )
+
+
+def _window(x, whole: Geometry, axis: int, name: str, shards: int):
+    """What this device's outputs read along one axis."""
+    window, border = forward_window(whole.spec, axis, shards), whole.borders[axis]
+    low = 0 if border is None else border.low  # the spec counts from the border's first entry
+    starts = [start - low for start in window.starts]
+    return halo.window(x, axis + 1, name, starts, window.size, wrap=border is not None)
+
+
+def _local(whole: Geometry, names, shape) -> Geometry:
+    """The geometry of one device's convolution, on windows that need no padding."""
+    spec = whole.spec
+    cut = [name is not None for name in names]
+    spatial = [shape[i + 1] if cut[i] else n for i, n in enumerate(spec.input_spatial)]
+    padding = [(0, 0) if cut[i] else pair for i, pair in enumerate(spec.padding)]
+    borders = [None if cut[i] else border for i, border in enumerate(whole.borders)]
+    local = spec.replace(input_spatial=tuple(spatial), padding=tuple(padding))
+    return dataclasses.replace(
+        whole, spec=local, borders=tuple(borders), spatial=tuple(shape[1:-1]), batched=True
+    )

@@ -1,0 +1,240 @@
+"""A jit over several devices runs the kernels on shards: values, shardings, and what is sent."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+from cases import operands
+from family import assert_all_right, training
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from oracle import Case
+from test_mesh import mesh_of, pytestmark
+
+import jaxconv
+from jaxconv import partitioning
+from jaxconv.kernels import native
+from jaxconv.spec import ConvSpec, Operator
+
+__all__ = ["pytestmark"]
+
+KINDS = {"depthwise": (8, 8, 8), "multiplied": (4, 8, 4), "grouped": (8, 12, 4), "dense": (6, 4, 1)}
+BATCH, HEIGHT, BOTH = P("b"), P(None, "b"), P(None, "b", "f")
+COLLECTIVES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+
+
+def case_of(kind: str, **changes) -> Case:
+    """3x3 over 8 x 16x8 pixels at stride 1, padded unevenly on the second axis."""
+    c, f, groups = KINDS[kind]
+    case = Case(8, c, f, (16, 8), (3, 3), (1, 1), ((1, 1), (2, 0)), (1, 1), groups)
+    return case.replace(**changes)
+
+
+def compiled(case: Case, specs, dtype=np.float64):
+    """The training step compiled for sharded operands, these, and the unplaced ones."""
+    mesh = mesh_of((4, 2), ("b", "f"))
+    arrays = operands(case, dtype)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(arrays, specs, strict=True)
+    ]
+    return jax.jit(training(case)).lower(*placed).compile(), placed, arrays
+
+
+def collectives(program) -> dict[str, list[int]]:
+    """The elements that each device sends or gathers, by the kind of collective."""
+    found = collections.defaultdict(list)
+    pattern = rf"= \w+\[([\d,]*)\]\S* ({COLLECTIVES})(?:-start)?\("
+    for shape, name in re.findall(pattern, program.as_text()):
+        found[name].append(math.prod(int(n) for n in shape.split(",") if n))
+    return {name: sorted(sizes) for name, sizes in found.items()}
+
+
+def assert_engine(program) -> None:
+    if (
+        native.refusal(
+            Operator.CONV,
+            jaxconv.ConvSpec(2, 2, 2, (5,), (3,), (1,), ((1, 1),), (1,), 2),
+            np.float32,
+        )
+        is None
+    ):
+        targets = set(re.findall(r'custom_call_target="(jaxconv_\w+)"', program.as_text()))
+        assert targets == {"jaxconv_conv", "jaxconv_input_grad", "jaxconv_filter_grad"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch(kind):
+    """Nothing is sent but the filter gradient's sum, once."""
+    case = case_of(kind)
+    program, placed, arrays = compiled(case, (BATCH, P(), BATCH))
+    results = program(*placed)
+    assert_all_right(case, arrays, results)
+    assert collectives(program) == {"all-reduce": [math.prod(case.shape("k"))]}
+    assert [result.sharding.spec for result in results] == [BATCH, BATCH, P()]
+    assert_engine(program)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_space(kind):
+    """Halos of two rows in all are sent, for each activation that a window is taken of."""
+    case = case_of(kind)
+    program, placed, arrays = compiled(case, (HEIGHT, P(), HEIGHT))
+    results = program(*placed)
+    assert_all_right(case, arrays, results)
+    row = {role: math.prod(case.shape(role)) // 16 for role in "xg"}
+    assert collectives(program) == {
+        "collective-permute": sorted([row["x"]] * 4 + [row["g"]] * 2),
+        "all-reduce": [math.prod(case.shape("k"))],
+    }
+    assert [result.sharding.spec for result in results] == [HEIGHT, HEIGHT, P()]
+    assert_engine(program)
+
+
+@pytest.mark.parametrize("kind", ["depthwise", "grouped"])
+def test_groups(kind):
+    """Groups of features are convolutions apart."""
+    case = case_of(kind)
+    last = P(None, None, None, "f")
+    program, placed, arrays = compiled(case, (last, last, last))
+    results = program(*placed)
+    assert_all_right(case, arrays, results)
+    assert collectives(program) == {}
+    assert [result.sharding.spec for result in results] == [last] * 3
+
+
+def test_out_features_beside_the_batch():
+    case = case_of("dense")
+    specs = BATCH, P(None, None, None, "f"), P("b", None, None, "f")
+    program, placed, arrays = compiled(case, specs)
+    results = program(*placed)
+    assert_all_right(case, arrays, results)
+    sums = [math.prod(case.shape(role)) // parts for role, parts in (("x", 4), ("k", 2))]
+    assert collectives(program) == {"all-reduce": sorted(sums)}
+    assert [result.sharding.spec for result in results] == [specs[2], BATCH, specs[1]]
+
+
+def test_in_features():
+    """Each device convolves its features, and the sum is reduced."""
+    case = case_of("dense")
+    specs = P(None, None, None, "f"), P(None, None, "f"), P()
+    program, placed, arrays = compiled(case, specs)
+    results = program(*placed)
+    assert_all_right(case, arrays, results)
+    assert collectives(program) == {"all-reduce": [math.prod(case.shape("g"))]}
+
+
+SPATIAL = {
+    "both axes": (case_of("depthwise", input_spatial=(16, 8)), BOTH),
+    "batch and width": (case_of("dense", strides=(2, 2)), P("b", None, "f")),
+    "wider than a shard": (
+        case_of("depthwise", kernel_spatial=(11, 1), padding=((5, 5), (0, 0))),
+        HEIGHT,
+    ),
+    "dilated": (
+        case_of("grouped", dilation=(3, 1), padding=((3, 3), (0, 2))),
+        HEIGHT,
+    ),
+    "strided and dilated": (
+        case_of(
+            "depthwise",
+            input_spatial=(24, 4),
+            kernel_spatial=(5, 1),
+            strides=(3, 1),
+            dilation=(2, 1),
+            padding=((5, 3), (0, 0)),
+        ),
+        HEIGHT,
+    ),
+    "shards drift apart": (
+        case_of("depthwise", kernel_spatial=(5, 3), padding=((0, 0), (1, 1))),
+        HEIGHT,
+    ),
+    "strides that shards are no multiple of": (
+        case_of(
+            "dense",
+            input_spatial=(12, 4),
+            kernel_spatial=(4, 2),
+            strides=(2, 1),
+            padding=((4, 2), (1, 0)),
+        ),
+        HEIGHT,
+    ),
+    "cropped": (
+        case_of("depthwise", kernel_spatial=(1, 1), strides=(2, 1), padding=((-1, 0), (0, 0))),
+        HEIGHT,
+    ),
+    "one dimension": (Case(2, 4, 4, (16,), (4,), (1,), ((3, 0),), (1,), 4), HEIGHT),
+    "three dimensions": (
+        Case(2, 3, 2, (8, 3, 4), (3, 2, 2), (1, 1, 1), ((1, 1), (1, 0), (0, 1)), (1, 1, 1)),
+        HEIGHT,
+    ),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("case", "spec"), SPATIAL.values(), ids=SPATIAL)
+def test_spatial_geometries(case, spec):
+    """No activation is gathered, whatever the geometry, and float64 values are right."""
+    program, placed, arrays = compiled(case, (spec, P(), spec))
+    assert_all_right(case, arrays, program(*placed))
+    sent = collectives(program)
+    assert set(sent) <= {"collective-permute", "all-reduce"}
+    assert sent["all-reduce"] == [math.prod(case.shape("k"))]
+
+
+def test_extents_that_do_not_divide_are_gathered():
+    """15 outputs over 4 devices: the axis is gathered, and the values are right."""
+    case = case_of("depthwise", padding=((1, 0), (1, 1)))
+    program, placed, arrays = compiled(case, (HEIGHT, P(), P()))
+    assert_all_right(case, arrays, program(*placed))
+
+
+def test_explicit_types():
+    case = case_of("depthwise")
+    arrays = operands(case, np.float32)
+    with jax.set_mesh(mesh_of((4, 2), ("b", "f"), AxisType.Explicit)):
+        placed = [jax.device_put(a, s) for a, s in zip(arrays, (BATCH, P(), BATCH), strict=True)]
+        program = jax.jit(training(case)).lower(*placed).compile()
+        results = program(*placed)
+    assert_all_right(case, arrays, results)
+    assert collectives(program) == {"all-reduce": [math.prod(case.shape("k"))]}
+
+
+def test_half_precision_sums_are_not_rounded_between():
+    """The devices' parts of a bfloat16 filter gradient are added in float32."""
+    case = case_of("depthwise")
+    program, placed, arrays = compiled(case, (BATCH, P(), BATCH), "bfloat16")
+    assert_all_right(case, arrays, program(*placed))
+    assert re.search(r"= f32\[\S+ all-reduce", program.as_text())
+
+
+def test_forced_kernels_run_on_shards():
+    case = case_of("depthwise")
+    with jaxconv.use_implementation("taps"):
+        program, placed, arrays = compiled(case, (BATCH, P(), BATCH))
+        assert_all_right(case, arrays, program(*placed))
+    assert "jaxconv_" not in program.as_text()
+
+
+def test_the_rule_for_shardy():
+    spec = ConvSpec(8, 4, 8, (16, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 2)
+    assert partitioning.rule(Operator.CONV, spec) == (
+        "n s0 s1 (j u), t0 t1 i (j v) -> n s0 s1 (j v)"
+    )
+    dense = spec.replace(groups=1)
+    assert partitioning.rule(Operator.FILTER_GRAD, dense) == "n s0 s1 c, n s0 s1 f -> t0 t1 c f"
+
+
+def test_a_mesh_axis_cuts_one_factor():
+    spec = ConvSpec(8, 4, 8, (16, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    partitions = {"x": ("b", None, None, None), "k": (None, None, None, "b"), "g": (None,) * 4}
+    cut = partitioning.plan(spec, {"b": 4}, partitions)
+    assert cut.axes == {"n": ("b",)}
+    assert cut.partitions("k") == (None,) * 4
+    assert cut.summed(Operator.FILTER_GRAD) == ("b",)
