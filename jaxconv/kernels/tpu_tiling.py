@@ -1,0 +1,219 @@
+"""How the Mosaic-TPU kernels cut a depthwise convolution into blocks: arithmetic alone.
+
+All three operators read a source and step along it while they write, or are read with, a result:
+on each axis the result pixel ``r + step*p`` of the phase ``r`` meets the source pixels
+
+    stride*p + offset        for the taps of that phase, each with its offset.
+
+The convolution and the filter gradient have one phase, ``step`` 1, and the offsets ``i*d - low``.
+The input gradient has the cotangent as its source, ``stride`` 1 and as many phases as strides.
+
+A TPU's registers hold 8 sublanes by 128 lanes. Channels lie on lanes. On sublanes lies the last
+spatial axis or, where it pads less, the batch, as XLA itself lays such arrays out; what remains
+are three leading axes, of extent 1 where the convolution has fewer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import NamedTuple
+
+from ..spec import ConvSpec, Operator
+
+LANES = 128
+SUBLANES = 8
+
+
+class Generation(NamedTuple):
+    """What the tiling depends on: one core's VMEM, the cores that share a grid, and how many
+    registers of sums leave the compiler enough for what is multiplied."""
+
+    vmem: int
+    cores: int
+    sums: int
+
+
+MIB = 1 << 20
+
+# Sums: on 3x3 8x56x56x128 in bfloat16, 16 registers took 4.9 bundles each and spilled nothing on
+# v5e and v6e, where 24 spilled; v4 has half the registers.
+GENERATIONS = {
+    "v4": Generation(16 * MIB, 2, 8),
+    "v5e": Generation(128 * MIB, 1, 16),
+    "v5p": Generation(64 * MIB, 2, 16),
+    "v6e": Generation(128 * MIB, 1, 16),
+    "v7x": Generation(64 * MIB, 1, 16),
+}
+
+
+class Taps(NamedTuple):
+    """The taps ``tap + tap_step*u`` of one phase, at ``offset + offset_step*u``, for u < count."""
+
+    count: int
+    tap: int
+    tap_step: int
+    offset: int
+    offset_step: int
+
+    def at(self, u):
+        """The offset of the ``u``th tap."""
+        return self.offset + self.offset_step * u
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        return tuple(map(self.at, range(self.count)))
+
+
+class Line(NamedTuple):
+    """One axis, as the equation above has it."""
+
+    source: int
+    result: int
+    kernel: int
+    stride: int
+    step: int
+    phases: tuple[Taps, ...]
+
+    @property
+    def low(self) -> int:
+        return min(offset for taps in self.phases for offset in taps.offsets)
+
+    @property
+    def high(self) -> int:
+        return max(offset for taps in self.phases for offset in taps.offsets)
+
+
+def line(n: int, o: int, k: int, s: int, d: int, low: int, gradient: bool) -> Line:
+    if not gradient:
+        return Line(n, o, k, s, 1, (Taps(k, 0, 1, -low, d),))
+    every = s // math.gcd(d, s)
+    phases = []
+    for r in range(s):
+        first = next((i for i in range(every) if (r + low - i * d) % s == 0), k)
+        count = len(range(first, k, every))
+        phases.append(Taps(count, first, every, (r + low - first * d) // s, -every * d // s))
+    return Line(o, n, k, 1, s, tuple(phases))
+
+
+def free(n: int) -> Line:
+    """An axis without taps."""
+    return Line(n, n, 1, 1, 1, (Taps(1, 0, 1, 0, 1),))
+
+
+class Plan(NamedTuple):
+    """A convolution as the kernels see it: arrays ``[images, *leading, sublanes, channels]``."""
+
+    batch_on_sublanes: bool
+    images: int
+    lines: tuple[Line, Line, Line, Line]
+    channels: int
+    multiplier: int
+
+
+def plan(operator: Operator, spec: ConvSpec) -> Plan:
+    gradient = operator is Operator.INPUT_GRAD
+    lows = [low for low, _ in spec.padding]
+    axes = zip(
+        spec.input_spatial,
+        spec.output_spatial,
+        spec.kernel_spatial,
+        spec.strides,
+        spec.dilation,
+        lows,
+        strict=True,
+    )
+    lines = [line(*axis, gradient) for axis in axes]
+    on_sublanes = _batch_on_sublanes(spec)
+    images = spec.batch
+    if on_sublanes:
+        images, lines = 1, [*lines, free(spec.batch)]
+    lines = (free(1),) * (4 - len(lines)) + tuple(lines)
+    return Plan(on_sublanes, images, lines, spec.in_features, spec.group_out)
+
+
+def _batch_on_sublanes(spec: ConvSpec) -> bool:
+    if spec.batch % SUBLANES:
+        return False
+    return any(n % SUBLANES for n in (spec.input_spatial[-1], spec.output_spatial[-1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How one kernel is cut.
+
+    ``tile`` is the extent of one block of the result (of the cotangent, in a filter gradient) on
+    each of the four axes. Inside it ``rows`` pixels of the last leading axis by ``columns`` of the
+    sublane axis are computed at a time, in registers.
+    """
+
+    tile: tuple[int, int, int, int]
+    rows: int
+    columns: int
+
+
+class Window(NamedTuple):
+    """The part of one leading axis of the source that a block reads, and where it is staged.
+
+    Windows at the border are moved inwards, so that each holds ``extent`` pixels that exist. What
+    lies outside the source is zero in the staged rows; ``margin`` rows before the first one read,
+    and some after the last, take what a moved window holds too much.
+    """
+
+    step: int  # source pixels from one block's first to the next one's
+    low: int
+    extent: int
+    last: int  # the last start of a window inside the source
+    margin: int
+    staged: int
+
+    def start(self, t, clip):
+        """The source pixel where the window of block ``t`` starts."""
+        return clip(t * self.step + self.low, 0, self.last) if self.last else 0
+
+    def place(self, t, clip):
+        """The staged row of that pixel."""
+        return self.start(t, clip) - (t * self.step + self.low) + self.margin
+
+
+@functools.lru_cache(maxsize=4096)
+def window(line: Line, tile: int) -> Window:
+    count = -(-tile // line.step)
+    reach = (count - 1) * line.stride + line.high - line.low + 1
+    extent = min(reach, line.source)
+    last = line.source - extent
+    wants = [t * count * line.stride + line.low for t in range(-(-line.result // tile))]
+    shifts = [min(max(want, 0), last) - want for want in wants]
+    margin = max(0, -min(shifts))
+    staged = margin + max(reach, extent + max(shifts))
+    return Window(count * line.stride, line.low, extent, last, margin, staged)
+
+
+class Across(NamedTuple):
+    """The sublane axis of a block: all of it where it has taps, else a tile of it.
+
+    ``count`` pixels of each phase are computed. Of ``source`` pixels ``stored`` ones from ``first``
+    on are staged from column ``at`` of ``staged`` on, amid zeros.
+    """
+
+    source: int
+    count: int
+    first: int
+    stored: int
+    at: int
+    staged: int
+
+
+def across(line: Line, tile: int) -> Across:
+    source = line.source if tile == line.result else tile
+    count = -(-tile // line.step)
+    reach = (round_up(count, SUBLANES) - 1) * line.stride + line.high - line.low + 1
+    first = max(line.low, 0)
+    at = first - line.low
+    stored = max(0, min(source - first, reach - at))
+    return Across(source, count, first, stored, at, round_up(reach, SUBLANES))
+
+
+def round_up(n: int, to: int) -> int:
+    return -(-n // to) * to
