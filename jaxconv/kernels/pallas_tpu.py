@@ -151,10 +151,13 @@ def _block_specs(job: Job) -> list[pl.BlockSpec]:
     whole = job.plan.channels * ends[0] // job.channels
     lanes = pl.Element(ends[0], (0, -whole % ends[0]))
     extents = [*[w.extent for w in job.leading], job.side.source]
+    grid = grid_of(job.plan, job.blocks)
 
     def source_at(c, i, j, k, s, n):
         starts = [w.start(t, jnp.clip) for w, t in zip(job.leading, (i, j, k), strict=True)]
-        return n, *starts, s * job.blocks.tile[3], c * ends[0]
+        # Zeros where there is one block: the compiler must see that tiles are not cut.
+        columns = s * job.blocks.tile[3] if grid[4] > 1 else 0
+        return n, *starts, columns, c * ends[0] if grid[0] > 1 else 0
 
     return [
         pl.BlockSpec((None, *map(pl.Element, extents), lanes), source_at),
