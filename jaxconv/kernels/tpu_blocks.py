@@ -38,6 +38,13 @@ MULTIPLIER = 8
 # and of all products are padding.
 CHANNELS = 32
 
+# Registers of the sublane axis computed at a time, where there are rows to compute with them.
+COLUMNS = 4
+
+# Multiply-accumulates of registers in one straight line of code; more taps run in a loop. With 432
+# of them 3x3x3 2x16x32x32x64 spilled registers on v5e, with 225 of them 5x5 s2 4x35x35x72.
+UNROLLED = 224
+
 # What a grid step costs beside its bytes, in bytes: about 0.35 us at v5e's 0.8 TB/s.
 STEP = 256 << 10
 
@@ -214,8 +221,11 @@ def _sublane_tile(p: Plan) -> int:
 def _registers(p: Plan, tile, chip: Generation) -> tuple[int, int]:
     """Rows and columns that are computed at a time, whose sums fill the registers allowed."""
     count, columns = -(-tile[2] // p.lines[2].step), -(-tile[3] // p.lines[3].step)
-    high = -(-columns // SUBLANES)
-    high = high if high <= 2 else max(n for n in (4, 3, 2) if n == 4 or high % n == 0)
-    rows = max(1, min(count, chip.sums // high))
+    registers = -(-columns // SUBLANES)
+    sums = min(chip.sums, max(1, UNROLLED // p.lines[3].kernel))
+    high = min(sums, max(COLUMNS, sums // count))
+    if registers > high:
+        high = next((n for n in range(high, high // 2, -1) if registers % n == 0), high)
+    rows = max(1, min(count, sums // min(high, registers)))
     even = max(n for n in range(1, rows + 1) if count % n == 0)
-    return (even if 2 * even > rows else rows), high * SUBLANES
+    return (even if 2 * even > rows else rows), min(high, registers) * SUBLANES

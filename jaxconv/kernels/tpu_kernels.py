@@ -22,16 +22,19 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ..spec import Operator
+from .tpu_blocks import UNROLLED
 from .tpu_tiling import LANES, SUBLANES, Across, Blocks, Plan, Taps, Window, round_up
 
-# Multiply-accumulates of registers in one straight line of code; more taps run in a loop.
-UNROLLED = 512
+# Multiply-accumulates of registers in one straight line of a filter gradient's code.
+FILTERS = 256
 
 # Registers staged, or set to zero, in one straight line of code.
 STAGED = 56
 
-# The sums that a filter gradient keeps in registers.
-SUMS = 32
+# The sums that a filter gradient keeps in registers; and how many it adds to by turns, so that one
+# addition need not wait for the last.
+SUMS = 16
+CHAINS = 8
 
 
 class Job(NamedTuple):
@@ -143,23 +146,21 @@ def _sums(job: Job, staged, weights, tile: int, phases, at, size: int, width: in
     origin = _origin(job, at)
 
     def add(fixed, sums):
-        """The taps whose first indices are ``fixed``, one row of the source after the other, so
-        that pixels share what is loaded."""
+        """The taps whose first indices are ``fixed``. Pixels share the rows of the source that
+        they read; the sublane axis is outermost, so that few weights are in registers at a time."""
         sums = list(sums)
         for rest in itertools.product(*[range(n) for n in counts[level:2]]):
             i, j = (*fixed, *rest)[:2]
             third = range(counts[2]) if level < 3 else (fixed[2],)
-            for row, users in _shared_rows(size, lines[2].stride, taps[2].offset_step, len(third)):
-                for s in range(counts[3]):
-                    place = [
-                        b + t.at(u)
-                        for b, t, u in zip(origin, taps, (i, j, third[0], s), strict=True)
-                    ]
-                    place[2] += row
-                    x = staged[tile, *place[:3], _ds(place[3], width, lines[3].stride)]
-                    for n, v in users:
-                        index = _tap(lines, taps, (i, j, third[v], s))
-                        sums[n] += x * weights[tile, pl.ds(index, 1)]
+            rows = _shared_rows(size, lines[2].stride, taps[2].offset_step, len(third))
+            for s, (row, users) in itertools.product(range(counts[3]), rows):
+                us = (i, j, third[0], s)
+                place = [b + t.at(u) for b, t, u in zip(origin, taps, us, strict=True)]
+                place[2] += row
+                x = staged[tile, *place[:3], _ds(place[3], width, lines[3].stride)]
+                for n, v in users:
+                    index = _tap(lines, taps, (i, j, third[v], s))
+                    sums[n] += x * weights[tile, pl.ds(index, 1)]
         return sums
 
     if level == 0:
@@ -173,7 +174,7 @@ def _shared_rows(size: int, stride: int, step: int, taps: int):
     rows: dict[int, list[tuple[int, int]]] = {}
     for n, v in itertools.product(range(size), range(taps)):
         rows.setdefault(n * stride + v * step, []).append((n, v))
-    return rows.items()
+    return list(rows.items())
 
 
 def filters(job: Job, source, cotangent, result, staged, sums) -> None:
@@ -213,10 +214,15 @@ def _filter_sums(job: Job, tile: int, cotangent, staged, sums) -> None:
     together = list(itertools.product(*[range(n) for n in counts[level:]]))
     taps = [line.phases[0] for line in lines]
 
+    size = max(1, FILTERS * SUBLANES // (len(together) * job.blocks.columns))
+    size = max(n for n in range(1, min(size, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
+    copies = max(1, CHAINS // len(together))
+
     def products(us, i, j, k, size, column, count, carry):
         carry = list(carry)
         for n in range(size):
             for start in range(0, count, SUBLANES):
+                chain = len(us) * ((n * count + start) // SUBLANES % copies)
                 valid = min(SUBLANES, count - start)
                 g = cotangent[i, j, k + n, pl.ds(column + start, valid), lanes].astype(jnp.float32)
                 origin = _origin(job, (i, j, k + n, column + start))
@@ -228,24 +234,23 @@ def _filter_sums(job: Job, tile: int, cotangent, staged, sums) -> None:
                     product = x * g
                     if valid < SUBLANES:
                         product = jnp.pad(product, ((0, SUBLANES - valid), (0, 0)))
-                    carry[t] += product
+                    carry[chain + t] += product
         return carry
 
     def group(t):
         fixed = _unflattened(t, counts[:level])
         us = [(*fixed, *rest) for rest in together]
-        zeros = [jnp.zeros((SUBLANES, lanes.size), jnp.float32)] * len(us)
-        totals = _fold_pixels(job, functools.partial(products, us), zeros)
-        for u, total in zip(us, totals, strict=True):
+        zeros = [jnp.zeros((SUBLANES, lanes.size), jnp.float32)] * (len(us) * copies)
+        totals = _fold_pixels(job, size, functools.partial(products, us), zeros)
+        for t, u in enumerate(us):
             index = _tap(lines, taps, u)
-            sums[tile, index, :, : lanes.size] += total
+            sums[tile, index, :, : lanes.size] += sum(totals[t :: len(us)])
 
     _each(math.prod(counts[:level]), 1, lambda t, _: group(t))
 
 
-def _fold_pixels(job: Job, body: Callable, carry):
+def _fold_pixels(job: Job, size: int, body: Callable, carry):
     counts, columns = job.counts, job.blocks.columns
-    size = job.blocks.rows
 
     def i_step(i, _, carry):
         return _fold(counts[1], 1, functools.partial(j_step, i), carry)
