@@ -13,7 +13,9 @@ import re
 from pathlib import Path
 
 _BUNDLE = re.compile(r"^\s*(0x[0-9a-f]+|0)\s+(LH|LB|LE|PB|PF|CT)?\s*:\s*>*\s*\{")
-_TRIPS = re.compile(r"%(\w+) = scmp\.ge\.s32\.totalorder (?:\(%\w+\), )?%\w+, (\d+) /\* loop exit test")
+_COMPARED = r"%(\w+) = scmp\.{}\.s32\.totalorder (?:\(!?%\w+\), )?%\w+, (\d+)\b"
+_TRIPS = re.compile(_COMPARED.format("ge"))
+_TESTED = re.compile(_COMPARED.format("ne"))
 _BRANCH = re.compile(r"sbr\.rel \(!?%(\w+)\) target = \$region(\d+)")
 _STARTS = re.compile(r"Start(?:/End empty)? region (\d+)")
 _DELAY = 4  # bundles after a branch that run in any case
@@ -39,14 +41,16 @@ class _Line:
     weight: float = 1.0
 
 
-def read(directory: Path, kernel: str, grid_steps: int, once: dict[int, float]) -> Schedule:
+def read(
+    directory: Path, kernel: str, grid_steps: int, shares: list[tuple[int, float]]
+) -> Schedule:
     """The schedule of the kernel whose name starts with ``kernel``.
 
-    ``once`` gives, for a body that runs where some sum of grid indices equals its key, the share of
-    grid steps in which that is so.
+    ``shares`` lists the bodies that run where a sum of grid indices equals a number, in the order
+    of the program: the number, and the share of grid steps in which it is so; shares of 1 left out.
     """
     lines = _lines(_one(directory, kernel, "*-final_bundles.txt", ("schedule", "static")))
-    _weigh(lines, grid_steps, once)
+    _weigh(lines, grid_steps, shares)
     capacity, used = _utilization(
         _one(directory, kernel, "*-final_hlo-static-per-bundle-utilization.txt", ())
     )
@@ -89,7 +93,7 @@ def _lines(text: str) -> list[_Line]:
     return lines
 
 
-def _weigh(lines: list[_Line], grid_steps: int, once: dict[int, float]) -> None:
+def _weigh(lines: list[_Line], grid_steps: int, shares: list[tuple[int, float]]) -> None:
     """How often each bundle runs: a branch back repeats what lies between, one ahead skips it."""
     starts: dict[str, int] = {}
     for i, line in enumerate(lines):
@@ -97,6 +101,8 @@ def _weigh(lines: list[_Line], grid_steps: int, once: dict[int, float]) -> None:
             starts.setdefault(region, i)
     text = "\n".join(line.text for line in lines)
     trips = dict(_TRIPS.findall(text))
+    tests = dict(_TESTED.findall(text))
+    tested: list[tuple[int, list[_Line]]] = []
     for i, line in enumerate(lines):
         for predicate, region in _BRANCH.findall(line.text):
             to = starts.get(region)
@@ -108,10 +114,13 @@ def _weigh(lines: list[_Line], grid_steps: int, once: dict[int, float]) -> None:
                 # The loop over the grid runs one prologue and one epilogue more.
                 grid = int(trips[predicate]) == grid_steps + 2
                 _multiply(lines[to : i + 1 + _DELAY], grid_steps if grid else int(trips[predicate]))
-            else:
-                test = re.search(rf"%{predicate} = scmp\.ne\.s32\.totalorder %\w+, (\d+)\b", text)
-                share = once.get(int(test.group(1)), 1.0) if test else 1.0
-                _multiply(lines[i + 1 + _DELAY : to], share)
+            elif predicate in tests:
+                tested.append((int(tests[predicate]), lines[i + 1 + _DELAY : to]))
+    for n, (key, body) in enumerate(tested):
+        if len(tested) == len(shares):
+            _multiply(body, shares[n][1])
+        else:  # some were merged; the largest share is a bound
+            _multiply(body, max((share for k, share in shares if k == key), default=1.0))
 
 
 def _multiply(lines: list[_Line], factor: float) -> None:

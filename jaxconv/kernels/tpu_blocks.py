@@ -71,6 +71,10 @@ def lanes_of(p: Plan) -> tuple[int, int]:
     return LANES, LANES * p.multiplier
 
 
+def taps_of(p: Plan) -> int:
+    return math.prod(line.kernel for line in p.lines)
+
+
 def padded(shape, itemsize: int) -> int:
     """The bytes of an array in tiles of 8 sublanes by 128 lanes."""
     *leading, sublanes, lanes = shape
@@ -83,9 +87,8 @@ def block_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[int,
     leading, side = windows_of(p, blocks)
     channels, features = lanes_of(p)
     ends = (features, channels) if operator is Operator.INPUT_GRAD else (channels, features)
-    taps = math.prod(line.kernel for line in p.lines)
     source = (*[w.extent for w in leading], side.source, ends[0])
-    return [source, (*blocks.tile, ends[1]), (taps, features)]
+    return [source, (*blocks.tile, ends[1]), (taps_of(p), features)]
 
 
 def scratch_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[int, ...]]:
@@ -93,7 +96,7 @@ def scratch_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[in
     rows in which the phases of a strided sublane axis meet."""
     leading, side = windows_of(p, blocks)
     tiles = -(-lanes_of(p)[1] // LANES)
-    taps = math.prod(line.kernel for line in p.lines)
+    taps = taps_of(p)
     shapes = [(tiles, *[w.staged for w in leading], side.staged, LANES)]
     if operator is Operator.FILTER_GRAD:
         return [*shapes, (tiles, round_up(taps, SUBLANES), SUBLANES, LANES)]
@@ -126,14 +129,12 @@ def moved_bytes(operator: Operator, p: Plan, blocks: Blocks, itemsize: int) -> i
 
 def floor_bytes(operator: Operator, p: Plan, itemsize: int) -> int:
     """Bytes of operands and result, each moved once, in the device's padded layout."""
-    whole = Blocks((*[line.result for line in p.lines],), 1, 1)
     source = (p.images, *[line.source for line in p.lines])
-    result = (p.images, *whole.tile)
+    result = (p.images, *[line.result for line in p.lines])
     ends = (p.channels, p.channels * p.multiplier)
-    taps = math.prod(line.kernel for line in p.lines)
     if operator is Operator.INPUT_GRAD:
         ends = ends[::-1]
-    shapes = [(*source, ends[0]), (*result, ends[1]), (taps, p.channels * p.multiplier)]
+    shapes = [(*source, ends[0]), (*result, ends[1]), (taps_of(p), p.channels * p.multiplier)]
     return sum(padded(shape, itemsize) for shape in shapes)
 
 

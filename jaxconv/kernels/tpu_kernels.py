@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ..spec import Operator
-from .tpu_blocks import UNROLLED
+from .tpu_blocks import UNROLLED, lanes_of, windows_of
 from .tpu_tiling import LANES, SUBLANES, Across, Blocks, Plan, Taps, Window, round_up
 
 # Multiply-accumulates of registers in one straight line of a filter gradient's code.
@@ -47,6 +47,7 @@ class Job(NamedTuple):
     side: Across
     channels: int  # lanes of a block
     features: int
+    zeros_once: bool  # the same zeros surround what every grid step stages
 
     @property
     def tiles(self) -> range:
@@ -61,6 +62,13 @@ class Job(NamedTuple):
         """Pixels of each phase in a block, on the four axes."""
         axes = zip(self.blocks.tile, self.plan.lines, strict=True)
         return [-(-extent // line.step) for extent, line in axes]
+
+
+def job_of(operator: Operator, p: Plan, cut: Blocks, alone: bool) -> Job:
+    """``alone`` says that one core walks the whole grid, so that zeros stay from step to step."""
+    leading, side = windows_of(p, cut)
+    uncut = all(line.result <= t for line, t in zip(p.lines[:3], cut.tile, strict=False))
+    return Job(operator, p, cut, tuple(leading), side, *lanes_of(p), alone and uncut)
 
 
 def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> None:
@@ -271,11 +279,15 @@ def _stage(job: Job, source, staged) -> None:
     places = [w.place(pl.program_id(1 + axis), jnp.clip) for axis, w in enumerate(job.leading)]
     side = job.side
 
-    @pl.when(_first_image())
+    @pl.when(_first_image(0) if job.zeros_once else _first_image())
     def _():
-        rows = max(1, STAGED * SUBLANES // staged.shape[4])
-        for tile in job.tiles:
-            _each3(staged.shape[1:4], rows, lambda i, j, k, n: _zero(staged.at[tile, i, j], k, n))
+        rows = max(1, STAGED * SUBLANES // (staged.shape[4] * len(job.tiles)))
+
+        def some(i, j, k, n):
+            for tile in job.tiles:
+                _zero(staged.at[tile, i, j], k, n)
+
+        _each3(staged.shape[1:4], rows, some)
 
     if side.stored <= 0:
         return
@@ -336,8 +348,9 @@ def _take(values, lanes):
 # Indices and loops.
 
 
-def _first_image():
-    return pl.program_id(4) + pl.program_id(5) == 0
+def _first_image(*axes: int):
+    """Whether this is the first step of the images, which are innermost, and of other axes."""
+    return sum(pl.program_id(axis) for axis in (*axes, 4, 5)) == 0
 
 
 def _phases(job: Job) -> int:
