@@ -76,9 +76,10 @@ def taps_of(p: Plan) -> int:
 
 
 def padded(shape, itemsize: int) -> int:
-    """The bytes of an array in tiles of 8 sublanes by 128 lanes."""
+    """The bytes of an array in tiles of 128 lanes by 8 sublanes, or by 4, 2 or 1 of short axes."""
     *leading, sublanes, lanes = shape
-    elements = math.prod(leading) * round_up(sublanes, SUBLANES) * round_up(lanes, LANES)
+    tile = min(SUBLANES, 1 << (sublanes - 1).bit_length())
+    elements = math.prod(leading) * round_up(sublanes, tile) * round_up(lanes, LANES)
     return elements * itemsize
 
 

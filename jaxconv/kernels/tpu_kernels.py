@@ -213,48 +213,50 @@ def filters(job: Job, source, cotangent, result, staged, sums) -> None:
 
 def _filter_sums(job: Job, tile: int, cotangent, staged, sums) -> None:
     """Some taps at a time, whose sums stay in registers while a block is read."""
-    lines = job.plan.lines
-    counts = [line.kernel for line in lines]
-    lanes = job.lanes(tile)
+    counts = [line.kernel for line in job.plan.lines]
     level = 3
     while level and math.prod(counts[level - 1 :]) <= SUMS:
         level -= 1
     together = list(itertools.product(*[range(n) for n in counts[level:]]))
+    for first in range(0, len(together), SUMS):
+
+        def group(t, _, some=together[first : first + SUMS]):
+            fixed = _unflattened(t, counts[:level])
+            _some_filter_sums(
+                job, tile, [(*fixed, *rest) for rest in some], cotangent, staged, sums
+            )
+
+        _each(math.prod(counts[:level]), 1, group)
+
+
+def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
+    """The sums of the taps ``us``."""
+    lines, lanes = job.plan.lines, job.lanes(tile)
     taps = [line.phases[0] for line in lines]
+    room = max(1, FILTERS * SUBLANES // (len(us) * job.blocks.columns))
+    size = max(n for n in range(1, min(room, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
+    copies = max(1, CHAINS // len(us))
 
-    size = max(1, FILTERS * SUBLANES // (len(together) * job.blocks.columns))
-    size = max(n for n in range(1, min(size, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
-    copies = max(1, CHAINS // len(together))
-
-    def products(us, i, j, k, size, column, count, carry):
+    def products(i, j, k, size, column, count, carry):
         carry = list(carry)
-        for n in range(size):
-            for start in range(0, count, SUBLANES):
-                chain = len(us) * ((n * count + start) // SUBLANES % copies)
-                valid = min(SUBLANES, count - start)
-                g = cotangent[i, j, k + n, pl.ds(column + start, valid), lanes].astype(jnp.float32)
-                origin = _origin(job, (i, j, k + n, column + start))
-                for t, u in enumerate(us):
-                    place = [b + tap.at(v) for b, tap, v in zip(origin, taps, u, strict=True)]
-                    x = staged[
-                        tile, *place[:3], _ds(place[3], valid, lines[3].stride), : lanes.size
-                    ]
-                    product = x * g
-                    if valid < SUBLANES:
-                        product = jnp.pad(product, ((0, SUBLANES - valid), (0, 0)))
-                    carry[chain + t] += product
+        for n, start in itertools.product(range(size), range(0, count, SUBLANES)):
+            chain = len(us) * ((n * count + start) // SUBLANES % copies)
+            valid = min(SUBLANES, count - start)
+            g = cotangent[i, j, k + n, pl.ds(column + start, valid), lanes].astype(jnp.float32)
+            origin = _origin(job, (i, j, k + n, column + start))
+            for t, u in enumerate(us):
+                *row, at = [b + tap.at(v) for b, tap, v in zip(origin, taps, u, strict=True)]
+                x = staged[tile, *row, _ds(at, valid, lines[3].stride), : lanes.size]
+                product = x * g
+                if valid < SUBLANES:
+                    product = jnp.pad(product, ((0, SUBLANES - valid), (0, 0)))
+                carry[chain + t] += product
         return carry
 
-    def group(t):
-        fixed = _unflattened(t, counts[:level])
-        us = [(*fixed, *rest) for rest in together]
-        zeros = [jnp.zeros((SUBLANES, lanes.size), jnp.float32)] * (len(us) * copies)
-        totals = _fold_pixels(job, size, functools.partial(products, us), zeros)
-        for t, u in enumerate(us):
-            index = _tap(lines, taps, u)
-            sums[tile, index, :, : lanes.size] += sum(totals[t :: len(us)])
-
-    _each(math.prod(counts[:level]), 1, lambda t, _: group(t))
+    zeros = [jnp.zeros((SUBLANES, lanes.size), jnp.float32)] * (len(us) * copies)
+    totals = _fold_pixels(job, size, products, zeros)
+    for t, u in enumerate(us):
+        sums[tile, _tap(lines, taps, u), :, : lanes.size] += sum(totals[t :: len(us)])
 
 
 def _fold_pixels(job: Job, size: int, body: Callable, carry):

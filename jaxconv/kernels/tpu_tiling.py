@@ -134,9 +134,12 @@ def plan(operator: Operator, spec: ConvSpec) -> Plan:
 
 
 def _batch_on_sublanes(spec: ConvSpec) -> bool:
-    if spec.batch % SUBLANES:
-        return False
-    return any(n % SUBLANES for n in (spec.input_spatial[-1], spec.output_spatial[-1]))
+    """As XLA lays out arrays at the borders of a program, which so need not be copied: the batch is
+    on sublanes where it fills them and the last spatial axis does not. Two images, or one, would
+    leave most of each register empty."""
+    fills = spec.batch == 4 or spec.batch % SUBLANES == 0
+    ends = (spec.input_spatial[-1], spec.output_spatial[-1])
+    return fills and any(n % SUBLANES for n in ends)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""One compiled program of ``static_tpu.py``: what it moves, allocates and executes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tpu_schedule
+from jax.experimental import topologies
+from jax.extend.core import jaxpr_as_fun
+
+from jaxconv.kernels import lax, pallas_tpu, tpu_blocks, tpu_kernels
+from jaxconv.kernels.tpu_tiling import GENERATIONS, SUBLANES, plan, round_up
+from jaxconv.spec import Operator
+from jaxconv.workloads import DEPTHWISE, Workload
+
+
+class Case(NamedTuple):
+    generation: str
+    dtype: np.dtype
+    workload: Workload
+    operator: Operator
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return self.generation, self.dtype.name, self.workload.name, self.operator.value
+
+
+def cases(args) -> Iterator[Case]:
+    for generation in args.generations:
+        for dtype in map(jnp.dtype, args.dtypes):
+            for workload in DEPTHWISE:
+                if any(part in workload.name for part in args.only):
+                    for operator in map(Operator, args.operators):
+                        yield Case(generation, dtype, workload, operator)
+
+
+def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
+    operator, spec = case.operator, case.workload.spec
+    floor = tpu_blocks.floor_bytes(operator, plan(operator, spec), case.dtype.itemsize)
+
+    def reference(a, b):
+        return getattr(lax, operator.value)(a, b, spec, dtype=case.dtype)
+
+    def kernel(a, b):
+        return getattr(pallas_tpu, operator.value)(a, b, spec, dtype=case.dtype)
+
+    theirs = _compiled(reference, case, topology)
+    row = dict(zip(("generation", "dtype", "workload", "operator"), case.words, strict=True))
+    row["lax"] = _memory(theirs) | {"moved": theirs.cost_analysis()["bytes accessed"] / floor}
+    with pallas_tpu.target(case.generation):
+        reason = pallas_tpu.refusal(operator, spec, case.dtype)
+        if reason is not None:
+            return row | {"ours": {"refused": reason}}
+        _clear(dump)
+        ours = _compiled(kernel, case, topology)
+        moved = _moved(kernel, ours, case)
+    schedule = _schedule(case, dump)
+    # A multiplication and an addition for each tap.
+    row["vector_floor"] = 2 * spec.taps / schedule.capacity["VALU"]
+    row["ours"] = _memory(ours) | {
+        "kernel_calls": ours.as_text().count('custom_call_target="tpu_custom_call"'),
+        "moved": moved / floor,
+        "bundles": schedule.bundles / _registers(operator, spec),
+        "vector": schedule.occupancy("VALU"),
+        "spills": schedule.spills,
+    }
+    return row
+
+
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
+
+
+def _clear(dump: Path) -> None:
+    for path in dump.glob("*"):
+        path.unlink()
+
+
+def _compiled(call, case: Case, topology: tuple[str, str]):
+    name, kind = topology
+    device = topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    shapes = case.workload.spec.operand_shapes(case.operator)
+    operands = [jax.ShapeDtypeStruct(s, case.dtype, sharding=sharding) for s in shapes]
+    cores = GENERATIONS[case.generation].cores
+    described = jax.sharding.AbstractDevice(kind, cores, "tpu")
+    with jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((), (), abstract_device=described)
+    ):
+        return jax.jit(call).lower(*operands).compile()
+
+
+def _memory(compiled) -> dict[str, float]:
+    memory = compiled.memory_analysis()
+    operands = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return {"temporaries": memory.temp_size_in_bytes / operands}
+
+
+def _registers(operator: Operator, spec) -> int:
+    """The 8x128 registers that the result, or the cotangent, fills in the layout of the kernel."""
+    p = plan(operator, spec)
+    gradient = operator is Operator.INPUT_GRAD
+    pixels = [line.source if gradient else line.result for line in p.lines]
+    features = round_up(spec.out_features, tpu_blocks.LANES) // tpu_blocks.LANES
+    return p.images * math.prod(pixels[:3]) * -(-pixels[3] // SUBLANES) * features
+
+
+def _schedule(case: Case, dump: Path) -> tpu_schedule.Schedule:
+    operator, spec = case.operator, case.workload.spec
+    p = plan(operator, spec)
+    cut = pallas_tpu.blocks(operator, spec, case.dtype, case.generation)
+    job = tpu_kernels.job_of(operator, p, cut, GENERATIONS[case.generation].cores == 1)
+    grid = tpu_blocks.grid_of(p, cut)
+    steps, images = math.prod(grid), grid[4] * grid[5]
+    zeros = (0, 1 / (images * (grid[0] if job.zeros_once else 1)))
+    if operator is Operator.FILTER_GRAD:
+        inner = math.prod(grid[1:])
+        shares = [(0, 1 / inner), zeros, (sum(n - 1 for n in grid[1:]), 1 / inner)]
+    else:
+        shares = [(0, 1 / images), zeros]
+    return tpu_schedule.read(
+        dump, f"depthwise_{operator.value}", steps, [share for share in shares if share[1] < 1]
+    )
+
+
+def _moved(call, compiled, case: Case) -> float:
+    """What the kernel copies, and what the rest of the program accesses."""
+    operator, spec = case.operator, case.workload.spec
+    shapes = spec.operand_shapes(operator)
+    jaxpr = jax.make_jaxpr(call)(*[jax.ShapeDtypeStruct(s, case.dtype) for s in shapes])
+    (kernel,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pallas_call"]
+    estimate = kernel.params["cost_estimate"].bytes_accessed
+    rest = max(0.0, compiled.cost_analysis()["bytes accessed"] - estimate)
+    mapping = kernel.params["grid_mapping"]
+    return rest + sum(_copied(block, mapping.grid) for block in mapping.block_mappings)
+
+
+def _copied(block, grid: tuple[int, ...]) -> int:
+    """A block is copied whenever its index differs from the last step's."""
+    points = np.stack(np.unravel_index(np.arange(math.prod(grid)), grid), 1).astype(np.int32)
+    index_map = jaxpr_as_fun(block.index_map_jaxpr)
+    indices = np.stack(jax.vmap(lambda point: index_map(*point))(points), 1)
+    changes = 1 + int(np.any(indices[1:] != indices[:-1], 1).sum())
+    array = block.array_aval
+    extents = [
+        min(getattr(extent, "block_size", 1), whole)  # a squeezed extent has no size
+        for extent, whole in zip(block.block_shape, array.shape, strict=True)
+    ]
+    return changes * tpu_blocks.padded(extents, array.dtype.itemsize)

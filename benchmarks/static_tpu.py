@@ -1,0 +1,110 @@
+"""Compiles the depthwise workloads for TPUs that are not there, and reads what was compiled.
+
+    pip install libtpu
+    python benchmarks/static_tpu.py                           v5e and v6e, as a markdown table
+    python benchmarks/static_tpu.py --generations v4 v5p v7x --only "3x3 8x56" --json table.json
+
+All figures are static: properties of compiled programs, none of them a time.
+
+    moved        bytes between HBM and VMEM over the least there can be: operands and result once,
+                 in the device's padded layout. Our kernels' are counted from the grid, the index
+                 maps and the blocks, with all that XLA adds around them; lax's are XLA's own count.
+    temporaries  HBM that the program allocates beside operands and result, over these
+    bundles      instruction words for each 8x128 register of the result (in an input gradient, of
+                 the cotangent), every loop counted; in parentheses over what the vector unit needs
+                 for the multiplications and additions alone
+    vector       the share of the vector unit's slots that are filled
+    spills       instructions that save or restore registers
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TOPOLOGIES = {
+    "v4": ("v4:2x2x1", "TPU v4"),
+    "v5e": ("v5e:2x2", "TPU v5 lite"),
+    "v5p": ("v5p:2x2x1", "TPU v5"),
+    "v6e": ("v6e:2x2", "TPU v6 lite"),
+    "v7x": ("tpu7x:2x2x1", "TPU7x"),
+}
+OPERATORS = ("conv", "input_grad", "filter_grad")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--generations", nargs="+", default=["v5e", "v6e"], choices=TOPOLOGIES)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    parser.add_argument("--operators", nargs="+", default=OPERATORS, choices=OPERATORS)
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of workloads' names")
+    parser.add_argument("--json", type=Path, help="where to write the rows")
+    args = parser.parse_args()
+    if importlib.util.find_spec("libtpu") is None:
+        print("This needs the TPU compiler, which `pip install libtpu` installs; no TPU is needed.")
+        return
+    with tempfile.TemporaryDirectory() as dump:
+        _prepare(dump)
+        # Only now: jax and libtpu read the environment when they are loaded.
+        import static_program
+
+        rows = []
+        for case in static_program.cases(args):
+            print(*case.words, file=sys.stderr)
+            rows.append(static_program.measure(case, TOPOLOGIES[case.generation], Path(dump)))
+        report = {"versions": static_program.versions(), "rows": rows}
+    if args.json:
+        args.json.write_text(json.dumps(report, indent=1))
+    print(markdown(report))
+
+
+def _prepare(dump: str) -> None:
+    sys.path.insert(0, str(Path(__file__).parent))
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no TPU to ask about
+    os.environ.update(TPU_WORKER_HOSTNAMES="localhost", TPU_WORKER_ID="0")
+    os.environ["TPU_ACCELERATOR_TYPE"] = "v5litepod-4"
+    os.environ["LIBTPU_INIT_ARGS"] = (
+        f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_static_gaps=true"
+    )
+
+
+def markdown(report: dict[str, Any]) -> str:
+    header = ["TPU", "dtype", "workload", "operator", "moved", "lax moved"]
+    header += ["temporaries", "lax temporaries", "bundles (÷ floor)", "vector", "spills"]
+    lines = [_line(header), _line(["---"] * len(header))]
+    lines += [_line(_cells(row)) for row in report["rows"]]
+    facts = ", ".join(f"{key} {value}" for key, value in report["versions"].items())
+    return "\n".join([*lines, "", f"Static figures of compiled programs, not times. {facts}."])
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    names = [row[name] for name in ("generation", "dtype", "workload", "operator")]
+    ours, lax = row["ours"], row["lax"]
+    if "refused" in ours:
+        return [*names, ours["refused"], f"{lax['moved']:.2f}", "", *[""] * 4]
+    ratio = ours["bundles"] / row["vector_floor"]
+    return [
+        *names,
+        f"{ours['moved']:.2f}",
+        f"{lax['moved']:.2f}",
+        f"{ours['temporaries']:.2f}",
+        f"{lax['temporaries']:.2f}",
+        f"{ours['bundles']:.1f} ({ratio:.2f})",
+        f"{ours['vector']:.0%}",
+        str(ours["spills"]),
+    ]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""The Mosaic-TPU kernels: interpreted on the CPU against the oracle, compiled where libtpu is.
+
+The interpreter detects races, fills new memory with NaN and refuses reads out of bounds. It takes
+about a second of compiling a kernel, so few random convolutions are tried unless asked:
+
+    JAXCONV_TPU_SPECS=200 pytest tests/test_pallas_tpu.py -k random
+"""
+
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import oracle
+import pytest
+from cases import operands
+from family import ROLES, as_spec, assert_adjoint
+from jax.experimental.pallas import tpu as pltpu
+from jax.extend import core
+from oracle import Case
+
+import jaxconv
+from jaxconv import dispatch
+from jaxconv.kernels import pallas_tpu, tpu_blocks
+from jaxconv.kernels.tpu_tiling import GENERATIONS, plan
+from jaxconv.primitives import OPERATORS
+from jaxconv.primitives import ROLES as OPERANDS
+from jaxconv.spec import Operator
+from jaxconv.workloads import DEPTHWISE
+
+# Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
+pytestmark = pytest.mark.lenient
+
+by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
+QUICK = {"xla_backend_optimization_level": 0}  # of the interpreter's machine code
+DTYPES = (np.float32, ml_dtypes.bfloat16)
+SPECS = int(os.environ.get("JAXCONV_TPU_SPECS", "8"))
+
+
+@pytest.fixture
+def interpreted():
+    """Kernels run interpreted, and what they left in the interpreter is dropped."""
+    params = pltpu.InterpretParams(
+        detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan"
+    )
+    with pallas_tpu.target("v5e", params):
+        yield
+    pltpu.reset_tpu_interpret_mode_state()
+
+
+def run(operator: Operator, case: Case, values: dict, dtype=None, blocks=None) -> jax.Array:
+    compute = getattr(pallas_tpu, operator.value)
+    a, b = (values[role] for role in OPERANDS[operator])
+
+    def call(a, b):
+        return compute(a, b, as_spec(case), dtype=dtype, blocks=blocks)
+
+    return jax.jit(call, compiler_options=QUICK)(a, b)
+
+
+def assert_kernel(operator: Operator, case: Case, values: dict, blocks=None, dtype=None) -> None:
+    role = ROLES[operator]
+    others = {name: array for name, array in values.items() if name != role}
+    got = run(operator, case, values, dtype, blocks)
+    oracle.assert_right(got, role, case, **others)
+
+
+def random_case(rng: random.Random) -> Case:
+    """A small depthwise convolution that the kernels take, of any rank, its sizes unequal."""
+    while True:
+        rank = rng.choice((1, 2, 2, 2, 3))
+        channels, multiplier = rng.choice((32, 33, 40, 130)), rng.choice((1, 1, 1, 1, 2, 3))
+        longest = {1: 40, 2: 12, 3: 5}[rank]
+        case = Case(
+            batch=rng.choice((1, 2, 3, 8)),
+            in_features=channels,
+            out_features=channels * multiplier,
+            input_spatial=tuple(rng.randint(1, longest) for _ in range(rank)),
+            kernel_spatial=tuple(rng.choice((1, 2, 3, 3, 4, 5)) for _ in range(rank)),
+            strides=tuple(rng.choice((1, 1, 1, 2, 3)) for _ in range(rank)),
+            padding=tuple((rng.randint(-2, 4), rng.randint(-2, 4)) for _ in range(rank)),
+            dilation=tuple(rng.choice((1, 1, 1, 2, 3)) for _ in range(rank)),
+            groups=channels,
+        )
+        cropped = [n + min(lo, 0) + min(hi, 0) for n, _, _, (lo, hi), _ in case.axes]
+        served = all(pallas_tpu.refusal(op, as_spec(case), np.float32) is None for op in Operator)
+        if served and min(cropped) > 0:
+            return case
+
+
+@pytest.mark.parametrize("seed", range(SPECS))
+def test_random_specs(interpreted, seed):
+    """Every operator, cut as the kernels would and in a way drawn from all that fit."""
+    rng = random.Random(seed)
+    case = random_case(rng)
+    dtype = DTYPES[seed % 2]
+    values = dict(zip("xkg", operands(case, dtype), strict=True))
+    for operator in Operator:
+        cuts = pallas_tpu.candidates(operator, as_spec(case), np.dtype(dtype), "v5e", 64)
+        assert_kernel(operator, case, values, rng.choice(cuts))
+
+
+# Strides, phases without taps, windows moved inwards at both ends, a batch on sublanes, lane tails
+# and features spread over channels; each in more than one block.
+NAMED = {
+    "2-D in rows": Case(2, 40, 40, (9, 7), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 40),
+    "batch on sublanes": Case(16, 33, 33, (6, 7), (3, 3), (2, 2), ((1, 1), (0, 2)), (1, 1), 33),
+    "gaps": Case(1, 130, 130, (11, 12), (1, 2), (2, 3), ((0, 0), (2, 0)), (1, 1), 130),
+    "multiplier": Case(1, 140, 420, (6, 5), (3, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 140),
+    "1-D": Case(2, 40, 40, (150,), (4,), (1,), ((6, -1),), (2,), 40),
+    "3-D": Case(
+        1, 32, 64, (4, 5, 6), (2, 3, 3), (1, 2, 1), ((1, 0), (1, 1), (2, 2)), (2, 1, 1), 32
+    ),
+}
+
+
+@by_operator
+@pytest.mark.parametrize("case", NAMED.values(), ids=NAMED)
+def test_several_blocks(interpreted, case, operator):
+    values = dict(zip("xkg", operands(case), strict=True))
+    p = plan(operator, as_spec(case))
+    cuts = pallas_tpu.candidates(operator, as_spec(case), np.dtype(np.float32), "v5e", 64)
+    several = [cut for cut in cuts if max(tpu_blocks.grid_of(p, cut)[1:4]) > 1]
+    assert several or case.rank == 1
+    assert_kernel(operator, case, values, several[0] if several else None)
+
+
+@by_operator
+def test_mixed_operands(interpreted, operator):
+    case = NAMED["2-D in rows"]
+    x, k = operands(case, ml_dtypes.bfloat16, "xk")
+    values = {"x": x, "k": k, "g": operands(case, np.float32, "g")[0]}
+    assert_kernel(operator, case, values, dtype=np.dtype(ml_dtypes.bfloat16))
+    assert_kernel(operator, case, values, dtype=np.dtype(np.float32))
+
+
+def test_wrong_results_are_seen(interpreted):
+    case = NAMED["2-D in rows"]
+    x, k, g = operands(case)
+    flipped = run(Operator.CONV, case, {"x": x, "k": k[::-1].copy()})
+    for wrong in (flipped, jnp.zeros_like(flipped)):
+        with pytest.raises(AssertionError):
+            oracle.assert_right(wrong, "g", case, x=x, k=k)
+    with pytest.raises(AssertionError):
+        assert_adjoint(case, flipped, x, k, x, k, g)
+
+
+# --- in the family --------------------------------------------------------------------------------
+
+
+def on_kernels(fn):
+    """``fn`` with every convolution of its jaxpr computed by the interpreted kernels, outside any
+    lowering, where the interpreter's ordered effects have no place."""
+
+    def evaluate(jaxpr, consts, *args):
+        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+        for eqn in jaxpr.eqns:
+            read = [v.val if isinstance(v, core.Literal) else values[v] for v in eqn.invars]
+            if eqn.primitive in OPERATORS:
+                compute = getattr(pallas_tpu, OPERATORS[eqn.primitive].value)
+                call = functools.partial(
+                    compute, spec=eqn.params["spec"], dtype=eqn.params["dtype"]
+                )
+                out = [jax.jit(lambda a, b, f=call: f(a, b), compiler_options=QUICK)(*read)]
+            elif "jaxpr" in eqn.params:
+                inner = eqn.params["jaxpr"]
+                out = evaluate(inner.jaxpr, inner.consts, *read)
+            else:
+                out = eqn.primitive.bind(*read, **eqn.params)
+                out = out if eqn.primitive.multiple_results else [out]
+            values.update(zip(eqn.outvars, out, strict=True))
+        return [v.val if isinstance(v, core.Literal) else values[v] for v in jaxpr.outvars]
+
+    def run(*args):
+        closed = jax.make_jaxpr(fn)(*args)
+        return evaluate(closed.jaxpr, closed.consts, *args)
+
+    return run
+
+
+def test_second_derivatives_and_maps_run_on_the_kernels(interpreted):
+    case = Case(2, 32, 32, (9,), (3,), (2,), ((1, 2),), (1,), 32)
+    x, k, _ = map(jnp.asarray, operands(case))
+
+    def loss(k, x):
+        return jnp.sum(jaxconv.conv(x, k, **case.options()) ** 3)
+
+    def curvature(k, x):
+        return jax.jvp(lambda x: jax.grad(loss, (0, 1))(k, x), (x,), (x,))[1]
+
+    def each_gradient(k, x):
+        return jax.vmap(jax.grad(loss), (None, 0))(k, x[:, None])
+
+    for transformed in (curvature, each_gradient):
+        results, expected = on_kernels(transformed)(k, x), jax.tree.leaves(transformed(k, x))
+        for got, wanted in zip(results, expected, strict=True):
+            scale = np.abs(wanted).max()
+            np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-5)
+
+
+@pytest.fixture
+def forced(monkeypatch):
+    """The kernels under a name of their own, so that a call can be forced onto them."""
+    monkeypatch.setitem(dispatch.KERNELS, "tpu kernels", pallas_tpu)
+    return "tpu kernels"
+
+
+def test_forced_refusals_are_sentences(forced):
+    with pytest.raises(ValueError, match="3 channels leave most of a TPU's 128 lanes empty"):
+        jaxconv.depthwise_conv(
+            jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 1, 3)), implementation=forced
+        )
+
+
+# --- the choice of blocks -------------------------------------------------------------------------
+
+
+def refused(operator=Operator.CONV, dtype=np.float32, generation="v5e", **changes):
+    spec = as_spec(NAMED["2-D in rows"]).replace(**changes)
+    return tpu_blocks.refusal(operator, spec, dtype, generation)
+
+
+def test_refusals_say_why():
+    assert refused() is None
+    assert "not float64" in refused(dtype=np.float64)
+    assert "40 in-features" in refused(groups=1)
+    assert "16 channels" in refused(in_features=16, out_features=16, groups=16)
+    assert "multiplier of 9" in refused(out_features=360)
+    assert "65 taps" in refused(kernel_spatial=(1, 65), padding=((0, 0), (60, 60)))
+    assert "25 are too many" in refused(Operator.INPUT_GRAD, strides=(5, 5))
+    long = {"input_spatial": (9, 40_000)}
+    assert "16 MiB of VMEM" in refused(generation="v4", **long)
+    assert "nothing to compute" in refused(batch=0)
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@by_operator
+def test_blocks_of_workloads_fit_and_move_little(operator, generation):
+    chip = GENERATIONS[generation]
+    for workload in DEPTHWISE:
+        for dtype in map(np.dtype, DTYPES):
+            if tpu_blocks.refusal(operator, workload.spec, dtype, generation):
+                assert generation == "v4", workload.name
+                continue
+            p = plan(operator, workload.spec)
+            cuts = pallas_tpu.candidates(operator, workload.spec, dtype, generation)
+            assert cuts[0] == pallas_tpu.blocks(operator, workload.spec, dtype, generation)
+            assert len(set(cuts)) == len(cuts)
+            sizes = [tpu_blocks.vmem_bytes(operator, p, cut, dtype.itemsize) for cut in cuts]
+            assert max(sizes) < chip.vmem, workload.name
+            moved = tpu_blocks.moved_bytes(operator, p, cuts[0], dtype.itemsize)
+            floor = tpu_blocks.floor_bytes(operator, p, dtype.itemsize)
+            assert moved <= 1.3 * floor or chip.cores > 1, (workload.name, moved / floor)
+
+
+@pytest.mark.parametrize(
+    ("kind", "generation"),
+    [("TPU v4", "v4"), ("TPU v5", "v5p"), ("TPU v6 lite", "v6e"), ("TPU v99", "v4")],
+)
+def test_device_kinds(kind, generation):
+    assert pallas_tpu.generation_of(kind) == generation
+
+
+# --- the real compiler ----------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: pip install libtpu"
+)
+@pytest.mark.parametrize("generation", ["v5e", "v6e"])
+def test_compiled(generation, tmp_path):
+    """The kernel is in the program, copies and spills nothing, and keeps the vector unit busy."""
+    root = pathlib.Path(__file__).parent.parent
+    report = tmp_path / "report.json"
+    command = [sys.executable, str(root / "benchmarks/static_tpu.py"), "--generations", generation]
+    only = ["3x3 8x56x56x128", "x2 3x3", "3x3x3", "5x5 s2"]
+    subprocess.run(
+        [*command, "--only", *only, "--json", str(report)],
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(root), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+        timeout=300,
+        capture_output=True,
+    )
+    rows = json.loads(report.read_text())["rows"]
+    assert len(rows) == 4 * 3 * 2
+    for row in rows:
+        ours = row["ours"]
+        assert ours["kernel_calls"] == 1, row
+        assert ours["temporaries"] <= 0.1, row
+        assert ours["moved"] <= 1.3, row
+        assert ours["spills"] == 0, row
+        if row["workload"] == "depthwise 3x3 8x56x56x128":
+            assert ours["bundles"] <= 1.5 * row["vector_floor"], row
