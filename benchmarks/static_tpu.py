@@ -52,13 +52,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as dump:
         _prepare(dump)
         # Only now: jax and libtpu read the environment when they are loaded.
-        import static_program
+        import tpu_program
 
         rows = []
-        for case in static_program.cases(args):
+        for case in tpu_program.cases(args):
             print(*case.words, file=sys.stderr)
-            rows.append(static_program.measure(case, TOPOLOGIES[case.generation], Path(dump)))
-        report = {"versions": static_program.versions(), "rows": rows}
+            rows.append(tpu_program.measure(case, TOPOLOGIES[case.generation], Path(dump)))
+        report = {"versions": tpu_program.versions(), "rows": rows}
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))
     print(markdown(report))

@@ -22,8 +22,11 @@ from jax._src.interpreters.mlir import lower_with_sharding_in_types as annotate_
 from jax.core import ShapedArray
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
-# For whom programs are lowered where no GPU is, and none is named: Triton's rule asks.
-ANY_GPU = AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu")
+# For whom programs are lowered where no such device is, and none is named: Pallas's rules ask.
+ANY = {
+    "cuda": AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu"),
+    "tpu": AbstractDevice("TPU v4", 1, "tpu"),
+}
 
 
 def varying_axes(x) -> frozenset:
@@ -70,8 +73,9 @@ def _without_deprecation(platform: str) -> Iterator[None]:
 def _no_mesh(platform: str) -> AbstractMesh:
     """A mesh of no axes, on the device that the program is for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    if platform == "cuda" and (device.platform if device else jax.default_backend()) != "gpu":
-        device = ANY_GPU
+    needed = ANY.get(platform)
+    if needed and (device.platform if device else jax.default_backend()) != needed.platform:
+        device = needed
     return AbstractMesh((), (), abstract_device=device)
 
 

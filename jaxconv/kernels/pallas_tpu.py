@@ -1,8 +1,8 @@
 """The three operators of depthwise convolutions by Mosaic-TPU kernels.
 
 A grid step takes one block of the result and the window of the source under it, halo included,
-straight from HBM: windows overlap, so that no padded copy is ever made. ``tpu_tiling.py`` has the
-geometry, ``tpu_blocks.py`` chooses the blocks, ``tpu_kernels.py`` computes one.
+straight from HBM: windows overlap, so that no padded copy is ever made. ``tpu_tiling`` has the
+geometry, ``tpu_blocks`` chooses the blocks, ``tpu_staging`` and ``tpu_kernels`` compute one.
 """
 
 from __future__ import annotations
@@ -62,9 +62,13 @@ def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
 
 
 def generation() -> str:
-    """The generation of the target, else of this process's TPU, else the one with least VMEM."""
+    """The generation of the target, else of the device that a mesh in use describes, else of this
+    process's TPU, else the one with least VMEM."""
     if _target.value is not None:
         return _target.value.generation
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    if described is not None and described.platform == "tpu":
+        return generation_of(described.device_kind)
     if jax.default_backend() != "tpu":
         return SMALLEST
     return generation_of(jax.local_devices()[0].device_kind)

@@ -104,7 +104,7 @@ def scratch_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[in
     shapes.append((tiles, taps, LANES))
     step = p.lines[3].step
     if step > 1:
-        shapes.append((blocks.rows, round_up(side.count, SUBLANES) * step, LANES))
+        shapes.append((blocks.rows, round_up(side.pixels, SUBLANES) * step, LANES))
     return shapes
 
 

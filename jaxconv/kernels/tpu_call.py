@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from ..spec import Operator
 from . import tpu_blocks, tpu_kernels
-from .tpu_kernels import Job
+from .tpu_job import Job, job_of
 from .tpu_tiling import GENERATIONS, MIB, Blocks, Plan
 
 # VMEM for the compiler's own use, beside what the kernel asks for.
@@ -25,7 +25,7 @@ def run(
     """``operator`` of canonical operands ``[images, *leading, sublanes, channels or features]``
     and ``[taps, features]``."""
     alone = GENERATIONS[generation].cores == 1
-    job = tpu_kernels.job_of(operator, p, cut, alone)
+    job = job_of(operator, p, cut, alone)
     source, result, kernel = _block_specs(job)
     leads, ends = tuple(line.result for line in p.lines), p.channels * p.multiplier
     filters = operator is Operator.FILTER_GRAD
@@ -57,11 +57,11 @@ def run(
     )(a, b)
 
 
-def _semantics(job: Job) -> tuple[str, ...]:
+def _semantics(job: Job) -> tuple[pltpu.GridDimensionSemantics, ...]:
     """The first axes are parallel unless later steps use what earlier ones left: zeros, or sums."""
     filters = job.operator is Operator.FILTER_GRAD
     parallel = 0 if job.zeros_once else 1 if filters else 4
-    return ("parallel",) * parallel + ("arbitrary",) * (6 - parallel)
+    return (pltpu.PARALLEL,) * parallel + (pltpu.ARBITRARY,) * (6 - parallel)
 
 
 def _block_specs(job: Job) -> list[pl.BlockSpec]:

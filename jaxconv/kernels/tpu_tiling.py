@@ -49,9 +49,9 @@ GENERATIONS = {
 
 
 class Taps(NamedTuple):
-    """The taps ``tap + tap_step*u`` of one phase, at ``offset + offset_step*u``, for u < count."""
+    """The taps ``tap + tap_step*u`` of one phase, at ``offset + offset_step*u``, u < ``number``."""
 
-    count: int
+    number: int
     tap: int
     tap_step: int
     offset: int
@@ -63,7 +63,7 @@ class Taps(NamedTuple):
 
     @property
     def offsets(self) -> tuple[int, ...]:
-        return tuple(map(self.at, range(self.count)))
+        return tuple(map(self.at, range(self.number)))
 
 
 class Line(NamedTuple):
@@ -107,24 +107,16 @@ class Plan(NamedTuple):
 
     batch_on_sublanes: bool
     images: int
-    lines: tuple[Line, Line, Line, Line]
+    lines: tuple[Line, ...]  # three leading axes and the sublane axis
     channels: int
     multiplier: int
 
 
 def plan(operator: Operator, spec: ConvSpec) -> Plan:
     gradient = operator is Operator.INPUT_GRAD
-    lows = [low for low, _ in spec.padding]
-    axes = zip(
-        spec.input_spatial,
-        spec.output_spatial,
-        spec.kernel_spatial,
-        spec.strides,
-        spec.dilation,
-        lows,
-        strict=True,
-    )
-    lines = [line(*axis, gradient) for axis in axes]
+    sizes = (spec.input_spatial, spec.output_spatial, spec.kernel_spatial, spec.strides)
+    axes = zip(*sizes, spec.dilation, spec.padding, strict=True)
+    lines = [line(n, o, k, s, d, low, gradient) for n, o, k, s, d, (low, _) in axes]
     on_sublanes = _batch_on_sublanes(spec)
     images = spec.batch
     if on_sublanes:
@@ -196,12 +188,12 @@ def window(line: Line, tile: int) -> Window:
 class Across(NamedTuple):
     """The sublane axis of a block: all of it where it has taps, else a tile of it.
 
-    ``count`` pixels of each phase are computed. Of ``source`` pixels ``stored`` ones from ``first``
+    ``pixels`` of each phase are computed. Of ``source`` pixels ``stored`` ones from ``first``
     on are staged from column ``at`` of ``staged`` on, amid zeros.
     """
 
     source: int
-    count: int
+    pixels: int
     first: int
     stored: int
     at: int

@@ -15,7 +15,8 @@ import tpu_schedule
 from jax.experimental import topologies
 from jax.extend.core import jaxpr_as_fun
 
-from jaxconv.kernels import lax, pallas_tpu, tpu_blocks, tpu_kernels
+from jaxconv.kernels import lax, pallas_tpu, tpu_blocks
+from jaxconv.kernels.tpu_job import job_of
 from jaxconv.kernels.tpu_tiling import GENERATIONS, SUBLANES, plan, round_up
 from jaxconv.spec import Operator
 from jaxconv.workloads import DEPTHWISE, Workload
@@ -116,7 +117,7 @@ def _schedule(case: Case, dump: Path) -> tpu_schedule.Schedule:
     operator, spec = case.operator, case.workload.spec
     p = plan(operator, spec)
     cut = pallas_tpu.blocks(operator, spec, case.dtype, case.generation)
-    job = tpu_kernels.job_of(operator, p, cut, GENERATIONS[case.generation].cores == 1)
+    job = job_of(operator, p, cut, GENERATIONS[case.generation].cores == 1)
     grid = tpu_blocks.grid_of(p, cut)
     steps, images = math.prod(grid), grid[4] * grid[5]
     zeros = (0, 1 / (images * (grid[0] if job.zeros_once else 1)))

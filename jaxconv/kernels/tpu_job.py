@@ -1,0 +1,92 @@
+"""What the body of a Mosaic-TPU kernel knows before it runs, and the loops that it is made of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jax import lax
+from jax.experimental import pallas as pl
+
+from ..spec import Operator
+from .tpu_blocks import lanes_of, windows_of
+from .tpu_tiling import LANES, Across, Blocks, Plan, Window
+
+
+class Job(NamedTuple):
+    """All that is static in one kernel."""
+
+    operator: Operator
+    plan: Plan
+    blocks: Blocks
+    leading: tuple[Window, ...]
+    side: Across
+    channels: int  # lanes of a block
+    features: int
+    zeros_once: bool  # the same zeros surround what every grid step stages
+
+    @property
+    def tiles(self) -> range:
+        return range(-(-self.features // LANES))
+
+    def width(self, tile: int) -> int:
+        """The features of one tile."""
+        return min(LANES, self.features - tile * LANES)
+
+    def lanes(self, tile: int):
+        """Where they are in a block."""
+        return pl.ds(tile * LANES, self.width(tile))
+
+    @property
+    def phases(self) -> int:
+        return math.prod(line.step for line in self.plan.lines)
+
+    @property
+    def counts(self) -> list[int]:
+        """Pixels of each phase in a block, on the four axes."""
+        axes = zip(self.blocks.tile, self.plan.lines, strict=True)
+        return [-(-extent // line.step) for extent, line in axes]
+
+
+def job_of(operator: Operator, p: Plan, cut: Blocks, alone: bool) -> Job:
+    """``alone`` says that one core walks the whole grid, so that zeros stay from step to step."""
+    leading, side = windows_of(p, cut)
+    uncut = all(line.result <= t for line, t in zip(p.lines[:3], cut.tile, strict=False))
+    return Job(operator, p, cut, tuple(leading), side, *lanes_of(p), alone and uncut)
+
+
+def first_image(*axes: int):
+    """Whether this is the first step of the images, which are innermost, and of other axes."""
+    return sum(pl.program_id(axis) for axis in (*axes, 4, 5)) == 0
+
+
+def each(extent: int, size: int, body: Callable) -> None:
+    """``body(start, size)`` for the pieces of an extent, of which the last may be shorter."""
+    fold(extent, size, lambda start, n, carry: body(start, n) or carry, ())
+
+
+def each3(extents, size: int, body: Callable) -> None:
+    """``body(i, j, k, size)`` over three axes, of which the last is cut into pieces."""
+    each(
+        extents[0],
+        1,
+        lambda i, _: each(
+            extents[1], 1, lambda j, _: each(extents[2], size, functools.partial(body, i, j))
+        ),
+    )
+
+
+def fold(extent: int, size: int, body: Callable, carry):
+    """``carry = body(start, size, carry)`` for the pieces of an extent."""
+    full, rest = divmod(extent, size)
+    if full == 1:
+        carry = body(0, size, carry)
+    elif full > 1:
+
+        def step(i, carry):
+            return body(pl.multiple_of(i * size, size), size, carry)
+
+        carry = lax.fori_loop(0, full, step, carry)
+    return body(full * size, rest, carry) if rest else carry
