@@ -1,0 +1,147 @@
+"""What a training step sends between devices for each sharding: ours beside plain lax.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python benchmarks/collectives.py
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python benchmarks/collectives.py --time
+
+A step is a convolution and both of its gradients, compiled for operands that are sharded over a
+mesh of 4 x 2 devices. Bytes are those of each collective's result on one device. ``--time`` times
+a depthwise step on two devices of one machine instead, beside the unsharded one on equal images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import math
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jaxconv
+
+sys.path.insert(0, str(Path(__file__).parent))
+from timing import interleaved, median_ms
+
+KINDS = {"depthwise": (32, (3, 3, 1, 32), 32), "dense": (32, (3, 3, 32, 64), 1)}
+FEATURES = P(None, None, None, "b")
+SHARDINGS = {
+    "batch": (P("b"), P(), P("b")),
+    "height": (P(None, "b"), P(), P(None, "b")),
+    "height and width": (P(None, "b", "f"), P(), P(None, "b", "f")),
+    "batch and width": (P("b", None, "f"), P(), P("b", None, "f")),
+}
+OF_KIND = {
+    "depthwise": {"features": (FEATURES, FEATURES, FEATURES)},
+    "dense": {
+        "out-features": (P(), FEATURES, FEATURES),
+        "in-features": (FEATURES, P(None, None, "b"), P()),
+    },
+}
+NAMES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+
+
+def plain(x, kernel, groups: int):
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def ours(x, kernel, groups: int):
+    return jaxconv.conv(x, kernel, groups=groups)
+
+
+def step(conv: Callable, groups: int) -> Callable:
+    def run(x, kernel, g):
+        y, pull = jax.vjp(lambda x, kernel: conv(x, kernel, groups), x, kernel)
+        return y, *pull(g)
+
+    return run
+
+
+def operands(kind: str, images: int = 8, extent: int = 32):
+    features, shape, groups = KINDS[kind]
+    rng = np.random.default_rng(0)
+    shapes = (images, extent, extent, features), shape, (images, extent, extent, shape[-1])
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes], groups
+
+
+def compiled(conv: Callable, kind: str, specs, mesh, **sizes):
+    arrays, groups = operands(kind, **sizes)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(arrays, specs, strict=True)
+    ]
+    return jax.jit(step(conv, groups)).lower(*placed).compile(), placed
+
+
+def sent(program) -> str:
+    """The collectives of a compiled program: how many, and their bytes."""
+    counts, sizes = collections.Counter(), collections.Counter()
+    # A result is one array, or a tuple of several.
+    for results, name in re.findall(rf"= (.*?) ({NAMES})(?:-start)?\(", program.as_text()):
+        counts[name] += 1
+        for width, shape in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", results):
+            sizes[name] += int(width) // 8 * math.prod(int(n) for n in shape.split(",") if n)
+    return ", ".join(f"{counts[n]} {n} {sizes[n] / 1024:.0f} KiB" for n in counts) or "none"
+
+
+def table() -> None:
+    mesh = jax.make_mesh((4, 2), ("b", "f"), axis_types=(AxisType.Auto,) * 2)
+    print("| kind | sharded | jaxconv | lax |\n| --- | --- | --- | --- |")
+    for kind in KINDS:
+        arrays, groups = operands(kind)
+        wanted = jax.jit(step(plain, groups))(*arrays)
+        for name, specs in (SHARDINGS | OF_KIND[kind]).items():
+            cells = []
+            for conv in (ours, plain):
+                program, placed = compiled(conv, kind, specs, mesh)
+                right = all(
+                    np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
+                    for a, b in zip(program(*placed), wanted, strict=True)
+                )
+                cells.append(sent(program) + ("" if right else " (wrong values)"))
+            print(f"| {kind} | {name} | {' | '.join(cells)} |")
+
+
+def time() -> None:
+    """Two devices share the machine's cores; one device has them all."""
+    mesh = jax.make_mesh((2,), ("b",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    sizes = {"images": 32, "extent": 56}
+    calls = {}
+    alone = jax.make_mesh((1,), ("b",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    for name, at, spec in (
+        ("unsharded", alone, P()),
+        ("batch over 2", mesh, P("b")),
+        ("height over 2", mesh, P(None, "b")),
+    ):
+        program, placed = compiled(ours, "depthwise", (spec, P(), spec), at, **sizes)
+        calls[name] = lambda run=program, placed=placed: jax.block_until_ready(run(*placed))
+        calls[name]()
+    medians = {name: median_ms(samples) for name, samples in interleaved(calls, 3.0).items()}
+    for name, milliseconds in medians.items():
+        print(f"{name:14} {milliseconds:7.3f} ms  {milliseconds / medians['unsharded']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--time", action="store_true", help="time a depthwise step instead")
+    args = parser.parse_args()
+    if jax.device_count() < 8:
+        raise SystemExit("needs eight devices; see this script's first lines")
+    (time if args.time else table)()
+
+
+if __name__ == "__main__":
+    main()
