@@ -50,8 +50,8 @@ def lower_on_shard(ctx, platform: str, lower, *operands):
         avals_in=[without_mesh(aval) for aval in ctx.avals_in],
         avals_out=[without_mesh(aval) for aval in ctx.avals_out],
     )
-    no_mesh = jax.sharding.use_abstract_mesh(_no_mesh(platform))
-    with no_mesh, check_varying(False), _without_deprecation(platform):
+    one_device = jax.sharding.use_abstract_mesh(no_mesh(platform))
+    with one_device, check_varying(False), _without_deprecation(platform):
         results = lower(stripped, *operands)
     return [
         annotate_sharding(ctx, result, aval)
@@ -70,7 +70,7 @@ def _without_deprecation(platform: str) -> Iterator[None]:
         yield
 
 
-def _no_mesh(platform: str) -> AbstractMesh:
+def no_mesh(platform: str) -> AbstractMesh:
     """A mesh of no axes, on the device that the program is for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     needed = ANY.get(platform)

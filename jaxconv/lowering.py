@@ -41,7 +41,7 @@ def _function(operator: Operator, platform: str, ctx, spec, implementation, para
     compute = functools.partial(_compute, operator, platform, implementation, precision)
     if platform in PARTITIONED and compat.partitions(ctx) and not spec.empty:
         compute = functools.partial(compute, None)
-        return partitioning.partitioned(operator, spec, dtype, compute)
+        return partitioning.partitioned(operator, platform, spec, dtype, compute)
     return functools.partial(compute, compat.why_plain(ctx), spec, dtype)
 
 

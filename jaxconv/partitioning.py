@@ -33,12 +33,12 @@ from .spec import ConvSpec, Operator, effective_extent
 Axes = tuple[str, ...]
 
 
-def partitioned(operator: Operator, spec: ConvSpec, dtype, compute: Callable):
+def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, compute: Callable):
     """``operator`` as a function of its operands that XLA may cut along every factor.
 
     ``compute(spec, dtype, a, b)`` is the operator of a smaller spec, on one device.
     """
-    settings = _settings()
+    settings = _settings(compat.no_mesh(platform))
 
     def whole(a, b):
         return bind(operator, a, b, spec, dtype=dtype)  # for its type; never lowered
@@ -60,16 +60,16 @@ def partitioned(operator: Operator, spec: ConvSpec, dtype, compute: Callable):
     return function
 
 
-def _settings() -> Callable[[], contextlib.AbstractContextManager]:
-    """This thread's settings, for XLA's threads, which have none; but no mesh: that is the caller's
-    and about whole arrays."""
+def _settings(mesh: Any) -> Callable[[], contextlib.AbstractContextManager]:
+    """This thread's settings, for XLA's threads, which have none; but ``mesh`` for the caller's,
+    which is about whole arrays."""
     config: Any = jax.config
     x64, precision = config.jax_enable_x64, config.jax_default_matmul_precision
 
     @contextlib.contextmanager
     def settings():
         with (
-            jax.sharding.use_abstract_mesh(compat.NO_MESH),
+            jax.sharding.use_abstract_mesh(mesh),
             jax.enable_x64(x64),
             jax.default_matmul_precision(precision),
             jax.numpy_dtype_promotion("standard"),
