@@ -28,7 +28,7 @@ ORDER = 2  # samples that the Markov model sees
 
 
 def levels() -> np.ndarray:
-    """The photoplethysmogram that HeartPy ships as ``data3.csv``: 68,475 levels, at about 100 Hz.
+    """The photoplethysmogram that HeartPy ships as ``data3.csv``: 68,476 levels, at about 100 Hz.
 
     It is read from the package's files; the package is not imported.
     """
