@@ -42,37 +42,45 @@ def cases(args) -> Iterator[Case]:
                         yield Case(generation, dtype, workload, operator)
 
 
-def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
+def measure_lax(case: Case, topology: tuple[str, str]) -> dict[str, Any]:
     operator, spec = case.operator, case.workload.spec
-    floor = tpu_blocks.floor_bytes(operator, plan(operator, spec), case.dtype.itemsize)
 
     def reference(a, b):
         return getattr(lax, operator.value)(a, b, spec, dtype=case.dtype)
 
+    compiled = _compiled(reference, case, topology)
+    return _memory(compiled) | {"moved": compiled.cost_analysis()["bytes accessed"] / _floor(case)}
+
+
+def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
+    """What our kernel compiles to; ``dump`` is where libtpu writes schedules."""
+    operator, spec = case.operator, case.workload.spec
+
     def kernel(a, b):
         return getattr(pallas_tpu, operator.value)(a, b, spec, dtype=case.dtype)
 
-    theirs = _compiled(reference, case, topology)
-    row = dict(zip(("generation", "dtype", "workload", "operator"), case.words, strict=True))
-    row["lax"] = _memory(theirs) | {"moved": theirs.cost_analysis()["bytes accessed"] / floor}
     with pallas_tpu.target(case.generation):
         reason = pallas_tpu.refusal(operator, spec, case.dtype)
         if reason is not None:
-            return row | {"ours": {"refused": reason}}
+            return {"refused": reason}
         _clear(dump)
         ours = _compiled(kernel, case, topology)
         moved = _moved(kernel, ours, case)
     schedule = _schedule(case, dump)
-    # A multiplication and an addition for each tap.
-    row["vector_floor"] = 2 * spec.taps / schedule.capacity["VALU"]
-    row["ours"] = _memory(ours) | {
+    return _memory(ours) | {
         "kernel_calls": ours.as_text().count('custom_call_target="tpu_custom_call"'),
-        "moved": moved / floor,
+        # A multiplication and an addition for each tap.
+        "vector_floor": 2 * spec.taps / schedule.capacity["VALU"],
+        "moved": moved / _floor(case),
         "bundles": schedule.bundles / _registers(operator, spec),
         "vector": schedule.occupancy("VALU"),
         "spills": schedule.spills,
     }
-    return row
+
+
+def _floor(case: Case) -> int:
+    p = plan(case.operator, case.workload.spec)
+    return tpu_blocks.floor_bytes(case.operator, p, case.dtype.itemsize)
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from . import tuning
-from .kernels import dots, lax, native, pallas_gpu, taps
+from .kernels import dots, lax, native, pallas_gpu, pallas_tpu, taps
 from .spec import ConvSpec, Operator
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -26,7 +26,7 @@ KERNELS: dict[str, dict[str, ModuleType]] = {
     "taps": dict.fromkeys(PLATFORMS, taps),
     "dots": dict.fromkeys(PLATFORMS, dots),
     "native": {"cpu": native},
-    "pallas": {"cuda": pallas_gpu},
+    "pallas": {"cuda": pallas_gpu, "tpu": pallas_tpu},
 }
 
 # What XLA cannot partition or export: custom calls.

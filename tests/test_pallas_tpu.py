@@ -209,7 +209,7 @@ def test_second_derivatives_and_maps_run_on_the_kernels(interpreted):
 @pytest.fixture
 def forced(monkeypatch):
     """The kernels under a name of their own, so that a call can be forced onto them."""
-    monkeypatch.setitem(dispatch.KERNELS, "tpu kernels", pallas_tpu)
+    monkeypatch.setitem(dispatch.KERNELS, "tpu kernels", {"tpu": pallas_tpu})
     return "tpu kernels"
 
 
@@ -285,7 +285,7 @@ def test_compiled(generation, tmp_path):
     subprocess.run(
         [*command, "--only", *only, "--json", str(report)],
         check=True,
-        env=os.environ | {"PYTHONPATH": str(root), "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+        env=os.environ | {"PYTHONPATH": str(root)},
         timeout=300,
         capture_output=True,
     )
@@ -298,4 +298,4 @@ def test_compiled(generation, tmp_path):
         assert ours["moved"] <= 1.3, row
         assert ours["spills"] == 0, row
         if row["workload"] == "depthwise 3x3 8x56x56x128":
-            assert ours["bundles"] <= 1.5 * row["vector_floor"], row
+            assert ours["bundles"] <= 1.5 * ours["vector_floor"], row

@@ -143,7 +143,7 @@ class Blocks:
     sublane axis are computed at a time, in registers.
     """
 
-    tile: tuple[int, int, int, int]
+    tile: tuple[int, ...]
     rows: int
     columns: int
 
