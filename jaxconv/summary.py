@@ -132,7 +132,7 @@ def summarize(fn: Callable, *args: Any, **kwargs: Any) -> Summary:
     ...     return jaxconv.pointwise_conv(x, weights["then"], weights["bias"])
     >>> summary = summarize(network, weights, jnp.ones((1, 32, 32, 8)))
     >>> [(layer.kind, layer.macs, layer.receptive_field) for layer in summary.layers]
-    [('depthwise', 18432, (3, 3)), ('pointwise', 8192, (3, 3))]
+    [('depthwise', 18432, (3, 3)), ('pointwise', 8192, (3, 3)), ('elementwise', 0, (3, 3))]
     >>> summary.parameters
     108
 
