@@ -10,50 +10,65 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// The targets that see the same taps on all three axes, and the sources they gather from.
+// Targets, and the sources they gather from.
 struct PixelGrid {
   Phase axis[3];
   int64_t batch;
-  int64_t channels;  // of a source pixel
+  int64_t channels;         // of a source pixel
+  int64_t targets[3];       // extents
+  int64_t target_channels;  // of a target pixel
 
   int64_t pixels() const { return batch * axis[0].count * axis[1].count * axis[2].count; }
+
+  // Whether every tap of every pixel has a source.
+  bool whole() const {
+    for (const Phase& p : axis) {
+      if (p.taps > 0 && p.count > 0 &&
+          (p.origin < 0 || p.source(p.count - 1, p.taps - 1) >= p.sources)) {
+        return false;
+      }
+    }
+    return true;
+  }
 };
 
-// A target: its place in the grid, the offset of its source for tap (0, 0, 0) (which may lie
+// A pixel of a grid: where it is written, the offset of its source for tap (0, 0, 0) (which may lie
 // outside), and the taps that do exist.
 struct Pixel {
-  int64_t n, j[3];
-  int64_t source;
+  int64_t target, source;
   Range taps[3];
-  bool inside;  // all of them exist
 };
 
 // Calls f(i, pixel) for `count` pixels of the grid, the first of them number `first`.
 template <class F>
 JAXCONV_INLINE void for_each_pixel(const PixelGrid& grid, int64_t first, int64_t count, F&& f) {
-  Pixel pixel;
-  pixel.n = first;
+  const Phase& w = grid.axis[2];
+  int64_t n = first, j[3];
   for (int a = 2; a >= 0; --a) {
-    pixel.j[a] = pixel.n % grid.axis[a].count;
-    pixel.n /= grid.axis[a].count;
+    j[a] = n % grid.axis[a].count;
+    n /= grid.axis[a].count;
   }
-  for (int64_t i = 0; i < count; ++i) {
-    pixel.source = pixel.n;
-    pixel.inside = true;
-    for (int a = 0; a < 3; ++a) {
+  Pixel pixel;
+  for (int64_t i = 0; i < count; j[2] = 0) {
+    int64_t source = n, target = n;  // of the row
+    for (int a = 0; a < 2; ++a) {
       const Phase& p = grid.axis[a];
-      const int64_t at = p.source(pixel.j[a], 0);
-      const bool inside = at >= 0 && at + (p.taps - 1) * p.per_tap < p.sources;
-      pixel.source = pixel.source * p.sources + at;
-      pixel.taps[a] = inside ? Range{0, p.taps} : valid_taps(p, pixel.j[a]);
-      pixel.inside = pixel.inside && inside;
+      source = source * p.sources + p.source(j[a], 0);
+      target = target * grid.targets[a] + p.first + p.step * j[a];
+      pixel.taps[a] = valid_taps(p, j[a]);
     }
-    pixel.source *= grid.channels;
-    f(i, pixel);
-    for (int a = 2; a >= 0; --a) {
-      if (++pixel.j[a] < grid.axis[a].count) break;
-      pixel.j[a] = 0;
-      if (a == 0) ++pixel.n;
+    for (; i < count && j[2] < w.count; ++i, ++j[2]) {
+      pixel.source = (source * w.sources + w.source(j[2], 0)) * grid.channels;
+      pixel.target = (target * grid.targets[2] + w.first + w.step * j[2]) * grid.target_channels;
+      pixel.taps[2] = valid_taps(w, j[2]);
+      f(i, pixel);
+    }
+    if (++j[1] == grid.axis[1].count) {
+      j[1] = 0;
+      if (++j[0] == grid.axis[0].count) {
+        j[0] = 0;
+        ++n;
+      }
     }
   }
 }
@@ -69,7 +84,7 @@ struct Run {
 // Lists the runs of a grid; `kernel` holds the extents. Returns how many.
 JAXCONV_INLINE int64_t list_runs(const PixelGrid& grid, const Axis* kernel, bool merged, Run* run) {
   const Phase *d = grid.axis, *h = d + 1, *w = d + 2;
-  const int64_t columns = merged ? 1 : w->taps;
+  const int64_t columns = merged ? smaller(w->taps, 1) : w->taps;
   const Run* const first = run;
   for (int64_t a = 0; a < d->taps; ++a) {
     for (int64_t b = 0; b < h->taps; ++b) {

@@ -1,0 +1,26 @@
+// The sizes of blocks of pixels: few pixels are not computed as if they were many.
+
+#pragma once
+
+#include <cstdint>
+
+#include "vec.h"
+
+namespace jaxconv {
+namespace JAXCONV_ISA {
+
+// R pixels, a half and a quarter of them.
+constexpr int kBlockSizes = 3;
+constexpr int block_pixels(int rows, int size) {
+  return size == 0 ? rows : size == 1 ? (rows + 1) / 2 : (rows + 3) / 4;
+}
+
+// The smallest block that holds so many pixels.
+JAXCONV_INLINE int block_size(int64_t rows, int64_t pixels) {
+  int size = 0;
+  while (size + 1 < kBlockSizes && pixels <= block_pixels(static_cast<int>(rows), size + 1)) ++size;
+  return size;
+}
+
+}  // namespace JAXCONV_ISA
+}  // namespace jaxconv
