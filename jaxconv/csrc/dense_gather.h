@@ -55,7 +55,7 @@ class DenseGather {
     chunk_tiles_ = clamp(kChunkBytes / chunk_tile_bytes(), 1, clamp(blocks / 32, 1, 16));
 
     const int64_t shared_bytes =
-        regions_.bytes() + Workspace::bytes<int64_t>(regions_.most() + 1) +
+        regions_.bytes() + Workspace::bytes<int64_t>(regions_.most() + 1) * 2 +
         Workspace::bytes<int64_t>(g_.taps()) * 2 + Workspace::bytes<A>(panels_at_once * panel_size_);
     const int64_t member_bytes = Workspace::bytes<Own>(1) + Workspace::bytes<Run>(most_runs_) +
                                  Workspace::bytes<int64_t>(most_runs_) * 2 +
@@ -65,6 +65,7 @@ class DenseGather {
     if (!workspace.ok()) return kOutOfMemory;
     regions_.list(workspace);
     first_chunk_ = workspace.take<int64_t>(regions_.most() + 1);
+    first_cost_ = workspace.take<int64_t>(regions_.most() + 1);
     packed_tap_ = workspace.take<int64_t>(g_.taps());
     packed_row_ = workspace.take<int64_t>(g_.taps());
     A* packed = workspace.take<A>(panels_at_once * panel_size_);
@@ -85,6 +86,7 @@ class DenseGather {
   }
 
  private:
+  static constexpr int64_t kEndCost = 8;  // products that a vector's store costs as much as
   static constexpr int64_t kChunkBytes = 128 << 10;
   static constexpr int64_t kPackedBytes = 5 * (kWorkspaceBytes / 8);
 
@@ -149,25 +151,36 @@ class DenseGather {
     return grid;
   }
 
-  // Chunks are numbered through all regions.
+  // Chunks are numbered through all regions, and what they cost is summed up: few taps cost little.
   void number_chunks() {
-    first_chunk_[0] = 0;
+    first_chunk_[0] = first_cost_[0] = 0;
     for (int64_t i = 0; i < regions_.count(); ++i) {
-      const int64_t tiles = ceil_div(grid(i).pixels(), kernel_.pixels);
-      first_chunk_[i + 1] = first_chunk_[i] + ceil_div(tiles, chunk_tiles_);
+      const PixelGrid grid = this->grid(i);
+      const int64_t chunks = ceil_div(ceil_div(grid.pixels(), kernel_.pixels), chunk_tiles_);
+      first_chunk_[i + 1] = first_chunk_[i] + chunks;
+      first_cost_[i + 1] = first_cost_[i] + chunks * (grid.taps() * group_source_ + kEndCost);
     }
   }
-  int64_t region_of(int64_t chunk) const {
+  // The region that number `at` of what `first` numbers lies in.
+  int64_t region_of(const int64_t* first, int64_t at) const {
     int64_t low = 0, high = regions_.count() - 1;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (first_chunk_[middle + 1] <= chunk) {
+      if (first[middle + 1] <= at) {
         low = middle + 1;
       } else {
         high = middle;
       }
     }
     return low;
+  }
+  // The first chunk that begins at this cost or later.
+  int64_t chunk_at(int64_t cost) const {
+    const int64_t i = region_of(first_cost_, cost);
+    const int64_t chunks = first_chunk_[i + 1] - first_chunk_[i];
+    if (chunks == 0) return first_chunk_[i];
+    const int64_t each = (first_cost_[i + 1] - first_cost_[i]) / chunks;
+    return first_chunk_[i] + ceil_div(cost - first_cost_[i], each);
   }
 
   // Lists the taps in the order that they are packed, all or those of a combination of phases;
@@ -193,11 +206,16 @@ class DenseGather {
     const int64_t chunks = first_chunk_[regions_.count()];
     // With few pixels, threads share the panels too.
     const int64_t splits = chunks >= 32 ? 1 : smaller(panels, ceil_div(32, larger(chunks, 1)));
-    const int64_t units = chunks * splits;
-    const int64_t products = g_.batch * g_.outputs() * g_.taps() * group_source_;
-    const int64_t pieces = pieces_for(products * panels * kernel_.vectors, units);
+    const int64_t cost = first_cost_[regions_.count()];
+    const int64_t vectors = ceil_div(panels, splits) * kernel_.vectors * kernel_.pixels;
+    const int64_t pieces = pieces_for(cost * chunk_tiles_ * vectors * splits, chunks * splits);
+    // Pieces of about one cost, the chunks of one split after those of the last.
+    const auto unit_at = [&](int64_t piece) {
+      const int64_t at = cost * splits * piece / pieces;
+      return piece == pieces ? chunks * splits : at / cost * chunks + chunk_at(at % cost);
+    };
     share(*call_.team, pieces, members, [&](int64_t piece, int64_t member) {
-      for (int64_t u = units * piece / pieces; u < units * (piece + 1) / pieces; ++u) {
+      for (int64_t u = unit_at(piece); u < unit_at(piece + 1); ++u) {
         const int64_t split = u / chunks;
         compute(u % chunks, first, panels * split / splits, panels * (split + 1) / splits, packed,
                 own[member]);
@@ -257,7 +275,7 @@ class DenseGather {
 
   void compute(int64_t chunk, int64_t first_panel, int64_t begin, int64_t end, const A* packed,
                const Own& own) const {
-    const int64_t index = region_of(chunk);
+    const int64_t index = region_of(first_chunk_, chunk);
     Region region;
     region.grid = grid(index);
     const int64_t first = (chunk - first_chunk_[index]) * chunk_tiles_;
@@ -378,7 +396,8 @@ class DenseGather {
   int64_t run_sources_, most_runs_;  // of a run's sources, all groups' channels
   int64_t panel_width_, group_panels_, panels_, panel_size_ = 0;
   int64_t chunk_tiles_ = 1;
-  int64_t *first_chunk_ = nullptr, *packed_tap_ = nullptr, *packed_row_ = nullptr;
+  int64_t *first_chunk_ = nullptr, *first_cost_ = nullptr;
+  int64_t *packed_tap_ = nullptr, *packed_row_ = nullptr;
 };
 
 }  // namespace JAXCONV_ISA

@@ -19,6 +19,7 @@ struct PixelGrid {
   int64_t target_channels;  // of a target pixel
 
   int64_t pixels() const { return batch * axis[0].count * axis[1].count * axis[2].count; }
+  int64_t taps() const { return axis[0].taps * axis[1].taps * axis[2].taps; }
 
   // Whether every tap of every pixel has a source.
   bool whole() const {
