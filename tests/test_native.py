@@ -46,9 +46,13 @@ def random_spec(rng: random.Random) -> ConvSpec:
     """A small convolution of any kind, its sizes unequal more often than not."""
     while True:
         rank = rng.choice((1, 2, 2, 3))
-        if rng.random() < 0.5:  # depthwise
+        kind = rng.random()
+        if kind < 0.4:  # depthwise
             groups = rng.choice((1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 70))
             channels, features = groups, groups * rng.choice((1, 1, 1, 2, 3, 5, 8))
+        elif kind < 0.5:  # narrow groups, as many as fill whole vectors
+            groups = rng.choice((2, 4, 8, 16, 24))
+            channels = features = groups * rng.choice((2, 4, 8))
         else:
             groups = rng.choice((1, 1, 1, 2, 3, 5))
             channels = groups * rng.choice((1, 2, 3, 4, 7, 16, 33, 40))

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "dense_bundle.h"
 #include "dense_pixels.h"
 #include "dense_regions.h"
 #include "dense_tile.h"
@@ -27,16 +28,21 @@ class DenseGather {
         g_(call.geometry),
         gradient_(call.op == Operator::kInputGrad),
         source_channels_(gradient_ ? g_.features : g_.channels),
+        target_channels_(gradient_ ? g_.channels : g_.features),
+        bundled_(bundled_groups<A>(g_.groups, source_channels_ / g_.groups,
+                                   target_channels_ / g_.groups)),
+        groups_(g_.groups / bundled_),
         group_source_(source_channels_ / g_.groups),
-        group_target_((gradient_ ? g_.channels : g_.features) / g_.groups),
-        kernel_(choose_gather_kernel<T, A>(group_target_)),
+        group_target_(target_channels_ / groups_),
+        kernel_(bundled_ > 1 ? choose_bundle_kernel<T, A>(group_source_)
+                             : choose_gather_kernel<T, A>(group_target_)),
         regions_(g_, call.op, kernel_.pixels, group_source_) {
     merged_ = !gradient_ && merges(g_);
     most_runs_ = g_.taps() / (merged_ ? g_.axis[2].kernel : 1);
     run_sources_ = source_channels_ * (merged_ ? g_.axis[2].kernel : 1);
     panel_width_ = kernel_.vectors * kernel_.lanes;
     group_panels_ = ceil_div(group_target_, panel_width_);
-    panels_ = g_.groups * group_panels_;
+    panels_ = groups_ * group_panels_;
   }
 
   const char* run() {
@@ -87,6 +93,7 @@ class DenseGather {
 
  private:
   static constexpr int64_t kEndCost = 8;  // products that a vector's store costs as much as
+  static constexpr int64_t kLineBytes = 64;
   static constexpr int64_t kChunkBytes = 128 << 10;
   static constexpr int64_t kPackedBytes = 5 * (kWorkspaceBytes / 8);
 
@@ -145,7 +152,7 @@ class DenseGather {
     PixelGrid grid;
     grid.batch = g_.batch;
     grid.channels = source_channels_;
-    grid.target_channels = group_target_ * g_.groups;
+    grid.target_channels = target_channels_;
     regions_.axes(region, grid.axis);
     for (int a = 0; a < 3; ++a) grid.targets[a] = gradient_ ? g_.axis[a].in : g_.axis[a].out;
     return grid;
@@ -242,11 +249,14 @@ class DenseGather {
         const int64_t width = panel_vectors(first + panel) * kernel_.lanes;
         A* to = packed + panel * panel_size_ + row * group_source_ * width;
         const T* from = static_cast<const T*>(call_.operand) +
-                        packed_tap_[row] * g_.group_in() * g_.features + group * g_.group_out();
-        if (gradient_) {
-          pack_transposed(from + feature * g_.features, lanes, width, to);
-        } else {
+                        packed_tap_[row] * g_.group_in() * g_.features +
+                        group * (g_.features / groups_);
+        if (!gradient_) {
           pack_rows(from + feature, lanes, width, to);
+        } else if (bundled_ > 1) {
+          pack_bundle(from, to);
+        } else {
+          pack_transposed(from + feature * g_.features, lanes, width, to);
         }
       }
     });
@@ -256,6 +266,16 @@ class DenseGather {
     for (int64_t c = 0; c < group_source_; ++c, from += g_.features, to += width) {
       copy_elements(from, lanes, to);
       for (int64_t l = lanes; l < width; ++l) to[l] = 0;
+    }
+  }
+
+  // Each of a bundle's groups transposed.
+  void pack_bundle(const T* from, A* to) const {
+    const int64_t width = group_source_;
+    for (int64_t c = 0; c < width; ++c) {
+      for (int64_t l = 0; l < group_target_; ++l) {
+        *to++ = to_accumulator(from[l % width * g_.features + l / width * width + c]);
+      }
     }
   }
 
@@ -292,23 +312,35 @@ class DenseGather {
       own.panel_row[e] = packed_row_[own.runs[e].first] * group_source_;
     }
     for (int64_t i = 0; i < count; ++i) build(region, own, first + i, own.tiles[i]);
+    // Narrow groups share the cache lines of their sources: one block of pixels after the other
+    // reads those once.
+    const bool by_tile = group_source_ * static_cast<int64_t>(sizeof(T)) < kLineBytes;
+    const int64_t tiles_at_once = by_tile ? 1 : count;
+    for (int64_t i = 0; i < count; i += tiles_at_once) {
+      for (int64_t p = begin; p < end; ++p) {
+        compute_panel(region, first_panel + p, packed + p * panel_size_, own.tiles + i,
+                      tiles_at_once);
+      }
+    }
+  }
+
+  void compute_panel(const Region& region, int64_t panel, const A* packed, const Tile* tile,
+                     int64_t count) const {
     GatherBlock<T, A> block;
     block.length = region.run_length;
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t panel = first_panel + p;
-      block.channel = panel / group_panels_ * group_source_;
-      block.panel = packed + p * panel_size_;
-      block.feature = first_feature(panel);
-      block.lanes = panel_lanes(panel);
-      for (const Tile* tile = own.tiles; tile < own.tiles + count; ++tile) {
-        block.sources = tile->sources;
-        block.offset = tile->offset;
-        block.panel_row = tile->panel_row;
-        block.runs = tile->runs;
-        block.targets = tile->targets;
-        block.pixels = tile->pixels;
-        kernel_.run[tile->size][panel_vectors(panel) - 1](block);
-      }
+    block.channel = panel / group_panels_ * (source_channels_ / groups_);
+    block.panel = packed;
+    block.feature = first_feature(panel);
+    block.lanes = panel_lanes(panel);
+    const int64_t vectors = panel_vectors(panel);
+    for (const Tile* const end = tile + count; tile < end; ++tile) {
+      block.sources = tile->sources;
+      block.offset = tile->offset;
+      block.panel_row = tile->panel_row;
+      block.runs = tile->runs;
+      block.targets = tile->targets;
+      block.pixels = tile->pixels;
+      kernel_.run[tile->size][vectors - 1](block);
     }
   }
 
@@ -389,7 +421,9 @@ class DenseGather {
   const Call& call_;
   const Geometry& g_;
   const bool gradient_;
-  const int64_t source_channels_, group_source_, group_target_;
+  const int64_t source_channels_, target_channels_;
+  const int64_t bundled_, groups_;             // groups in a bundle, and bundles
+  const int64_t group_source_, group_target_;  // products a tap, and features of a group or bundle
   const GatherKernel<T, A> kernel_;
   Regions regions_;
   bool merged_;
