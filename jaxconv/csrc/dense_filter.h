@@ -306,12 +306,27 @@ class DenseFilter {
                     (runs_[b.run + e].first * g_.group_in() + b.row) * g_.features + feature;
         const A* from = sums + (p * b.runs + e) * b.rows * width_;
         for (int64_t r = 0; r < b.rows; ++r, result += g_.features, from += width_) {
-          for (int64_t l = 0; l < lanes; ++l) {
-            A total = from[l];
-            for (int64_t part = 1; part < parts_; ++part) total += from[part * part_step + l];
-            store_element(result + l, total);
-          }
+          add_parts(from, part_step, lanes, result);
         }
+      }
+    }
+  }
+
+  void add_parts(const A* from, int64_t part_step, int64_t lanes, T* result) const {
+    constexpr int N = kVectorBytes / sizeof(A);
+    for (int64_t l = 0; l < lanes; l += N) {
+      if (lanes - l < N) {
+        auto total = load<A, N, true>(from + l, lanes - l);
+        for (int64_t part = 1; part < parts_; ++part) {
+          total += load<A, N, true>(from + part * part_step + l, lanes - l);
+        }
+        store<A, N, true>(result + l, total, lanes - l);
+      } else {
+        auto total = load<A, N>(from + l);
+        for (int64_t part = 1; part < parts_; ++part) {
+          total += load<A, N>(from + part * part_step + l);
+        }
+        store<A, N>(result + l, total);
       }
     }
   }
