@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine.h"
+#include "pages.h"
 
 namespace jaxconv {
 namespace {
@@ -189,16 +190,17 @@ std::string compute(const Request& r, const void* source, const void* operand, v
                     Team& team) {
   const bool empty_input = empty(r.input), empty_kernel = empty(r.kernel);
   const bool empty_output = empty(r.output);
+  const auto& shape = r.op == Operator::kConv        ? r.output
+                      : r.op == Operator::kInputGrad ? r.input
+                                                     : r.kernel;
+  int64_t bytes = element_size(r.element);
+  for (int64_t size : shape) bytes *= size;
   if (empty_input || empty_kernel || empty_output) {
     // No product is formed: what there is of a result is zero.
-    const auto& shape = r.op == Operator::kConv        ? r.output
-                        : r.op == Operator::kInputGrad ? r.input
-                                                       : r.kernel;
-    int64_t bytes = element_size(r.element);
-    for (int64_t size : shape) bytes *= size;
     if (bytes > 0) std::memset(result, 0, static_cast<size_t>(bytes));
     return "";
   }
+  prefer_large_pages(result, bytes);
   const Call call{r.op, geometry(r), source, operand, result, &team};
   const InstructionSet* set = in_use().load(std::memory_order_relaxed);
   const Geometry& g = call.geometry;

@@ -1,0 +1,144 @@
+#include "pages.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+
+#if defined(__linux__)
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace jaxconv {
+
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+
+namespace {
+
+constexpr uintptr_t kLargePage = uintptr_t{2} << 20;
+
+// malloc() maps blocks of this size or more on their own, whatever was freed before.
+constexpr uintptr_t kOwnBlock = uintptr_t{32} << 20;
+
+struct Span {
+  uintptr_t begin, end;
+  bool holds(uintptr_t first, uintptr_t last) const { return begin <= first && last <= end; }
+};
+
+// Reads /proc/self/maps, a line "begin-end rw-p offset device inode [path]" at a time.
+class Maps {
+ public:
+  Maps() : file_(open("/proc/self/maps", O_RDONLY | O_CLOEXEC)) {}
+  ~Maps() {
+    if (file_ >= 0) close(file_);
+  }
+  Maps(const Maps&) = delete;
+  Maps& operator=(const Maps&) = delete;
+
+  // The private, writable, anonymous mapping that holds [first, last), or an empty one.
+  Span find(uintptr_t first, uintptr_t last) {
+    while (next_char() >= 0) {
+      Span span;
+      span.begin = number(16);
+      next_char();
+      span.end = number(16);
+      const char wanted[] = " rw-p ";
+      bool anonymous = true;
+      for (int i = 0; i < 6; ++i) {
+        if (i > 0) next_char();
+        anonymous = anonymous && last_ == wanted[i];
+      }
+      for (int field = 0; field < 2; ++field) skip_past(' ');  // offset, device
+      next_char();
+      anonymous = number(10) == 0 && anonymous;
+      while (last_ == ' ') next_char();
+      anonymous = last_ == '\n' && anonymous;  // no path
+      if (last_ != '\n') skip_past('\n');
+      if (span.holds(first, last)) return anonymous ? span : Span{0, 0};
+    }
+    return {0, 0};
+  }
+
+ private:
+  // The next character, or a negative number at the end.
+  int next_char() {
+    if (at_ == size_) {
+      at_ = 0;
+      size_ = file_ < 0 ? 0 : read(file_, buffer_, sizeof buffer_);
+      if (size_ <= 0) {
+        size_ = 0;
+        return last_ = -1;
+      }
+    }
+    return last_ = static_cast<unsigned char>(buffer_[at_++]);
+  }
+
+  void skip_past(char c) {
+    while (next_char() != c && last_ >= 0) continue;
+  }
+
+  // The number that begins at the last character read.
+  uintptr_t number(unsigned base) {
+    uintptr_t value = 0;
+    for (;; next_char()) {
+      if (last_ >= '0' && last_ <= '9') {
+        value = value * base + static_cast<unsigned>(last_ - '0');
+      } else if (base == 16 && last_ >= 'a' && last_ <= 'f') {
+        value = value * base + static_cast<unsigned>(last_ - 'a') + 10;
+      } else {
+        return value;
+      }
+    }
+  }
+
+  int file_, last_ = 0;
+  int64_t at_ = 0, size_ = 0;
+  char buffer_[4096];
+};
+
+// The block found last: programs are run again and again, and get theirs at one address.
+std::atomic<uintptr_t> block_begin{0}, block_end{0};
+
+// Reading the maps takes up to a millisecond: not more than a hundredth of the time may go there.
+constexpr int64_t kPause = 100'000'000;  // nanoseconds
+std::atomic<int64_t> last_search{-kPause};
+
+bool may_search() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  const int64_t time = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  int64_t last = last_search.load(std::memory_order_relaxed);
+  return time - last >= kPause &&
+         last_search.compare_exchange_strong(last, time, std::memory_order_relaxed);
+}
+
+// The block that holds [first, last), or an empty span.
+Span block_of(uintptr_t first, uintptr_t last) {
+  const Span known{block_begin.load(std::memory_order_relaxed),
+                   block_end.load(std::memory_order_relaxed)};
+  if (known.holds(first, last)) return known;
+  const Span found = may_search() ? Maps().find(first, last) : Span{0, 0};
+  if (found.end - found.begin < kOwnBlock) return {0, 0};
+  block_begin.store(found.begin, std::memory_order_relaxed);
+  block_end.store(found.end, std::memory_order_relaxed);
+  return found;
+}
+
+}  // namespace
+
+void prefer_large_pages(const void* result, int64_t bytes) {
+  if (bytes < static_cast<int64_t>(kLargePage)) return;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(result);
+  const Span block = block_of(begin, begin + static_cast<uintptr_t>(bytes));
+  const uintptr_t first = (block.begin + kLargePage - 1) / kLargePage * kLargePage;
+  const uintptr_t last = block.end / kLargePage * kLargePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
+#else
+
+void prefer_large_pages(const void*, int64_t) {}
+
+#endif
+
+}  // namespace jaxconv
