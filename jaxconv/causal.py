@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from . import checks
-from .functional import _conv
+from .functional import convolve
 
 Array = jax.Array
 
@@ -53,11 +54,10 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    function = "causal_conv"
-    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    checks.causal(function, x.shape, kernel.shape)
-    return _conv(
-        function,
+    call, x, kernel, bias = checks.arrays("causal_conv", x=x, kernel=kernel, bias=bias)
+    checks.causal_kernel(call, kernel.shape)
+    return convolve(
+        call,
         x,
         kernel,
         bias,
@@ -83,7 +83,7 @@ def causal_conv_init(
 
     Raises:
         ValueError: A shape or value does not fit.
-        TypeError: ``kernel`` is not a floating or complex array.
+        TypeError: ``kernel`` is not a floating or complex array, or ``dtype`` no such dtype.
 
     >>> import jax.numpy as jnp
     >>> causal_conv_init(jnp.ones((3, 8, 4)), 2, dilation=4).shape
@@ -91,10 +91,9 @@ def causal_conv_init(
 
     Source: T. Paine et al., "Fast WaveNet generation algorithm" (2016).
     """
-    function = "causal_conv_init"
-    (kernel,) = checks.arrays(function, kernel=kernel)
-    shape = checks.causal_state_shape(function, kernel.shape, batch_size, dilation, groups)
-    return jnp.zeros(shape, kernel.dtype if dtype is None else dtype)
+    call, kernel = checks.arrays("causal_conv_init", kernel=kernel)
+    shape = checks.causal_state_shape(call, kernel.shape, batch_size, dilation, groups)
+    return jnp.zeros(shape, kernel.dtype if dtype is None else checks.inexact(call, "dtype", dtype))
 
 
 def causal_conv_step(
@@ -137,16 +136,17 @@ def causal_conv_step(
 
     Source: T. Paine et al., "Fast WaveNet generation algorithm" (2016).
     """
-    function = "causal_conv_step"
-    state, x, kernel, bias = checks.arrays(function, state=state, x=x, kernel=kernel, bias=bias)
-    checks.causal_state(function, state.shape, x.shape, kernel.shape, dilation, groups)
-    seen = jnp.concatenate([state, x], axis=1)
-    y = _conv(
-        function,
+    call, state, x, kernel, bias = checks.arrays(
+        "causal_conv_step", state=state, x=x, kernel=kernel, bias=bias
+    )
+    checks.causal_state(call, state.shape, x.shape, kernel.shape, dilation, groups)
+    seen = lax.concatenate([state, x], 1)
+    y = convolve(
+        call,
         seen,
         kernel,
         bias,
         (1, "VALID", dilation, groups),
         (precision, preferred_element_type, implementation),
     )
-    return y, seen[:, x.shape[1] :]
+    return y, lax.slice_in_dim(seen, x.shape[1], None, axis=1)

@@ -7,7 +7,6 @@ not arrays ``TypeError``. Symbolic dimensions pass every test that they do not d
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -21,47 +20,85 @@ from .spec import Shape
 SPATIAL = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 
-class Call:
-    """One call of a public function, for wording: its name and its arrays' shapes."""
+# The last axes of a kernel, by its name or by the function that takes it.
+TAILS = {
+    "bank": ("1", "M"),
+    "pointwise_kernel": ("C*M", "F"),
+    "pointwise_conv": ("C", "F"),
+    "conv_transpose": ("F/G", "C"),
+    "ConvTranspose": ("C", "F"),
+    "transposed_kernel": ("F", "C"),
+}
 
-    def __init__(self, function: str, **shapes: Shape):
-        self.function = function
-        self.shapes = shapes
 
-    def refuse(self, sentence: str) -> ValueError:
-        arrays = ", ".join(_describe(name, shape) for name, shape in self.shapes.items())
-        return ValueError(f"{self.function}: {sentence}. Got {arrays}.")
+class Call(tuple):
+    """One call of a public function, for wording: its name, and its arrays' names and shapes.
+
+    A tuple, so that what is derived from a call is cached by it.
+    """
+
+    def __new__(cls, function: str, **shapes: Shape):
+        return super().__new__(cls, (function, *shapes.items()))
+
+    @property
+    def function(self) -> str:
+        return self[0]
+
+    def refuse(self, sentence: str, error: type[Exception] = ValueError) -> Exception:
+        ranks = [len(shape) - 2 for name, shape in self[1:] if _is_kernel(name)]
+        rank = next((rank for rank in ranks if rank in SPATIAL), None)
+        arrays = [
+            _describe(name, shape, self.letters(name, len(shape), rank)) for name, shape in self[1:]
+        ]
+        got = f". Got {', '.join(arrays)}." if arrays else ""
+        return error(f"{self.function}: {sentence}{got}")
+
+    def letters(self, name: str, ndim: int, rank: int | None = None) -> tuple[str, ...] | None:
+        """The names of an array's axes beside a kernel of ``rank`` spatial axes, where known."""
+        if name == "bias":
+            return ("F",) if ndim == 1 else None
+        if name == "state":
+            return ("N", "(K-1)*d", "C") if ndim == 3 else None
+        if _is_kernel(name):
+            return self._kernel_letters(name, ndim)
+        rank = ndim - 2 if rank is None else rank
+        if rank not in SPATIAL or ndim - rank not in (1, 2):
+            return None
+        extents = ("L",) if "causal" in self.function else SPATIAL[rank]
+        return ("N", *extents, "F" if name == "g" else "C")[-ndim:]
+
+    def _kernel_letters(self, name: str, ndim: int) -> tuple[str, ...] | None:
+        extents = tuple(f"K{axis}" for axis in SPATIAL.get(ndim - 2, ()))
+        flat = ndim == 2 and "pointwise" in f"{name} {self.function}"
+        if not (extents or flat):
+            return None
+        return (*(("K",) if "causal" in self.function else extents), *self.tail(name))
+
+    def tail(self, name: str) -> tuple[str, str]:
+        """The last two axes of a kernel."""
+        return TAILS.get(name) or TAILS.get(self.function) or ("C/G", "F")
 
 
-def _describe(name: str, shape: Shape) -> str:
-    letters = _letters(name, len(shape))
+def _is_kernel(name: str) -> bool:
+    return name == "bank" or name.endswith("kernel")
+
+
+def _describe(name: str, shape: Shape, letters: tuple[str, ...] | None) -> str:
     return f"{name} [{', '.join(letters)}] = {tuple(shape)}" if letters else f"{name} {shape}"
-
-
-def _letters(name: str, ndim: int) -> tuple[str, ...] | None:
-    """The names of an array's axes, or None where its rank is none that is known."""
-    if name == "bias":
-        return ("F",) if ndim == 1 else None
-    if name == "state":
-        return ("N", "(K-1)*d", "C") if ndim == 3 else None
-    if name.endswith("kernel"):
-        extents = SPATIAL.get(ndim - 2)
-        return extents and (*(f"K{axis}" for axis in extents), "C/G", "F")
-    extents = SPATIAL.get(ndim - 2)
-    return extents and ("N", *extents, "F" if name == "g" else "C")
 
 
 # --- arrays and dtypes ----------------------------------------------------------------------------
 
 
 def arrays(function: str, **values: Any) -> list[Any]:
-    """The given values as jax arrays of one floating or complex dtype; None passes."""
+    """The call, and its values as jax arrays of one floating or complex dtype; None passes."""
     converted = {name: _array(function, name, value) for name, value in values.items()}
     present = {name: value for name, value in converted.items() if value is not None}
+    call = Call(function, **{name: value.shape for name, value in present.items()})
     for name, value in present.items():
-        _check_inexact(function, name, value.dtype)
-    _check_one_dtype(function, {name: value.dtype for name, value in present.items()})
-    return list(converted.values())
+        _check_inexact(call, name, value.dtype)
+    _check_one_dtype(call, {name: value.dtype for name, value in present.items()})
+    return [call, *converted.values()]
 
 
 def _array(function: str, name: str, value: Any) -> Any:
@@ -69,6 +106,11 @@ def _array(function: str, name: str, value: Any) -> Any:
         return value
     if value is None and name == "bias":
         return None
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{function}: {name} must be an array without a mask, but it is a masked array; fill "
+            f"what is masked with {name}.filled(0)"
+        )
     if isinstance(value, np.ndarray | np.generic):
         try:
             return jnp.asarray(value)
@@ -84,46 +126,60 @@ def _array(function: str, name: str, value: Any) -> Any:
     )
 
 
-def _check_inexact(function: str, name: str, dtype: Any) -> None:
+def _check_inexact(call: Call, name: str, dtype: Any) -> None:
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(
-            f"{function}: {name} must be floating or complex, but its dtype is {dtype}; "
-            f"cast it with {name}.astype(jnp.float32)"
+        raise call.refuse(
+            f"{name} must be floating or complex, but its dtype is {dtype}; "
+            f"cast it with {name}.astype(jnp.float32)",
+            TypeError,
         )
 
 
-def _check_one_dtype(function: str, dtypes: dict[str, Any]) -> None:
+def _check_one_dtype(call: Call, dtypes: dict[str, Any]) -> None:
     if len(set(dtypes.values())) > 1:
         given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         first = next(iter(dtypes))
-        raise TypeError(
-            f"{function}: all arrays must have one dtype, but got {given}; cast them with "
-            f".astype({first}.dtype), and ask for a wider result with preferred_element_type"
+        raise call.refuse(
+            f"all arrays must have one dtype, but got {given}; cast them with "
+            f".astype({first}.dtype), and ask for a wider result with preferred_element_type",
+            TypeError,
         )
 
 
-def result_dtype(function: str, dtype: Any, preferred: Any) -> Any:
+def result_dtype(call: Call, dtype: Any, preferred: Any) -> Any:
     """The dtype of the result: ``preferred`` under lax's rules, or the operands' own."""
     if preferred is None:
         return dtype
-    try:
-        wanted = jax.dtypes.canonicalize_dtype(preferred)
-    except TypeError:
-        raise TypeError(
-            f"{function}: preferred_element_type must be a dtype, but got {preferred!r}"
-        ) from None
+    wanted = dtype_of(call, "preferred_element_type", preferred)
     kinds = (jnp.complexfloating, jnp.floating)
     if not any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(wanted, kind) for kind in kinds):
-        raise TypeError(
-            f"{function}: preferred_element_type must be of the operands' kind, {dtype}, "
-            f"but got {wanted}"
+        raise call.refuse(
+            f"preferred_element_type must be of the operands' kind, {dtype}, but got {wanted}",
+            TypeError,
         )
     if wanted.itemsize < np.dtype(dtype).itemsize:
-        raise TypeError(
-            f"{function}: preferred_element_type must not be narrower than the operands' "
-            f"{dtype}, but got {wanted}; cast the result instead"
+        raise call.refuse(
+            f"preferred_element_type must not be narrower than the operands' "
+            f"{dtype}, but got {wanted}; cast the result instead",
+            TypeError,
         )
     return wanted
+
+
+def dtype_of(call: Call, name: str, value: Any) -> Any:
+    """A dtype as jax has it, 32 bits wide unless 64 are enabled."""
+    try:
+        return jax.dtypes.canonicalize_dtype(value)
+    except TypeError:
+        raise call.refuse(f"{name} must be a dtype, but got {value!r}", TypeError) from None
+
+
+def inexact(call: Call, name: str, value: Any) -> Any:
+    """A floating or complex dtype."""
+    dtype = dtype_of(call, name, value)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise call.refuse(f"{name} must be floating or complex, but got {dtype}", TypeError)
+    return dtype
 
 
 def precision_of(function: str, precision: Any) -> Any:
@@ -167,11 +223,11 @@ def per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Sh
     return tuple(integer(call, name, entry, least) for entry in value)
 
 
-def spatial_rank(call: Call, kernel_ndim: int) -> int:
+def spatial_rank(call: Call, kernel_ndim: int, name: str = "kernel") -> int:
     if kernel_ndim - 2 not in SPATIAL:
         raise call.refuse(
-            f"kernel must be [*K, C/G, F] with 1 to 3 spatial axes, so 3 to 5 axes in all, "
-            f"but it has {kernel_ndim}"
+            f"{name} must be [*K, {', '.join(call.tail(name))}] with 1 to 3 spatial axes, so 3 to "
+            f"5 axes in all, but it has {kernel_ndim}"
         )
     return kernel_ndim - 2
 
@@ -207,20 +263,15 @@ def known(*sizes: Any) -> bool:
 # --- what single functions add --------------------------------------------------------------------
 
 
-def bias(function: str, value: Any, out_features: int) -> None:
-    if value is None or tuple(value.shape) == (out_features,):
-        return
-    raise Call(function, bias=value.shape).refuse(
-        f"bias must have one value an out-feature, [F] = ({out_features},)"
-    )
+def bias(call: Call, value: Any, out_features: int) -> None:
+    if value is not None and tuple(value.shape) != (out_features,):
+        raise call.refuse(f"bias must have one value an out-feature, [F] = ({out_features},)")
 
 
-def depthwise_kernel(function: str, name: str, x_shape: Shape, kernel_shape: Shape) -> None:
+def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape) -> None:
     """A depthwise kernel is ``[*K, 1, C*M]``; Keras and TensorFlow lay theirs out otherwise."""
-    call = Call(function, x=x_shape, **{name: kernel_shape})
-    spatial_rank(call, len(kernel_shape))
-    features = x_shape[-1] if x_shape else 1
-    group_in, out_features = kernel_shape[-2:]
+    batched(call, "x", x_shape, spatial_rank(call, len(kernel_shape), name))
+    features, (group_in, out_features) = x_shape[-1], kernel_shape[-2:]
     if not known(features, group_in, out_features):
         return
     if group_in != 1:
@@ -240,26 +291,22 @@ def depthwise_kernel(function: str, name: str, x_shape: Shape, kernel_shape: Sha
         )
 
 
-def pointwise_kernel(
-    function: str, name: str, x_shape: Shape, kernel_shape: Shape, strides: Any
-) -> None:
+def pointwise_kernel(call: Call, x_shape: Shape, kernel_shape: Shape, strides: Any) -> None:
     """A pointwise kernel is ``[1, …, 1, C, F]``, or ``[C, F]`` where the stride is 1."""
-    call = Call(function, x=x_shape, **{name: kernel_shape})
     if len(kernel_shape) == 2:
         if not x_shape:
             raise call.refuse("x must have a feature axis, but it is a scalar")
-        if math.prod(np.atleast_1d(strides).tolist()) != 1:
+        if np.any(np.asarray(strides) != 1):
             raise call.refuse(
-                f"strides need spatial axes: with strides {strides} write {name} as "
+                f"strides need spatial axes: with strides {strides} write kernel as "
                 f"[1, …, 1, C, F], not [C, F]"
             )
     elif any(k != 1 for k in kernel_shape[: spatial_rank(call, len(kernel_shape))]):
-        raise call.refuse(f"{name} must be [1, …, 1, C, F] or [C, F]; wider kernels go to conv")
+        raise call.refuse("kernel must be [1, …, 1, C, F] or [C, F]; wider kernels go to conv")
 
 
-def separable_kernel(function: str, depthwise_shape: Shape, pointwise_shape: Shape) -> None:
+def separable_kernel(call: Call, depthwise_shape: Shape, pointwise_shape: Shape) -> None:
     """The pointwise kernel of a separable convolution reads what the depthwise one returns."""
-    call = Call(function, depthwise_kernel=depthwise_shape, pointwise_kernel=pointwise_shape)
     ranks = (2, len(depthwise_shape))
     if len(pointwise_shape) not in ranks or any(extent != 1 for extent in pointwise_shape[:-2]):
         raise call.refuse("pointwise_kernel must be [1, …, 1, C*M, F] or [C*M, F]")
@@ -272,11 +319,7 @@ def separable_kernel(function: str, depthwise_shape: Shape, pointwise_shape: Sha
         )
 
 
-def causal(function: str, x_shape: Shape, kernel_shape: Shape) -> None:
-    _check_causal_kernel(Call(function, x=x_shape, kernel=kernel_shape), kernel_shape)
-
-
-def _check_causal_kernel(call: Call, kernel_shape: Shape) -> None:
+def causal_kernel(call: Call, kernel_shape: Shape) -> None:
     if len(kernel_shape) != 3:
         raise call.refuse(
             f"a causal convolution has one spatial axis, so kernel must be [K, C/G, F], but it has "
@@ -285,11 +328,10 @@ def _check_causal_kernel(call: Call, kernel_shape: Shape) -> None:
 
 
 def causal_state_shape(
-    function: str, kernel_shape: Shape, batch_size: Any, dilation: Any, groups: Any
+    call: Call, kernel_shape: Shape, batch_size: Any, dilation: Any, groups: Any
 ) -> Shape:
     """``[N, (K-1)*dilation, C]``: the inputs that the next output still needs."""
-    call = Call(function, kernel=kernel_shape)
-    _check_causal_kernel(call, kernel_shape)
+    causal_kernel(call, kernel_shape)
     dilation = per_axis(call, "dilation", dilation, 1)[0]
     features = kernel_shape[1] * group_count(call, groups, kernel_shape[2])
     length = max(kernel_shape[0] - 1, 0) * dilation
@@ -297,16 +339,15 @@ def causal_state_shape(
 
 
 def causal_state(
-    function: str, state_shape: Shape, x_shape: Shape, kernel_shape: Shape, dilation, groups
+    call: Call, state_shape: Shape, x_shape: Shape, kernel_shape: Shape, dilation, groups
 ) -> None:
     """The relations of one streaming step."""
-    call = Call(function, state=state_shape, x=x_shape, kernel=kernel_shape)
-    _check_causal_kernel(call, kernel_shape)
+    causal_kernel(call, kernel_shape)
     if len(x_shape) != 3 or (known(x_shape[1]) and x_shape[1] < 1):
         raise call.refuse("x must be [N, L, C] with L at least 1")
     if not known(x_shape[0]):
         return
-    wanted = causal_state_shape(function, kernel_shape, x_shape[0], dilation, groups)
+    wanted = causal_state_shape(call, kernel_shape, x_shape[0], dilation, groups)
     if tuple(state_shape) != wanted:
         raise call.refuse(
             f"state must be [N, (K-1)*dilation, C] = {wanted}, but got {tuple(state_shape)}; make "
@@ -314,9 +355,7 @@ def causal_state(
         )
 
 
-def filter_bank(function: str, x_shape: Shape, bank_shape: Shape) -> None:
+def filter_bank(call: Call, x_shape: Shape, bank_shape: Shape) -> None:
     """A bank ``[*K, 1, M]`` has as many spatial axes as ``x``."""
     if len(bank_shape) < 3 or bank_shape[-2] != 1 or len(x_shape) - len(bank_shape) not in (0, -1):
-        raise Call(function, x=x_shape, bank=bank_shape).refuse(
-            "bank must be [*K, 1, M], with as many spatial axes as x"
-        )
+        raise call.refuse("bank must be [*K, 1, M], with as many spatial axes as x")

@@ -68,6 +68,8 @@ def refusal(implementation: str, operator: Operator, spec: ConvSpec, dtype) -> s
 def _refusal(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
     if name != "lax" and not all(isinstance(n, int) for n in spec.padded_spatial):
         return "it plans its loops by the spatial extents, and those are symbolic"
+    if name != "lax" and jnp.dtype(dtype).itemsize == 1:
+        return "it sums in float32, and 8-bit floats are not promoted to that"
     return KERNELS[name][platform].refusal(operator, spec, dtype)
 
 
@@ -115,13 +117,18 @@ def choose(
     return Choice(chosen, reason, against, cut)
 
 
-def _forced(implementation: str, refusals, platform: str, *case) -> Choice:
+def _forced(implementation: str, refusals, platform: str, operator, spec, dtype) -> Choice:
     # A forced kernel's own refusal was raised where the operator was bound, in the caller's words.
     reason = refusals[implementation]
     if reason is not None:
-        raise ValueError(f'implementation "{implementation}" cannot serve: {reason}')
+        first, second = spec.operand_shapes(operator)
+        raise ValueError(
+            f'implementation "{implementation}" cannot serve {operator.value} of {first} and '
+            f"{second}: {reason}; leave implementation at None to let dispatch choose"
+        )
     against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
-    return Choice(implementation, "forced", against, _blocks(implementation, platform, *case))
+    cut = _blocks(implementation, platform, operator, spec, dtype)
+    return Choice(implementation, "forced", against, cut)
 
 
 def _blocks(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> Any:

@@ -6,6 +6,8 @@ response to each filter, by one depthwise convolution, at any dilation.
 
 from __future__ import annotations
 
+import math
+import numbers
 from typing import Any
 
 import jax
@@ -13,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import checks
-from .functional import depthwise_conv
+from .checks import Call
+from .functional import convolve
 from .padding import PaddingLike
 
 Array = jax.Array
@@ -36,7 +39,7 @@ def sobel(dtype: Any = jnp.float32) -> Array:
     Source: I. Sobel, G. Feldman (1968), in R. Duda, P. Hart, "Pattern classification and scene
     analysis" (1973), page 271.
     """
-    return _gradient((1, 2, 1), dtype)
+    return _gradient("sobel", (1, 2, 1), dtype)
 
 
 def scharr(dtype: Any = jnp.float32) -> Array:
@@ -52,12 +55,17 @@ def scharr(dtype: Any = jnp.float32) -> Array:
 
     Source: H. Scharr, "Optimal operators in digital image processing" (2000), chapter 9.
     """
-    return _gradient((3, 10, 3), dtype)
+    return _gradient("scharr", (3, 10, 3), dtype)
 
 
-def _gradient(smooth: tuple[int, int, int], dtype: Any) -> Array:
+def _gradient(function: str, smooth: tuple[int, int, int], dtype: Any) -> Array:
     across = np.outer(smooth, (-1, 0, 1)) / (2 * sum(smooth))
-    return jnp.asarray(np.stack([across.T, across], axis=-1)[:, :, None, :], dtype)
+    return _bank(Call(f"filters.{function}"), np.stack([across.T, across], axis=-1), dtype)
+
+
+def _bank(call: Call, filters: np.ndarray, dtype: Any) -> Array:
+    """``[*K, M]`` as a bank ``[*K, 1, M]``."""
+    return jnp.asarray(filters[:, :, None, :], checks.inexact(call, "dtype", dtype))
 
 
 def laplacian(diagonal: bool = False, dtype: Any = jnp.float32) -> Array:
@@ -80,7 +88,7 @@ def laplacian(diagonal: bool = False, dtype: Any = jnp.float32) -> Array:
     bank = np.full((3, 3), 1.0 if diagonal else 0.0)
     bank[1, :] = bank[:, 1] = 1.0
     bank[1, 1] = 1.0 - bank.sum()
-    return jnp.asarray(bank[:, :, None, None], dtype)
+    return _bank(Call("filters.laplacian"), bank[:, :, None], dtype)
 
 
 def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) -> Array:
@@ -96,21 +104,22 @@ def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) ->
 
     Raises:
         ValueError: ``sigma`` is not positive, or ``size`` not a positive odd int.
+        TypeError: ``dtype`` is neither floating nor complex.
 
     >>> gaussian(1.5).shape
     (13, 13, 1, 1)
 
     Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.5.
     """
-    if not sigma > 0:
-        raise ValueError(f"gaussian: sigma must be positive, but got {sigma}")
-    if size is None:
-        size = 2 * int(4 * sigma + 0.5) + 1
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
-        raise ValueError(f"gaussian: size must be a positive odd int, but got {size!r}")
+    call = Call("filters.gaussian")
+    if not isinstance(sigma, numbers.Real) or not 0 < sigma < math.inf:
+        raise call.refuse(f"sigma must be a positive number of pixels, but got {sigma!r}")
+    size = 2 * int(4 * sigma + 0.5) + 1 if size is None else checks.integer(call, "size", size)
+    if size % 2 == 0:
+        raise call.refuse(f"size must be odd, so that a pixel is its centre, but got {size}")
     profile = np.exp(-((np.arange(size) - size // 2) ** 2) / (2.0 * sigma**2))
     bank = np.outer(profile, profile) / profile.sum() ** 2
-    return jnp.asarray(bank[:, :, None, None], dtype)
+    return _bank(call, bank[:, :, None], dtype)
 
 
 def apply(
@@ -119,7 +128,7 @@ def apply(
     """Gives every feature of ``x`` its response to every filter of ``bank``.
 
     Args:
-        x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating.
+        x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating or complex.
         bank: ``[*K, 1, M]``, of the dtype of ``x``.
         padding: As in ``conv``; the default mirrors the image, so that its border is no edge.
         dilation: Pixels between neighbouring taps; edges of a coarser scale at the same cost.
@@ -138,22 +147,27 @@ def apply(
 
     Source: the pages that the banks name.
     """
-    x, bank = checks.arrays("filters.apply", x=x, bank=bank)
-    checks.filter_bank("filters.apply", x.shape, bank.shape)
+    return _apply("filters.apply", x, bank, strides, padding, dilation)
+
+
+def _apply(function: str, x, bank, strides, padding, dilation) -> Array:
+    call, x, bank = checks.arrays(function, x=x, bank=bank)
+    checks.filter_bank(call, x.shape, bank.shape)
     kernel = jnp.tile(bank, (*(1,) * (bank.ndim - 1), x.shape[-1]))
-    return depthwise_conv(x, kernel, strides=strides, padding=padding, dilation=dilation)
+    placement = strides, padding, dilation, x.shape[-1]
+    return convolve(call, x, kernel, None, placement, (None, None, None))
 
 
 def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
     """The magnitude of the gradient at every pixel, feature by feature.
 
     Args:
-        x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating.
+        x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating or complex.
         bank: The derivative filters ``[*K, 1, M]``; by default Sobel's.
         dilation: Pixels between neighbouring taps.
 
     Returns:
-        ``[N, H, W, C]``: the root of the sum of the squared responses to the bank.
+        ``[N, H, W, C]``, real: the root of the sum of the squared responses to the bank.
 
     Raises:
         ValueError: A shape does not fit.
@@ -165,10 +179,10 @@ def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
 
     Source: I. Sobel, G. Feldman (1968).
     """
-    (x,) = checks.arrays("filters.edges", x=x)
+    _, x = checks.arrays("filters.edges", x=x)
     bank = sobel(x.dtype) if bank is None else bank
-    responses = apply(x, bank, dilation=dilation)
-    squared = jnp.sum(jnp.square(responses.reshape(*x.shape, -1)), axis=-1)
+    responses = _apply("filters.edges", x, bank, 1, "REFLECT", dilation).reshape(*x.shape, -1)
+    squared = jnp.sum(jnp.real(responses * responses.conj()), axis=-1)
     # The root has no derivative at 0: flat regions get the subgradient 0, not NaN.
     flat = squared == 0
     return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, squared)))

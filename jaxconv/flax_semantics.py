@@ -81,6 +81,42 @@ def masked(kernel: Array, mask: Any) -> Array:
     return kernel * mask
 
 
+# --- Flax's convolution ---------------------------------------------------------------------------
+
+
+def convolution(
+    lhs: Array, rhs: Array, window_strides, padding, lhs_dilation=None, rhs_dilation=None, **options
+) -> Array:
+    """``conv_general_dilated`` as Flax's ``Conv`` calls it, refusing in words of ``Conv``."""
+    call = Call("Conv", x=lhs.shape, kernel=rhs.shape)
+    rank = rhs.ndim - 2
+    if lhs.ndim != rhs.ndim:
+        raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, as many as the kernel")
+    _check_features(call, lhs.shape[-1], rhs.shape[-2] * options.get("feature_group_count", 1))
+    given = {
+        "strides": window_strides,
+        "input_dilation": lhs_dilation,
+        "kernel_dilation": rhs_dilation,
+    }
+    for name, value in given.items():
+        _per_axis(call, name, value, rank)
+    if isinstance(padding, str) and padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
+        raise call.refuse(
+            f'padding must be "SAME", "SAME_LOWER", "VALID", "CIRCULAR", "CAUSAL", "REFLECT", an '
+            f"int or (low, high) pairs, as Flax's convolution takes it, but got {padding!r}"
+        )
+    return conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, **options
+    )
+
+
+def _check_features(call: Call, features: int, wanted: int) -> None:
+    if checks.known(features, wanted) and features != wanted:
+        raise call.refuse(
+            f"x must have the {wanted} in-features that the kernel reads, but has {features}"
+        )
+
+
 # --- Flax's transposed convolution ----------------------------------------------------------------
 
 
@@ -91,12 +127,14 @@ def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> 
     ``[*K, C, F]``, or ``[*K, F, C]`` and flipped where ``module.transpose_kernel``. Explicit
     padding is the dilated input's, and ``"VALID"`` returns ``s*n`` pixels also where ``k < s``.
     """
-    call = Call("ConvTranspose", x=x.shape, kernel=kernel.shape)
+    layout = {"transposed_kernel" if module.transpose_kernel else "kernel": kernel.shape}
+    call = Call("ConvTranspose", x=x.shape, **layout)
     rank = kernel.ndim - 2
     if x.ndim <= rank:
         raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, but has {x.ndim} axes")
     if module.transpose_kernel:
         kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
+    _check_features(call, x.shape[-1], kernel.shape[-2])
     y = _over_examples(lambda x: _transposed(call, module, x, kernel), x, rank)
     return y if bias is None else y + jnp.expand_dims(bias, range(y.ndim - 1))
 

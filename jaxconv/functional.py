@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from . import checks, geometry
+from .checks import Call
 from .operators import add_bias, apply, options
 from .padding import PaddingLike
 from .spec import Operator
@@ -68,8 +69,9 @@ def conv(
 
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
-    return _conv(
-        "conv",
+    call, x, kernel, bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
+    return convolve(
+        call,
         x,
         kernel,
         bias,
@@ -78,12 +80,11 @@ def conv(
     )
 
 
-def _conv(function: str, x, kernel, bias, placement: tuple, chosen: tuple) -> Array:
-    """The convolution that several functions are, under the caller's name."""
-    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    static = geometry.conv(function, x.shape, kernel.shape, *placement)
-    checks.bias(function, bias, static.spec.out_features)
-    y = apply(Operator.CONV, x, kernel, static, options(function, x.dtype, *chosen))
+def convolve(call: Call, x, kernel, bias, placement: tuple, chosen: tuple) -> Array:
+    """The convolution that several functions are, in the words of the call that it serves."""
+    static = geometry.conv(call, x.shape, kernel.shape, *placement)
+    checks.bias(call, bias, static.spec.out_features)
+    y = apply(Operator.CONV, x, kernel, static, options(call, x.dtype, *chosen))
     return add_bias(y, bias)
 
 
@@ -126,11 +127,10 @@ def depthwise_conv(
 
     Source: F. Chollet, "Xception: deep learning with depthwise separable convolutions" (2017).
     """
-    function = "depthwise_conv"
-    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    checks.depthwise_kernel(function, "kernel", x.shape, kernel.shape)
-    return _conv(
-        function,
+    call, x, kernel, bias = checks.arrays("depthwise_conv", x=x, kernel=kernel, bias=bias)
+    checks.depthwise_kernel(call, "kernel", x.shape, kernel.shape)
+    return convolve(
+        call,
         x,
         kernel,
         bias,
@@ -176,15 +176,14 @@ def pointwise_conv(
 
     Source: M. Lin, Q. Chen, S. Yan, "Network in network" (2014).
     """
-    function = "pointwise_conv"
-    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    checks.pointwise_kernel(function, "kernel", x.shape, kernel.shape, strides)
+    call, x, kernel, bias = checks.arrays("pointwise_conv", x=x, kernel=kernel, bias=bias)
+    checks.pointwise_kernel(call, x.shape, kernel.shape, strides)
     chosen = (precision, preferred_element_type, implementation)
     if kernel.ndim > 2:
-        return _conv(function, x, kernel, bias, (strides, "VALID", 1, 1), chosen)
+        return convolve(call, x, kernel, bias, (strides, "VALID", 1, 1), chosen)
     pixels = x if 3 <= x.ndim <= 5 else x.reshape(-1, 1, x.shape[-1])
     kernel = kernel.reshape(*(1,) * (pixels.ndim - 2), *kernel.shape)
-    y = _conv(function, pixels, kernel, bias, (1, "VALID", 1, 1), chosen)
+    y = convolve(call, pixels, kernel, bias, (1, "VALID", 1, 1), chosen)
     return y if pixels is x else y.reshape(*x.shape[:-1], y.shape[-1])
 
 
@@ -230,24 +229,22 @@ def separable_conv(
     Source: L. Sifre, "Rigid-motion scattering for image classification" (2014), section 6.2;
     A. Howard et al., "MobileNets" (2017).
     """
-    function = "separable_conv"
-    x, depthwise_kernel, pointwise_kernel, bias = checks.arrays(
-        function,
+    call, x, depthwise_kernel, pointwise_kernel, bias = checks.arrays(
+        "separable_conv",
         x=x,
         depthwise_kernel=depthwise_kernel,
         pointwise_kernel=pointwise_kernel,
         bias=bias,
     )
-    checks.depthwise_kernel(function, "depthwise_kernel", x.shape, depthwise_kernel.shape)
-    checks.separable_kernel(function, depthwise_kernel.shape, pointwise_kernel.shape)
+    checks.depthwise_kernel(call, "depthwise_kernel", x.shape, depthwise_kernel.shape)
+    checks.separable_kernel(call, depthwise_kernel.shape, pointwise_kernel.shape)
     chosen = (precision, preferred_element_type, implementation)
-    y = _conv(
-        function, x, depthwise_kernel, None, (strides, padding, dilation, x.shape[-1]), chosen
-    )
+    checks.bias(call, bias, pointwise_kernel.shape[-1])
+    y = convolve(call, x, depthwise_kernel, None, (strides, padding, dilation, x.shape[-1]), chosen)
     rank = depthwise_kernel.ndim - 2
     kernel = pointwise_kernel.reshape(*(1,) * rank, *pointwise_kernel.shape[-2:])
     bias = None if bias is None else bias.astype(y.dtype)
-    return _conv(function, y, kernel.astype(y.dtype), bias, (1, "VALID", 1, 1), chosen)
+    return convolve(call, y, kernel.astype(y.dtype), bias, (1, "VALID", 1, 1), chosen)
 
 
 def conv_transpose(
@@ -295,13 +292,12 @@ def conv_transpose(
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016),
     chapter 4.
     """
-    function = "conv_transpose"
-    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
+    call, x, kernel, bias = checks.arrays("conv_transpose", x=x, kernel=kernel, bias=bias)
     static = geometry.transpose(
-        function, x.shape, kernel.shape, strides, padding, output_padding, dilation, groups
+        call, x.shape, kernel.shape, strides, padding, output_padding, dilation, groups
     )
-    checks.bias(function, bias, static.spec.in_features)
-    chosen = options(function, x.dtype, precision, preferred_element_type, implementation)
+    checks.bias(call, bias, static.spec.in_features)
+    chosen = options(call, x.dtype, precision, preferred_element_type, implementation)
     return add_bias(apply(Operator.INPUT_GRAD, x, kernel, static, chosen), bias)
 
 
@@ -343,12 +339,11 @@ def conv_input_grad(
 
     Source: the derivation at the head of ``jaxconv.primitives``.
     """
-    function = "conv_input_grad"
-    g, kernel = checks.arrays(function, g=g, kernel=kernel)
+    call, g, kernel = checks.arrays("conv_input_grad", g=g, kernel=kernel)
     static = geometry.input_grad(
-        function, g.shape, kernel.shape, input_spatial, strides, padding, dilation, groups
+        call, g.shape, kernel.shape, input_spatial, strides, padding, dilation, groups
     )
-    chosen = options(function, g.dtype, precision, preferred_element_type, implementation)
+    chosen = options(call, g.dtype, precision, preferred_element_type, implementation)
     return apply(Operator.INPUT_GRAD, g, kernel, static, chosen)
 
 
@@ -390,10 +385,9 @@ def conv_filter_grad(
 
     Source: the derivation at the head of ``jaxconv.primitives``.
     """
-    function = "conv_filter_grad"
-    x, g = checks.arrays(function, x=x, g=g)
+    call, x, g = checks.arrays("conv_filter_grad", x=x, g=g)
     static = geometry.filter_grad(
-        function, x.shape, g.shape, kernel_spatial, strides, padding, dilation, groups
+        call, x.shape, g.shape, kernel_spatial, strides, padding, dilation, groups
     )
-    chosen = options(function, x.dtype, precision, preferred_element_type, implementation)
+    chosen = options(call, x.dtype, precision, preferred_element_type, implementation)
     return apply(Operator.FILTER_GRAD, x, g, static, chosen)

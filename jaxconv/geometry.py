@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 from . import padding as paddings
 from .caching import cached_by_value
@@ -99,9 +98,8 @@ def _check_fit(call: Call, spec: ConvSpec) -> None:
 
 
 @cached_by_value
-def conv(function, x_shape, kernel_shape, strides, padding, dilation, groups) -> Geometry:
+def conv(call: Call, x_shape, kernel_shape, strides, padding, dilation, groups) -> Geometry:
     """The geometry of ``conv`` and of every function that is one."""
-    call = Call(function, x=x_shape, kernel=kernel_shape)
     shape = batched(call, "x", x_shape, spatial_rank(call, len(kernel_shape)))
     spec, borders = _spec(call, shape, kernel_shape, strides, padding, dilation, groups)
     return Geometry(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
@@ -109,10 +107,9 @@ def conv(function, x_shape, kernel_shape, strides, padding, dilation, groups) ->
 
 @cached_by_value
 def input_grad(
-    function, g_shape, kernel_shape, input_spatial, strides, padding, dilation, groups
+    call: Call, g_shape, kernel_shape, input_spatial, strides, padding, dilation, groups
 ) -> Geometry:
     """The geometry of ``conv_input_grad``: that of the convolution which ``g`` came from."""
-    call = Call(function, g=g_shape, kernel=kernel_shape)
     rank = spatial_rank(call, len(kernel_shape))
     shape = batched(call, "g", g_shape, rank)
     spatial = per_axis(call, "input_spatial", input_spatial, rank, least=0)
@@ -125,15 +122,16 @@ def input_grad(
 
 @cached_by_value
 def filter_grad(
-    function, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
+    call: Call, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
 ) -> Geometry:
     """The geometry of ``conv_filter_grad``: that of the convolution which ``g`` came from."""
-    call = Call(function, x=x_shape, g=g_shape)
-    rank = len(kernel_spatial) if isinstance(kernel_spatial, Sequence) else 1
+    rank = len(kernel_spatial) if hasattr(kernel_spatial, "__len__") else 1
     if rank not in SPATIAL:
         raise call.refuse(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
     x_batched = batched(call, "x", x_shape, rank)
     g_batched = batched(call, "g", g_shape, rank)
+    if len(x_shape) != len(g_shape):
+        raise call.refuse("x and g must both have a batch axis, or neither of them")
     extents = per_axis(call, "kernel_spatial", kernel_spatial, rank, least=0)
     count = group_count(call, groups, g_shape[-1])
     if known(x_shape[-1]) and x_shape[-1] % count:
@@ -152,13 +150,14 @@ def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
     if any(known(got, wanted) and got != wanted for got, wanted in pairs):
         raise call.refuse(
             f"g must have the shape of the convolution's output, [N, *O, F] = {spec.output_shape}, "
-            f"but got {tuple(g_shape)}"
+            f"but got {tuple(g_shape)}; strides, padding, dilation and groups must be those of the "
+            f"convolution that g came from"
         )
 
 
 @cached_by_value
 def transpose(
-    function, x_shape, kernel_shape, strides, padding, output_padding, dilation, groups
+    call: Call, x_shape, kernel_shape, strides, padding, output_padding, dilation, groups
 ) -> Geometry:
     """The geometry of the convolution whose adjoint ``conv_transpose`` is.
 
@@ -166,7 +165,6 @@ def transpose(
     the output padding, so that its output has exactly the extent of ``x`` also where
     ``stride <= output_padding < dilation``.
     """
-    call = Call(function, x=x_shape, kernel=kernel_shape)
     rank = spatial_rank(call, len(kernel_shape))
     shape = batched(call, "x", x_shape, rank)
     if known(shape[-1], kernel_shape[-1]) and shape[-1] != kernel_shape[-1]:

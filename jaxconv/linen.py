@@ -15,7 +15,6 @@ from flax import linen
 from flax.linen import dtypes, linear
 
 from . import flax_semantics as semantics
-from .general import conv_general_dilated
 from .padding import PaddingLike
 
 Array = jax.Array
@@ -39,7 +38,7 @@ class Conv(linen.Conv):
     Source: the documentation of ``flax.linen.Conv``.
     """
 
-    conv_general_dilated: Any = conv_general_dilated
+    conv_general_dilated: Any = semantics.convolution
 
 
 class ConvTranspose(linen.ConvTranspose):

@@ -16,7 +16,6 @@ from flax import nnx
 from flax.nnx.nn import dtypes, linear
 
 from . import flax_semantics as semantics
-from .general import conv_general_dilated
 from .padding import PaddingLike
 
 Array = jax.Array
@@ -39,7 +38,7 @@ class Conv(nnx.Conv):
     """
 
     __init__ = functools.partialmethod(  # pyright: ignore[reportAssignmentType]
-        nnx.Conv.__init__, conv_general_dilated=conv_general_dilated
+        nnx.Conv.__init__, conv_general_dilated=semantics.convolution
     )
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import checks, dispatch, implementation, primitives
+from .checks import Call
 from .geometry import Geometry
 from .padding import Border
 from .spec import Operator, Shape
@@ -18,31 +19,31 @@ from .spec import Operator, Shape
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The keywords that every function takes, validated, under the name of that function."""
+    """The keywords that every function takes, validated, and the call that they belong to."""
 
-    function: str
+    call: Call
     dtype: Any
     precision: Any
     implementation: str | None
 
 
-def options(function: str, dtype, precision, preferred_element_type, name) -> Options:
+def options(call: Call, dtype, precision, preferred_element_type, name) -> Options:
     """The options of one call whose operands have ``dtype``."""
     try:
         chosen = implementation.resolve(name)
     except ValueError as error:
-        raise ValueError(f"{function}: {error}") from None
+        raise call.refuse(str(error)) from None
     return Options(
-        function=function,
-        dtype=checks.result_dtype(function, dtype, preferred_element_type),
-        precision=checks.precision_of(function, precision),
+        call=call,
+        dtype=checks.result_dtype(call, dtype, preferred_element_type),
+        precision=checks.precision_of(call.function, precision),
         implementation=chosen,
     )
 
 
 def apply(operator: Operator, a, b, geometry: Geometry, chosen: Options):
     """Binds the operator; where ``geometry`` is unbatched, activations come and go without N."""
-    _check_forced(operator, a, b, geometry, chosen)
+    _check_forced(operator, geometry, chosen)
     if not geometry.batched:
         a, b = (
             operand[None] if role in "xg" else operand
@@ -64,16 +65,13 @@ def apply(operator: Operator, a, b, geometry: Geometry, chosen: Options):
     return result if geometry.batched or operator is Operator.FILTER_GRAD else result[0]
 
 
-def _check_forced(operator: Operator, a, b, geometry: Geometry, chosen: Options) -> None:
+def _check_forced(operator: Operator, geometry: Geometry, chosen: Options) -> None:
     """Refuses in the caller's words what a forced kernel cannot compute."""
     if chosen.implementation is None:
         return
     reason = dispatch.refusal(chosen.implementation, operator, geometry.spec, chosen.dtype)
     if reason is not None:
-        names = {"x": "x", "g": "x" if chosen.function == "conv_transpose" else "g", "k": "kernel"}
-        first, second = (names[role] for role in primitives.ROLES[operator])
-        call = checks.Call(chosen.function, **{first: a.shape, second: b.shape})
-        raise call.refuse(
+        raise chosen.call.refuse(
             f'implementation "{chosen.implementation}" cannot serve this convolution: {reason}; '
             f"leave implementation at None to let dispatch choose"
         )

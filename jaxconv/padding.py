@@ -97,7 +97,8 @@ def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
     if len(entries) != rank:
         hint = ""
         if rank == 1 and len(entries) == 2 and all(map(_is_int, entries)):
-            hint = f"; a (low, high) pair for the only axis is written [{entries}]"
+            pair = tuple(map(operator.index, entries))
+            hint = f"; a (low, high) pair for the only axis is written [{pair}]"
         raise PaddingError(
             f"padding must have one entry an axis, {rank}, but got {len(entries)}: "
             f"{padding!r}{hint}"

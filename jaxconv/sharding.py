@@ -172,7 +172,9 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    checks.causal("sharding.causal_conv", x.shape, kernel.shape)
+    checks.causal_kernel(
+        checks.Call("sharding.causal_conv", x=x.shape, kernel=kernel.shape), kernel.shape
+    )
     return _conv(
         "sharding.causal_conv",
         (x, kernel, bias),
@@ -184,8 +186,7 @@ def causal_conv(
 
 def _conv(function: str, arrays: tuple, axis_names, placement: tuple, chosen: tuple) -> Array:
     x, kernel, bias = arrays
-    x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
-    call = checks.Call(function, x=x.shape, kernel=kernel.shape)
+    call, x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
     names = (axis_names,) if isinstance(axis_names, str) else tuple(axis_names)
@@ -198,14 +199,14 @@ def _conv(function: str, arrays: tuple, axis_names, placement: tuple, chosen: tu
     x = x[None] if unbatched else x
     shards = [1 if name is None else _shards(call, name) for name in names]
     spatial = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
-    whole = geometry.conv(function, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
-    checks.bias(function, bias, whole.spec.out_features)
+    whole = geometry.conv(call, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
+    checks.bias(call, bias, whole.spec.out_features)
     for axis, (name, count) in enumerate(zip(names, shards, strict=True)):
         if name is not None:
             _check_cut(call, whole, axis, name, count)
             x = _window(x, whole, axis, name, count)
     local = _local(whole, names, x.shape)
-    y = add_bias(apply(Operator.CONV, x, kernel, local, options(function, x.dtype, *chosen)), bias)
+    y = add_bias(apply(Operator.CONV, x, kernel, local, options(call, x.dtype, *chosen)), bias)
     return y[0] if unbatched else y
 
 

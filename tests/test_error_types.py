@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,45 @@ def test_mixed_dtypes(function, position):
     spoilt = replaced(function, position, lambda array: array.astype(np.float16))
     name = names(function)[position]
     refused(spoilt, TypeError, f"{function}: all arrays must have one dtype", f"{name} float16")
+
+
+@pytest.mark.parametrize("function", ARRAYS)
+def test_every_array_is_described_with_its_axes(function):
+    """In a refusal of anything, eagerly and while tracing."""
+    option = "strides" if function == "pointwise_conv" else "dilation"
+    arrays = list(ARRAYS[function])
+    if function == "pointwise_conv":  # strides need the kernel's spatial axes
+        arrays[1] = arrays[1][None, None]
+    described = [
+        rf"{name} \[[^]]+\] = {re.escape(str(array.shape))}"
+        for name, array in zip(names(function), arrays, strict=False)
+    ]
+    spoilt = functools.partial(call, function, **{option: -1})
+    for attempt in (spoilt, functools.partial(jax.eval_shape, spoilt)):
+        with pytest.raises(ValueError, match=rf"^{function}: {option} .* but got -1") as raised:
+            attempt(arrays)
+        missing = [words for words in described if not re.search(words, str(raised.value))]
+        assert not missing, (missing, str(raised.value))
+
+
+@by_position
+def test_scalars_have_no_axes(function, position):
+    refused(replaced(function, position, lambda _: np.float32(1)), ValueError, f"{function}: ")
+
+
+@by_position
+def test_masked_arrays(function, position):
+    name = names(function)[position]
+    spoilt = replaced(function, position, np.ma.array)
+    refused(spoilt, TypeError, f"{function}: {name} must be an array without a mask", "filled(0)")
+
+
+@pytest.mark.parametrize("function", ARRAYS)
+def test_floats_of_8_bits_are_floats(function):
+    """Only lax computes with them."""
+    arrays = [jnp.asarray(array, jnp.float8_e4m3fn) for array in ARRAYS[function]]
+    for result in jax.tree.leaves(call(function, arrays)):
+        assert result.dtype == jnp.float8_e4m3fn
 
 
 @by_position

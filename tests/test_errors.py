@@ -177,6 +177,15 @@ SHAPES = {
         lambda: jaxconv.conv_filter_grad(LINE, ones(2, 7, 8), (3,), groups=4),
         "C % groups = 6 % 4 = 2",
     ),
+    "one of two without a batch": (
+        lambda: jaxconv.conv_filter_grad(LINE, ones(7, 4), (3,)),
+        "conv_filter_grad: x and g must both have a batch axis, or neither",
+        "(7, 4)",
+    ),
+    "unbatched": (
+        lambda: conv(ones(7, 5, 4), K),
+        "x [H, W, C] = (7, 5, 4)",
+    ),
     "kernel_spatial": (
         lambda: jaxconv.conv_filter_grad(LINE, LINE, (1, 1, 1, 1)),
         "kernel_spatial must have 1 to 3 extents",
@@ -200,6 +209,15 @@ SHAPES = {
         "L at least 1",
     ),
     "batch size": (lambda: jaxconv.causal_conv_init(TAPS, -1), "batch_size", "-1"),
+    "depthwise rank": (
+        lambda: jaxconv.separable_conv(X, ones(1, 6), ones(6, 4)),
+        "separable_conv: depthwise_kernel must be [*K, C/G, F]",
+    ),
+    "flat kernel of a scalar": (
+        lambda: jaxconv.pointwise_conv(np.float32(1), ones(6, 4)),
+        "x must have a feature axis",
+        "kernel [C, F] = (6, 4)",
+    ),
 }
 
 
@@ -267,6 +285,17 @@ def test_padding(function, padding, words):
         words,
         "x [N, H, W, C] = (2, 7, 5, 6)",
     )
+
+
+def test_the_dtype_of_a_stream():
+    for dtype, words in ((np.int32, "floating or complex, but got int32"), ("floaty", "'floaty'")):
+        refused(
+            lambda dtype=dtype: jaxconv.causal_conv_init(TAPS, 1, dtype=dtype),
+            TypeError,
+            "causal_conv_init: dtype must be",
+            words,
+            "kernel [K, C/G, F] = (3, 6, 4)",
+        )
 
 
 def test_an_array_as_a_static_argument():

@@ -112,10 +112,12 @@ def test_edges_have_a_gradient_where_all_is_flat():
 
 
 @pytest.mark.parametrize(
-    "arguments", [(0.0,), (-1.0,), (1.0, 4), (1.0, 0), (1.0, 2.5), (1.0, True)]
+    "arguments",
+    [(0.0,), (-1.0,), (np.inf,), (np.nan,), ("1",), (1.0, 4), (1.0, 0), (1.0, 2.5), (1.0, True)],
+    ids=str,
 )
 def test_refused_gaussians(arguments):
-    with pytest.raises(ValueError, match="gaussian: "):
+    with pytest.raises(ValueError, match=r"^filters\.gaussian: (sigma|size) must be"):
         filters.gaussian(*arguments)
 
 
@@ -127,3 +129,21 @@ def test_refused_banks():
         filters.apply(x, filters.sobel(jnp.float16))
     with pytest.raises(TypeError, match=r"filters\.edges: x must be floating"):
         filters.edges(np.ones((8, 8, 3), np.uint8))
+    with pytest.raises(TypeError, match=r"filters\.sobel: dtype must be floating .* int32"):
+        filters.sobel(jnp.int32)
+
+
+@pytest.mark.parametrize("function", ["apply", "edges"])
+@pytest.mark.parametrize("dilation", [0, 9], ids=["zero", "wider than the image"])
+def test_refusals_name_the_filter(function, dilation):
+    """They are one convolution inside, and speak of what was called."""
+    x, bank = np.ones((8, 9, 3), np.float32), filters.sobel()
+    words = rf"^filters\.{function}: .* x \[H, W, C\] = \(8, 9, 3\), bank \[KH, KW, 1, M\] = "
+    with pytest.raises(ValueError, match=words):
+        getattr(filters, function)(x, bank, dilation=dilation)
+
+
+def test_edges_of_complex_images_are_magnitudes():
+    x = np.random.default_rng(0).normal(size=(6, 7, 2)).astype(np.float32)
+    found = filters.edges((x * (0.6 + 0.8j)).astype(np.complex64))
+    np.testing.assert_allclose(found, filters.edges(x), rtol=1e-5, atol=1e-6)

@@ -484,6 +484,24 @@ REFUSED = {
     "causal_conv_step: state must be [N, (K-1)*dilation, C] = (2, 2, 4)": (
         lambda: CausalConv(4, 6, 3, **SIMPLE).step(jnp.ones((2, 3, 4)), jnp.ones((2, 1, 4)))
     ),
+    "Conv: x must have the 4 in-features that the kernel reads, but has 5. Got x [N, W, C] =": (
+        lambda: Conv(4, 6, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
+    ),
+    "Conv: x must be [..., *S, C] with 2 spatial axes": (
+        lambda: Conv(4, 6, (3, 3), **SIMPLE)(jnp.ones(4))
+    ),
+    "Conv: strides must be a positive int, but got 0": (
+        lambda: Conv(4, 6, 3, 0, **SIMPLE)(jnp.ones((2, 7, 4)))
+    ),
+    "Conv: kernel_dilation must be a positive int, but got -1": (
+        lambda: Conv(4, 6, 3, kernel_dilation=-1, **SIMPLE)(jnp.ones((2, 7, 4)))
+    ),
+    'Conv: padding must be "SAME", "SAME_LOWER"': (
+        lambda: Conv(4, 6, 3, padding="SAMEE", **SIMPLE)(jnp.ones((2, 7, 4)))
+    ),
+    "ConvTranspose: x must have the 4 in-features that the kernel reads, but has 5": (
+        lambda: ConvTranspose(4, 6, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
+    ),
     "ConvTranspose: x must be [..., *S, C] with 2 spatial axes, but has 2 axes": (
         lambda: ConvTranspose(4, 6, (3, 3), **SIMPLE)(jnp.ones((7, 4)))
     ),

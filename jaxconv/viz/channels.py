@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import geometry
+from ..checks import Call
 from .canvas import (
     CARD,
     CHANNELS,
@@ -68,8 +69,9 @@ def separable(
     """
     _check_count("separable", channels=channels, features=features)
     extents = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
-    shapes = (1, *image, channels), (*extents, 1, channels)
-    spec = geometry.conv("separable", *shapes, strides, padding, dilation, channels).spec
+    shapes = {"x": (1, *image, channels), "kernel": (*extents, 1, channels)}
+    call = Call("separable", **shapes)
+    spec = geometry.conv(call, *shapes.values(), strides, padding, dilation, channels).spec
     merge = channels * features
     small, dense = spec.parameters + merge, spec.taps * merge
     taps = "×".join(map(str, extents))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import geometry
+from ..checks import Call
 from ..functional import conv
 from ..spec import ConvSpec
 from .canvas import (
@@ -175,9 +176,10 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
             f"{x.shape} and {kernel.shape}"
         )
     batched, weights = x[None, ..., None], kernel[..., None, None]
+    call = Call("sliding", x=batched.shape, kernel=weights.shape)
+    planned = geometry.conv(call, batched.shape, weights.shape, strides, padding, dilation, 1)
     options = {"strides": strides, "padding": padding, "dilation": dilation}
     result = np.asarray(conv(batched, weights, **options))[0, ..., 0]
-    planned = geometry.conv("conv", batched.shape, weights.shape, strides, padding, dilation, 1)
     padded, inside = _padded(x, planned)
     if not 0 < padded.size <= LARGEST or not result.size:
         raise ValueError(
