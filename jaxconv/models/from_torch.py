@@ -79,7 +79,7 @@ def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
         raise TypeError(
             "from_torch: network must be a MobileNetV2, a ResNet50 or a ConvNeXtT, or one of "
             f"{', '.join(NETWORKS)}, but got {type(network).__name__}; torchvision has no "
-            "MobileNetV1, and its AlexNet is another network"
+            "MobileNetV1, and its AlexNet is another network (one group, other features)"
         )
     places = dict(_places(network.torch_layers()))
     arrays = {
@@ -97,7 +97,7 @@ def _make(name: str, state_dict: Mapping[str, Any]) -> Any:
     if name not in NETWORKS:
         raise ValueError(
             f"from_torch: {name!r} is none of {', '.join(NETWORKS)}; torchvision has no "
-            "MobileNetV1, and its AlexNet is another network"
+            "MobileNetV1, and its AlexNet is another network (one group, other features)"
         )
     make, last = NETWORKS[name]
     shape = np.shape(state_dict[last]) if last in state_dict else ()

@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> int:
         return _end(f"{stop} and saved; resume with: {COMMAND} {again}", stop.code)
     except TrainingError as error:
         return _end(str(error), error.code)
+    except ImportError as error:  # of what the packages above need
+        return _end(f'{error}; pip install "jaxconv[demo]"', BadInputError.code)
     except OSError as error:
         return _end(f"cannot go on: {error}", TrainingError.code)
     except KeyboardInterrupt:
@@ -72,7 +74,11 @@ def _whole(low: int) -> Callable[[str], int]:
 
 def _require(packages: tuple[str, ...]) -> None:
     for package in (*LOOP_PACKAGES, *packages):
-        if importlib.util.find_spec(package) is None:
+        try:
+            found = importlib.util.find_spec(package) is not None
+        except ImportError:  # an import hook's way of saying so
+            found = False
+        if not found:
             raise BadInputError(f'{package} is not installed; pip install "jaxconv[demo]"')
 
 

@@ -23,7 +23,7 @@ ENGLISH = "\0 ,-abcdefghijklmnopqrstuvwxyz"
 FRENCH = "\0 -abcdefghijklmnopqrstuvwxyzé"
 LENGTH = 48  # characters of the longest name, and its end
 
-COLUMNS = ("number", "English", "translated", "not the true")
+COLUMNS = ("number", "English", "translated", "should be")
 EXAMPLES, PICTURED = 6, 7
 LENGTHS = (50, 100, 200, 400, 800)
 
@@ -94,7 +94,7 @@ def finish(run: Run) -> None:
     for column in table.columns:
         column.justify = "left"
     for number, english, french, translated in shown:
-        mark = "" if translated == french else f"✗ {french}"
+        mark = "" if translated == french else french
         table.add_row(f"{number:,}", english, translated, mark)
     spent = {length: macs(network, length) for length in LENGTHS}
     costs = report.empty_table("Linear in length", "characters", "multiply-adds", "a character")
@@ -125,20 +125,29 @@ def picture(run: Run, translations: list[tuple], spent: dict[int, int]):
     costs.plot(lengths, counts, "o-", color=plots.ACCENT)
     costs.set(xlabel="characters", ylabel="million multiply-adds", xlim=0, ylim=0)
     costs.spines[["top", "right"]].set_visible(False)
-    plots.caption(costs, "One translation: time linear in length")
-    axes = lower.subplots()
+    plots.caption(costs, "One translation: work linear in length")
+    _names(lower.subplots(), translations)
+    return drawn
+
+
+def _names(axes, translations: list[tuple]) -> None:
+    """Some names that it got right, and some that it did not, in red, with what they should be."""
     axes.set_axis_off()
     wrong = [each for each in translations if each[2] != each[3]]
-    chosen = [*(each for each in translations if each[2] == each[3])][:PICTURED]
-    for row, (number, english, french, translated) in enumerate([*chosen, *wrong[:PICTURED]]):
-        colour = plots.INK if translated == french else plots.ACCENT
-        for x, text in zip((0, 0.06, 0.53), (f"{number:,}", english, translated), strict=True):
-            axes.text(x, 1 - row / (2 * PICTURED), text, color=colour, fontsize=9.5, va="top")
-    title = (
-        f"Held-out names, right and wrong (red): {len(wrong):,} of {len(translations):,} are wrong"
-    )
-    plots.caption(axes, title)
-    return drawn
+    right = [each for each in translations if each[2] == each[3]]
+    rows = [
+        (f"{number:,}", english, translated, "" if translated == french else french)
+        for number, english, french, translated in (*right[:PICTURED], *wrong[:PICTURED])
+    ]
+    for row, (number, english, translated, wanted) in enumerate([COLUMNS, *rows]):
+        style = {"color": plots.ACCENT if row and wanted else plots.INK, "va": "top"}
+        style["weight"] = "normal" if row else "bold"
+        y = 0.98 - row / (2 * PICTURED + 1)
+        for x, text in zip(
+            (0, 0.05, 0.37, 0.69), (number, english, translated, wanted), strict=True
+        ):
+            axes.text(x, y, text, fontsize=9, **style)
+    plots.caption(axes, f"Held-out names: {len(right):,} right, {len(wrong):,} wrong (red)")
 
 
 RECIPE = Recipe(
@@ -148,6 +157,7 @@ RECIPE = Recipe(
     network=lambda rngs: ByteNet(len(ENGLISH), len(FRENCH), features=64, rngs=rngs),
     outputs=lambda network, batch: network(batch["english"], batch["french"]),
     loss=loss,
+    loss_label="nats a character",
     score=Score("exact match", exact, "{:.1%}"),
     report=finish,
     batch_size=32,

@@ -16,7 +16,7 @@ from ..models.context import DILATIONS, ContextNetwork
 from ..receptive import receptive_field
 from . import digits, plots, report
 from .recipe import Batch, Data, Recipe, Run, Score
-from .twins import Twins, added, of_first
+from .twins import LOSS_LABEL, Twins, added, of_first
 
 SIDE = 40  # pixels of a scene
 DIGITS = 3  # of 28×28 pixels, in each
@@ -104,7 +104,7 @@ def finish(run: Run) -> None:
 
 def picture(run: Run, reached: np.ndarray):
     """The training curve, the classes' scores, and some scenes as both networks label them."""
-    drawn = plots.figure("Scenes of handwritten digits, segmented", 12, 11.5)
+    drawn = plots.figure("Scenes of handwritten digits, segmented", 12, 11)
     upper, lower = plots.rows(drawn, 1, 1.9)
     curve, scores = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
@@ -117,17 +117,27 @@ def picture(run: Run, reached: np.ndarray):
     scores.spines[["top", "right"]].set_visible(False)
     scores.legend(frameon=False, loc="upper right")
     plots.caption(scores, "Intersection over union, held out")
-    held_out, predicted = run.training.data.held_out, run.outputs.argmax(-1)
-    columns = (held_out["image"][..., 0], held_out["class"], predicted[:, 0], predicted[:, 1])
-    panels = lower.subplots(len(columns), PICTURED)
-    for row, (each, title) in enumerate(zip(columns, ("scene", "true", *NAMES), strict=True)):
-        for scene, axes in enumerate(panels[row]):
-            style = {"cmap": "gray_r"} if row == 0 else {"cmap": palette(), "vmin": 0, "vmax": 10}
-            axes.imshow(each[scene], interpolation="nearest", **style)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        panels[row, 0].set_ylabel(title, color=plots.INK, fontsize=11)
+    _scenes(lower, run.training.data.held_out, run.outputs.argmax(-1))
     return drawn
+
+
+def _scenes(part, held_out: Batch, predicted: np.ndarray) -> None:
+    """Some scenes, what each pixel is, and what both networks take it for; a colour a digit."""
+    from matplotlib.patches import Patch
+
+    filled = np.flatnonzero(held_out["image"][:PICTURED].any((0, 3)).any(0))
+    window = (slice(None), *(slice(filled[0], filled[-1] + 1),) * 2)
+    columns = (held_out["image"][..., 0], held_out["class"], predicted[:, 0], predicted[:, 1])
+    panels = part.subplots(len(columns), PICTURED)
+    for row, (each, title) in enumerate(zip(columns, ("scene", "true", *NAMES), strict=True)):
+        for axes, scene in zip(panels[row], each[window], strict=False):
+            style = {"cmap": "gray_r"} if row == 0 else {"cmap": palette(), "vmin": 0, "vmax": 10}
+            axes.imshow(scene, interpolation="nearest", **style)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color(plots.FAINT)
+        panels[row, 0].set_ylabel(title, color=plots.INK, fontsize=11)
+    names = [Patch(color=palette()(1 + digit), label=str(digit)) for digit in range(digits.CLASSES)]
+    part.legend(handles=names, ncols=digits.CLASSES, loc="outside lower center", frameon=False)
 
 
 def palette():
@@ -150,6 +160,7 @@ RECIPE = Recipe(
     network=network,
     outputs=lambda network, batch: network(batch["image"]),
     loss=added(loss),
+    loss_label=LOSS_LABEL,
     score=of_first(Score("mean IoU", mean_iou, "{:.1%}")),
     report=finish,
     batch_size=8,

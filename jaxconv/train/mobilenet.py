@@ -11,7 +11,7 @@ from ..analysis import cost
 from ..models.mobilenet_v1 import MobileNetV1
 from . import digits, plots, report, twins
 from .recipe import Recipe, Run, Score
-from .twins import Twins, added, of_first
+from .twins import LOSS_LABEL, Twins, added, of_first
 
 # The first of the paper's blocks at half their width, with strides for images of 28×28.
 BLOCKS = ((64, 2), (128, 1), (128, 2), (256, 1), (256, 1))
@@ -48,7 +48,8 @@ def finish(run: Run) -> None:
     lost = 100 * (theirs["accuracy"] - ours["accuracy"])
     run.console.print(
         f"[bold]{fewer:.1f}×[/bold] fewer multiply-adds, {faster:.1f}× faster steps, "
-        f"[bold]{lost:.1f}[/bold] points of accuracy lost: {name} against {other}"
+        f"[bold]{abs(lost):.1f}[/bold] points of accuracy {'lost' if lost >= 0 else 'gained'}: "
+        f"{name} against {other}"
     )
     plots.save(picture(run, rows), run.folder / "mobilenet.png")
 
@@ -95,6 +96,7 @@ RECIPE = Recipe(
     network=network,
     outputs=lambda network, batch: network(batch["image"]),
     loss=added(digits.loss),
+    loss_label=LOSS_LABEL,
     score=of_first(Score("accuracy", digits.accuracy, "{:.1%}")),
     report=finish,
     batch_size=64,

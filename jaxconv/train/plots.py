@@ -58,7 +58,7 @@ def training_curve(axes, training: Training, history: History) -> None:
     axes.legend(frameon=False, loc="upper right")
     score = training.recipe.score
     caption(axes, f"Training: held-out {score.name} {score.text(history.held_out_score[-1])}")
-    axes.set(xlabel="epoch", ylabel="loss")
+    axes.set(xlabel="epoch", ylabel=training.recipe.loss_label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
 

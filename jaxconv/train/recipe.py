@@ -52,6 +52,7 @@ class Recipe:
         network: Builds the network from ``nnx.Rngs``.
         outputs: ``(network, batch) -> outputs``, the network applied to a batch.
         loss: ``(outputs, batch) -> scalar``, the mean over the batch.
+        loss_label: What the loss is, on the curve's axis.
         score: The figure reported for the held-out examples.
         report: Prints and draws what the run found.
         batch_size, epochs, learning_rate, weight_decay: AdamW under a one-cycle cosine schedule
@@ -72,6 +73,7 @@ class Recipe:
     epochs: int
     learning_rate: float
     short_epochs: int
+    loss_label: str = "cross-entropy (nats)"
     weight_decay: float = 1e-2
     augment: Callable[[jax.Array, Batch], Batch] = unchanged
 

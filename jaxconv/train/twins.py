@@ -18,6 +18,8 @@ from .recipe import Batch, Run, Score
 
 Loss = Callable[[jax.Array, Batch], jax.Array]
 
+LOSS_LABEL = "both networks' loss (nats)"
+
 
 class Twins(nnx.Module):
     """Both networks on the same input; the outputs stand behind the batch axis: ``[N, 2, …]``."""

@@ -113,8 +113,8 @@ def finish(run: Run) -> None:
     saved = 1 - reached["WaveNet"] / reached[f"Markov, order {ORDER}"]
     run.console.print(table, "", report.kernels(run.training), "")
     run.console.print(
-        f"[bold]{saved:.0%}[/bold] fewer bits a sample than the order-{ORDER} Markov model, on "
-        f"{HELD_OUT:,} held-out samples"
+        f"[bold]{abs(saved):.0%}[/bold] {'fewer' if saved >= 0 else 'more'} bits a sample than "
+        f"the order-{ORDER} Markov model, on {HELD_OUT:,} held-out samples"
     )
     heard = wave[None, split - 2 * FIELD : split]
     continued = generated(network, heard, run.training.seed)
@@ -169,6 +169,7 @@ RECIPE = Recipe(
     network=lambda rngs: WaveNet(LEVELS, features=32, skip=64, rngs=rngs),
     outputs=lambda network, batch: network(batch["wave"][:, :-1]),
     loss=loss,
+    loss_label="nats a sample (0.69 are a bit)",
     score=Score("bits a sample", bits, "{:.3f}"),
     report=finish,
     batch_size=4,
