@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .spec import ConvSpec, Operator
-from .table import format_shape, format_table
+from .table import Rows, Tabled, format_shape
 from .walk import Found, convolutions, trace
 
 
@@ -31,10 +31,19 @@ class ConvCost:
     bytes: int
     count: int
 
+    @property
+    def intensity(self) -> float:
+        """Floating-point operations, two a multiply-accumulate, for each byte moved."""
+        return intensity(self.macs, self.bytes)
+
+
+def intensity(macs: int, moved: int) -> float:
+    return 2 * macs / moved if moved else 0.0
+
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
-    """The convolutions of a function in program order, and their totals; prints as a table."""
+class Cost(Tabled):
+    """The convolutions of a function in program order, and totals; a table, in notebooks too."""
 
     convs: tuple[ConvCost, ...]
 
@@ -50,17 +59,40 @@ class Cost:
     def bytes(self) -> int:
         return sum(conv.bytes for conv in self.convs)
 
-    def __str__(self) -> str:
-        header = ("kind", "operands", "result", "runs", "parameters", "MACs", "bytes")
-        rows = [_row(conv) for conv in self.convs]
-        total = ("total", "", "", sum(conv.count for conv in self.convs))
-        return format_table(header, [*rows, (*total, self.parameters, self.macs, self.bytes)])
+    @property
+    def intensity(self) -> float:
+        return intensity(self.macs, self.bytes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The convolutions and totals as plain lists, dicts and numbers."""
+        convs = [
+            dict(zip(ENTRIES, (c.kind, c.operator.value, c.shapes, *_sums(c)), strict=True))
+            for c in self.convs
+        ]
+        totals = {"parameters": self.parameters, "macs": self.macs, "bytes": self.bytes}
+        return {"convs": convs, **totals, "intensity": self.intensity}
+
+    def table(self) -> tuple[Sequence[str], Rows]:
+        count = sum(conv.count for conv in self.convs)
+        sums = (count, self.parameters, self.macs, self.bytes, f"{self.intensity:.1f}")
+        return HEADER, [*map(_row, self.convs), ("total", "", "", *sums)]
+
+
+HEADER = ("kind", "operands", "result", "runs", "parameters", "MACs", "bytes", "FLOP/byte")
+ENTRIES = (
+    *("kind", "operator", "shapes"),
+    *("count", "parameters", "macs", "bytes", "intensity"),
+)
+
+
+def _sums(conv: ConvCost) -> tuple:
+    return conv.count, conv.parameters, conv.macs, conv.bytes, conv.intensity
 
 
 def _row(conv: ConvCost) -> tuple[object, ...]:
     a, b, result = map(format_shape, conv.shapes)
-    sums = (conv.count, conv.parameters, conv.macs, conv.bytes)
-    return conv.kind, f"{a} {b}", result, *sums
+    *sums, each = _sums(conv)
+    return conv.kind, f"{a} {b}", result, *sums, f"{each:.1f}"
 
 
 def cost(fn: Callable, *args: Any, **kwargs: Any) -> Cost:

@@ -16,7 +16,7 @@ from .spec import ConvSpec
 from .walk import flattened, trace
 
 # Outputs differ by where they fall between the pixels of an enlarged input, and fields repeat with
-# the enlargement: this many neighbours meet every case up to 64-fold, and its common divisors.
+# the enlargement: this many neighbours meet every case up to 64-fold.
 PERIOD = 64
 NOTHING = (0, -1)  # the interval without pixels, of an output that depends on none
 
@@ -58,7 +58,8 @@ class ReceptiveField:
         return len(self.axes)
 
     def __str__(self) -> str:
-        return f"size {self.size}, stride {tuple(map(str, self.stride))}, offset {self.offset}"
+        stride = ", ".join(map(str, self.stride)) + ("," if len(self) == 1 else "")
+        return f"size {self.size}, stride ({stride}), offset {self.offset}"
 
 
 def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any) -> ReceptiveField:
@@ -165,12 +166,24 @@ def _measure_axis(
 ) -> AxisField:
     """Measures from the middle, where no materialised border is in the way."""
     middle = outputs // 2
-    period = next(p for p in range(longest, 0, -1) if longest % p == 0 and middle + p <= outputs)
-    first, last = field(middle), field(middle + period)
-    if first is None or last is None:
+    count = next(p for p in range(longest, 0, -1) if longest % p == 0 and middle + p <= outputs)
+    windows = [field(middle + i) for i in range(count + 1)]
+    known = [window for window in windows if window is not None]
+    if windows[0] is None or windows[-1] is None:
         return AxisField(inputs, 0, 0)
-    stride = Fraction(last[0] - first[0], period)
-    windows = [window for window in map(field, range(middle, middle + period)) if window]
-    size = max(high - low + 1 for low, high in windows)
-    offset = min(math.floor(low - stride * (middle + i)) for i, (low, _) in enumerate(windows))
+    stride = _stride([low for low, _ in known])
+    size = max(high - low + 1 for low, high in known[:count])
+    offset = min(
+        math.floor(window[0] - stride * (middle + i)) for i, window in enumerate(windows) if window
+    )
     return AxisField(size, stride.numerator if stride.denominator == 1 else stride, offset)
+
+
+def _stride(lows: Sequence[int]) -> Fraction:
+    """Input pixels an output, of fields that begin at ``lows``: those of the shortest period."""
+    steps = [
+        {later - low for low, later in zip(lows, lows[period:], strict=False)}
+        for period in range(1, len(lows))
+    ]
+    period, step = next((p, each) for p, each in enumerate(steps, 1) if len(each) == 1)
+    return Fraction(step.pop(), period)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from .analysis import kind
+from .analysis import intensity, kind
 from .explain import kernel_of
 from .program import Argument, program
 from .receptive import field_of
 from .spec import Operator
-from .table import format_html, format_shape, format_table
+from .table import Rows, Tabled, format_shape
 from .walk import LOOPS, Found, find, flattened, inner_jaxprs
 
 # Neighbouring outputs whose fields are compared: enough for a layer enlarged up to 4-fold.
@@ -50,7 +50,7 @@ class Layer:
     @property
     def intensity(self) -> float:
         """Floating-point operations, two a multiply-accumulate, for each byte moved."""
-        return 2 * self.macs / self.bytes if self.bytes else 0.0
+        return intensity(self.macs, self.bytes)
 
     def cells(self) -> tuple[object, ...]:
         field = format_shape(self.receptive_field) if self.receptive_field else ""
@@ -62,7 +62,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Summary:
+class Summary(Tabled):
     """The layers of a network in program order, and totals; prints as a table, in notebooks too."""
 
     layers: tuple[Layer, ...]
@@ -81,7 +81,7 @@ class Summary:
 
     @property
     def intensity(self) -> float:
-        return 2 * self.macs / self.bytes if self.bytes else 0.0
+        return intensity(self.macs, self.bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """The layers and totals as plain lists, dicts and numbers."""
@@ -91,16 +91,10 @@ class Summary:
         totals = {"parameters": self.parameters, "macs": self.macs, "bytes": self.bytes}
         return {"layers": layers, **totals, "intensity": self.intensity}
 
-    def __str__(self) -> str:
-        return format_table(HEADER, self._rows())
-
-    def _repr_html_(self) -> str:
-        return format_html(HEADER, self._rows())
-
-    def _rows(self) -> list[tuple[object, ...]]:
+    def table(self) -> tuple[Sequence[str], Rows]:
         sums = (sum(layer.runs for layer in self.layers), self.parameters, self.macs, self.bytes)
         total = ("total", "", "", "", *sums, f"{self.intensity:.1f}", "", "")
-        return [*(layer.cells() for layer in self.layers), total]
+        return HEADER, [*(layer.cells() for layer in self.layers), total]
 
 
 def summarize(fn: Callable, *args: Any, **kwargs: Any) -> Summary:

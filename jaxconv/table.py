@@ -5,8 +5,24 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+Rows = Sequence[Sequence[object]]
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+
+class Tabled:
+    """What prints as a table, in notebooks as HTML."""
+
+    def table(self) -> tuple[Sequence[str], Rows]:
+        """The header and the rows."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return format_table(*self.table())
+
+    def _repr_html_(self) -> str:
+        return format_html(*self.table())
+
+
+def format_table(header: Sequence[str], rows: Rows) -> str:
     """Columns as wide as their widest cell; numbers flush right, with thousands separated.
 
     >>> print(format_table(("name", "MACs"), [("a", 1234), ("bc", 5)]))
@@ -29,7 +45,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
-def format_html(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def format_html(header: Sequence[str], rows: Rows) -> str:
     """The same as an HTML table.
 
     >>> format_html(("name", "MACs"), [("<a>", 1234)])

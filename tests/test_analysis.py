@@ -1,6 +1,8 @@
 """``cost``, ``receptive_field`` and ``explain`` against counting, impulses and dispatch."""
 
+import fractions
 import functools
+import json
 import math
 
 import jax
@@ -80,6 +82,38 @@ def test_tables(function):
     lines = str(function(conv_of(BASIC[2]), x, k)).splitlines()
     assert len(lines) >= 2
     assert "2x7x10x6" in lines[1]
+
+
+def test_forms_of_cost():
+    """A table, the same in HTML for notebooks, and plain data."""
+    x, k = operands(BASIC[2], roles="xk")
+    counted = jaxconv.cost(conv_of(BASIC[2]), x, k)
+    html = counted._repr_html_()
+    assert html.count("<tr>") == 3
+    assert all(f"{cell:,}" in html for cell in (counted.parameters, counted.macs, counted.bytes))
+    plain = json.loads(json.dumps(counted.as_dict()))
+    assert plain["macs"] == counted.macs == plain["convs"][0]["macs"]
+    assert plain["convs"][0]["kind"] == "dilated grouped"
+    assert plain["intensity"] == 2 * counted.macs / counted.bytes
+
+
+@pytest.mark.parametrize("enlarged", [2, 3, 5, 6, 8])
+def test_strides_of_enlarging_functions_are_exact(enlarged):
+    kernel = np.ones((2 * enlarged, 1, 1), np.float32)
+    field = jaxconv.receptive_field(
+        lambda x: jaxconv.conv_transpose(x, kernel, strides=enlarged),
+        np.ones((1, 50, 1), np.float32),
+    )
+    assert field.stride == (fractions.Fraction(1, enlarged),)
+
+
+def test_receptive_fields_print_as_numbers():
+    image = np.ones((1, 9, 9, 1), np.float32)
+    field = jaxconv.receptive_field(lambda x: x[:, ::2, :] * 2, image)
+    assert str(field) == "size (1, 1), stride (2, 1), offset (0, 0)"
+    kernel = np.ones((2, 2, 1, 1), np.float32)
+    wider = jaxconv.receptive_field(lambda x: jaxconv.conv_transpose(x, kernel, strides=2), image)
+    assert "stride (1/2, 1/2)" in str(wider)
 
 
 @pytest.mark.parametrize(
