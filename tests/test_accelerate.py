@@ -133,7 +133,7 @@ by_place = pytest.mark.parametrize("fn", PLACES.values(), ids=PLACES)
 
 
 @by_place
-def test_values(fn):
+def test_accelerate(fn):
     assert_accelerates(fn, X, KERNEL)
 
 

@@ -182,7 +182,7 @@ def test_a_function_of_arrays_and_its_gradient():
     assert "depthwise filter gradient" in kinds
 
 
-def test_forms():
+def test_summarize_as_text_html_and_data():
     network = abstract(AlexNet, image_size=67, hidden=8)
     network.eval()
     summary = jaxconv.summarize(network, image(1, 67, 67, 3))
