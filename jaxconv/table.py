@@ -32,9 +32,8 @@ def format_table(header: Sequence[str], rows: Rows) -> str:
     """
     cells = [[_text(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    right = [
-        bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(header))
-    ]
+    right = [all(map(_is_number, column)) for column in zip(*cells, strict=True)]
+    right = right or [False] * len(header)
     lines = []
     for row in (header, *cells):
         aligned = [
@@ -60,8 +59,13 @@ def format_html(header: Sequence[str], rows: Rows) -> str:
 
 
 def _html(cell: object, tag: str) -> str:
-    align = ' style="text-align: right"' if isinstance(cell, int) else ""
+    align = ' style="text-align: right"' if _text(cell) and _is_number(_text(cell)) else ""
     return f"<{tag}{align}>{html.escape(_text(cell))}</{tag}>"
+
+
+def _is_number(text: str) -> bool:
+    """Digits, thousands and decimals; or nothing, in a column of numbers."""
+    return not text.strip("0123456789,.")
 
 
 def _text(cell: object) -> str:

@@ -126,6 +126,7 @@ def test_gradients_reach_every_parameter():
         ([[SOURCE]], [[0]], ValueError, "source must be ids from 0 to 10, but got 11 to 11"),
         ([[0]], [[-1]], ValueError, "target must be ids from 0 to 6, but got -1 to -1"),
         ([0], [[0]], ValueError, r"source must be \[N, L\], but got shape \(1,\)"),
+        ([[0], [0]], [[0]], ValueError, r"as many sequences, but got \[N, S\] = \(2, 1\) and"),
         ([[0]], [[0.5]], TypeError, "target must be integers, but got float"),
     ],
 )
@@ -137,5 +138,7 @@ def test_bad_tokens_are_refused(source, target, error, said):
 def test_other_bad_values_are_refused():
     with pytest.raises(ValueError, match="even number, but got 7"):
         ByteNet(SOURCE, TARGET, features=7, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="length must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match="length must be a positive int, but got 0"):
         small().translate(pair()[0], 0)
+    with pytest.raises(TypeError, match="source must be an array of integers, but got list"):
+        small().translate([[0]], 1)

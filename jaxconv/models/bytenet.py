@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..checks import Call, integer
 from ..nnx import CausalConv, Conv, PointwiseConv
 from .tokens import check_tokens
 
@@ -115,6 +116,11 @@ class ByteNet(nnx.Module):
 
     def __call__(self, source: Array, target: Array) -> Array:
         check_tokens("ByteNet", "target", target, self.target_classes)
+        if jnp.shape(source)[:1] != target.shape[:1]:
+            raise ValueError(
+                f"ByteNet: source and target must have as many sequences, but got [N, S] = "
+                f"{jnp.shape(source)} and [N, T] = {target.shape}"
+            )
         before = jnp.pad(target, ((0, 0), (1, 0)))[:, :-1]
         return self.decode(self.target(before) + self.encode(source, target.shape[1]))
 
@@ -146,10 +152,9 @@ class ByteNet(nnx.Module):
             ``[N, length]`` token ids.
 
         Raises:
-            ValueError: ``length`` is below 1.
+            ValueError: ``length`` is no positive int.
         """
-        if length < 1:
-            raise ValueError(f"ByteNet.translate: length must be at least 1, but got {length}")
+        integer(Call("ByteNet.translate"), "length", length)
         columns = jnp.moveaxis(self.encode(source, length), 1, 0)
         states = tuple(block.conv.init_state(len(source)) for block in self.decoder)
 

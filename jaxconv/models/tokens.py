@@ -14,6 +14,10 @@ def check_tokens(network: str, name: str, tokens: Any, classes: int) -> None:
 
     Under ``jit`` the ids are not known, and Flax's embedding turns bad ones into NaN.
     """
+    if not hasattr(tokens, "dtype"):
+        raise TypeError(
+            f"{network}: {name} must be an array of integers, but got {type(tokens).__name__}"
+        )
     shape, dtype = jnp.shape(tokens), jnp.result_type(tokens)
     if len(shape) != 2:
         raise ValueError(f"{network}: {name} must be [N, L], but got shape {shape}")
