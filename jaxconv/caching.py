@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 
 def cached_by_value(function: Callable) -> Callable:
@@ -16,19 +15,29 @@ def cached_by_value(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def call(*args):
-        args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
+        if list in map(type, args):
+            args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
         try:
-            return cached(*args) if all(map(_plain, args)) else function(*args)
+            return cached(*args) if _plain(args, top=True) else function(*args)
         except TypeError:  # an unhashable argument; its own check words the refusal
             return function(*args)
 
     return call
 
 
-def _plain(value: Any) -> bool:
-    """Whether ``value`` equals nothing of another meaning, as True equals 1."""
-    if not isinstance(value, tuple):
-        return True
-    return all(
-        _plain(entry) if isinstance(entry, tuple | str) else type(entry) is int for entry in value
-    )
+def _plain(values: tuple, top: bool = False) -> bool:
+    """Whether nothing in these tuples equals something of another meaning, as True equals 1.
+
+    At the top the cache tells types apart by itself. Plain loops, for the sake of eager calls: with
+    generators the geometry of a causal convolution was looked up in 5.8 µs, so in 2.0.
+    """
+    for value in values:
+        kind = type(value)
+        if kind is int or kind is str:
+            continue
+        if isinstance(value, tuple):
+            if not _plain(value):
+                return False
+        elif not top:
+            return False
+    return True
