@@ -9,10 +9,10 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// R pixels, a half and a quarter of them.
+// R pixels, two thirds and a third of them.
 constexpr int kBlockSizes = 3;
 constexpr int block_pixels(int rows, int size) {
-  return size == 0 ? rows : size == 1 ? (rows + 1) / 2 : (rows + 3) / 4;
+  return ((kBlockSizes - size) * rows + kBlockSizes - 1) / kBlockSizes;
 }
 
 // The smallest block that holds so many pixels.

@@ -93,6 +93,8 @@ class DenseGather {
 
  private:
   static constexpr int64_t kEndCost = 8;  // products that a vector's store costs as much as
+  static constexpr int64_t kSplitBytes = 512 << 10;  // half of the L2 cache
+  static constexpr int64_t kLeastUnits = 64;
   static constexpr int64_t kLineBytes = 64;
   static constexpr int64_t kChunkBytes = 128 << 10;
   static constexpr int64_t kPackedBytes = 5 * (kWorkspaceBytes / 8);
@@ -211,8 +213,11 @@ class DenseGather {
   void compute_all(int64_t first, int64_t panels, const A* packed, const Own* own,
                    int64_t members) const {
     const int64_t chunks = first_chunk_[regions_.count()];
-    // With few pixels, threads share the panels too.
-    const int64_t splits = chunks >= 32 ? 1 : smaller(panels, ceil_div(32, larger(chunks, 1)));
+    // All chunks go through a few panels before the next few, which so stay in the L2 cache; with few
+    // pixels, threads share the panels too.
+    const int64_t panel_bytes = panel_size_ * static_cast<int64_t>(sizeof(A));
+    const int64_t splits = clamp(ceil_div(panels * panel_bytes, kSplitBytes),
+                                 ceil_div(kLeastUnits, larger(chunks, 1)), panels);
     const int64_t cost = first_cost_[regions_.count()];
     const int64_t vectors = ceil_div(panels, splits) * kernel_.vectors * kernel_.pixels;
     const int64_t pieces = pieces_for(cost * chunk_tiles_ * vectors * splits, chunks * splits);
@@ -279,16 +284,28 @@ class DenseGather {
     }
   }
 
-  // By squares, so that the lines read and written stay in the L1 cache.
+  // By squares of whole vectors, then what is left: element by element, the input gradient of 3x3
+  // 1x7x7x512 took twice as long as the convolution.
   void pack_transposed(const T* from, int64_t lanes, int64_t width, A* to) const {
-    constexpr int64_t kSquare = 16;
+    constexpr int N = kVectorBytes / sizeof(A);
     if (lanes < width) std::memset(to, 0, sizeof(A) * group_source_ * width);
-    for (int64_t c = 0; c < group_source_; c += kSquare) {
-      for (int64_t l = 0; l < lanes; ++l) {
-        const T* row = from + l * g_.features;
-        for (int64_t i = c; i < smaller(c + kSquare, group_source_); ++i) {
-          to[i * width + l] = to_accumulator(row[i]);
-        }
+    const int64_t rows = lanes / N * N, columns = group_source_ / N * N;
+    for (int64_t c = 0; c < columns; c += N) {
+      for (int64_t l = 0; l < rows; l += N) {
+        Vec<A, N> square[N];
+        unroll<N>([&](auto i) JAXCONV_LAMBDA {
+          square[i] = load<A, N>(from + (l + i) * g_.features + c);
+        });
+        transpose<A, N>(square);
+        unroll<N>([&](auto i) JAXCONV_LAMBDA {
+          store<A, N>(to + (c + i) * width + l, square[i]);
+        });
+      }
+    }
+    for (int64_t l = 0; l < lanes; ++l) {
+      const T* row = from + l * g_.features;
+      for (int64_t c = l < rows ? columns : 0; c < group_source_; ++c) {
+        to[c * width + l] = to_accumulator(row[c]);
       }
     }
   }

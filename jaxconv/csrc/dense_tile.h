@@ -72,7 +72,7 @@ void gather_block(const GatherBlock<T, A>& b) {
 constexpr int kMostPixels = 12;
 constexpr int kMostVectors = 3;
 
-// Compiled blocks of R pixels, a half and a quarter of them, and of 1 … V vectors.
+// Compiled blocks of R pixels, two thirds and a third of them, and of 1 … V vectors.
 template <class T, class A>
 struct GatherKernel {
   void (*run[kBlockSizes][kMostVectors])(const GatherBlock<T, A>&);

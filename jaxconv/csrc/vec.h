@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #if defined(__AVX2__) || defined(__AVX512F__)
 #include <immintrin.h>
@@ -285,6 +286,34 @@ __attribute__((noinline)) Vec<A, N> permute(Vec<A, N> v, Vec<int32_t, N> index) 
   return r;
 }
 #endif
+
+// The lanes of a and b in turn: of their lower halves, or their upper.
+template <class A, int N, bool Upper, int... L>
+JAXCONV_INLINE Vec<A, N> interleave(Vec<A, N> a, Vec<A, N> b, std::integer_sequence<int, L...>) {
+  constexpr int kFirst = Upper ? N / 2 : 0;
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (kFirst + L / 2 + L % 2 * N)...);
+#else
+  using I = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
+  return __builtin_shuffle(a, b, Vec<I, N>{(kFirst + L / 2 + L % 2 * N)...});
+#endif
+}
+
+// Swaps rows and columns of N vectors: interleaving each with the one half of them further does it,
+// as often as N halves.
+template <class A, int N, int Left = N>
+JAXCONV_INLINE void transpose(Vec<A, N> (&row)[N]) {
+  if constexpr (Left > 1) {
+    Vec<A, N> next[N];
+    constexpr auto kLanes = std::make_integer_sequence<int, N>{};
+    unroll<N / 2>([&](auto i) JAXCONV_LAMBDA {
+      next[2 * i] = interleave<A, N, false>(row[i], row[i + N / 2], kLanes);
+      next[2 * i + 1] = interleave<A, N, true>(row[i], row[i + N / 2], kLanes);
+    });
+    unroll<N>([&](auto i) JAXCONV_LAMBDA { row[i] = next[i]; });
+    transpose<A, N, Left / 2>(row);
+  }
+}
 
 }  // namespace JAXCONV_ISA
 }  // namespace jaxconv
