@@ -15,10 +15,11 @@ import jax
 from jax import lax
 
 from . import checks, geometry, halo
+from .blocks import Line
 from .geometry import Geometry
 from .operators import add_bias, apply, options
 from .padding import PaddingLike
-from .partitioning import forward_window
+from .shards import forward_window
 from .spec import Operator
 
 Array = jax.Array
@@ -237,7 +238,8 @@ def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards:
 
 def _window(x, whole: Geometry, axis: int, name: str, shards: int):
     """What this device's outputs read along one axis."""
-    window, border = forward_window(whole.spec, axis, shards), whole.borders[axis]
+    window = forward_window(Line.of(Operator.CONV, whole.spec, axis, shards), shards)
+    border = whole.borders[axis]
     low = 0 if border is None else border.low  # the spec counts from the border's first entry
     starts = [start - low for start in window.starts]
     return halo.window(x, axis + 1, name, starts, window.size, wrap=border is not None)

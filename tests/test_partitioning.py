@@ -18,6 +18,7 @@ from test_mesh import mesh_of, pytestmark
 
 import jaxconv
 from jaxconv import partitioning
+from jaxconv.cut import plan
 from jaxconv.kernels import native
 from jaxconv.spec import ConvSpec, Operator
 
@@ -234,7 +235,7 @@ def test_the_rule_for_shardy():
 def test_a_mesh_axis_cuts_one_factor():
     spec = ConvSpec(8, 4, 8, (16, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
     partitions = {"x": ("b", None, None, None), "k": (None, None, None, "b"), "g": (None,) * 4}
-    cut = partitioning.plan(spec, {"b": 4}, partitions)
+    cut = plan(Operator.FILTER_GRAD, spec, {"b": 4}, partitions)
     assert cut.axes == {"n": ("b",)}
     assert cut.partitions("k") == (None,) * 4
     assert cut.summed(Operator.FILTER_GRAD) == ("b",)

@@ -1,0 +1,158 @@
+"""What a convolution on several devices cuts: its factors, and over which mesh axes.
+
+The trilinear form ``T(x, k, g)`` of ``primitives.py`` has these factors, each in two or three of
+its arrays: the batch in x and g; every spatial axis in x and g; the in-features in x and k, and the
+out-features in k and g, or where features are grouped the groups in all three. A factor may be cut
+over mesh axes, and then every device computes the same operator of a smaller spec:
+
+    a factor of the result     each device computes its part; for a spatial axis it needs a halo
+    a factor that is summed    each device computes a part of the sum, and one all-reduce adds them;
+                               or a reduce-scatter, where the result is to be cut by those devices
+
+so no activation is gathered. Parts that do not come out even are as XLA makes them: all of the
+extent divided and rounded up, with what no array has at the last devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+
+from .primitives import RESULT
+from .spec import ConvSpec, Operator
+
+Axes = tuple[str, ...]
+
+
+def factors(spec: ConvSpec) -> dict[str, str]:
+    """The letters of every factor, and the roles that carry it."""
+    spatial = {f"s{axis}": "xg" for axis in range(spec.rank)}
+    features = {"c": "xk", "f": "kg"} if spec.groups == 1 else {"j": "xkg"}
+    return {"n": "xg", **spatial, **features}
+
+
+def letters(role: str, spec: ConvSpec) -> tuple:
+    """The factor that each axis of ``role`` is cut along, or None."""
+    spatial = tuple(f"s{axis}" for axis in range(spec.rank))
+    one = spec.groups == 1
+    match role:
+        case "x":
+            return ("n", *spatial, "c" if one else "j")
+        case "g":
+            return ("n", *spatial, "f" if one else "j")
+        case _:
+            return (*(None,) * spec.rank, "c" if one else None, "f" if one else "j")
+
+
+def sums(operator: Operator, spec: ConvSpec) -> list[str]:
+    """The factors that the result does not have."""
+    return [name for name, roles in factors(spec).items() if RESULT[operator] not in roles]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """The mesh axes that each factor is cut over, and into how many parts.
+
+    ``scattered`` are factors of the result that devices cut which hold parts of one sum.
+    """
+
+    spec: ConvSpec
+    axes: dict[str, Axes]
+    parts: dict[str, int]
+    scattered: dict[str, Axes] = dataclasses.field(default_factory=dict)
+
+    def partitions(self, role: str, result: bool = False) -> tuple:
+        axes = self.axes | self.scattered if result else self.axes
+        return tuple(axes.get(letter) for letter in letters(role, self.spec))
+
+    def summed(self, operator: Operator) -> Axes:
+        """The mesh axes whose devices hold parts of one sum."""
+        return tuple(a for name in sums(operator, self.spec) for a in self.axes.get(name, ()))
+
+    def spatial(self) -> Iterator[tuple[int, Axes, int]]:
+        """The spatial axes that are cut, their mesh axes, and into how many parts."""
+        for axis in range(self.spec.rank):
+            name = f"s{axis}"
+            if name in self.axes:
+                yield axis, self.axes[name], self.parts[name]
+
+    def part(self, name: str, size: int) -> int:
+        """The entries of one device, of ``size`` on an axis of factor ``name``."""
+        return -(-size // self.parts.get(name, 1))
+
+
+def plan(
+    operator: Operator, spec: ConvSpec, mesh: Mapping[str, int], partitions: Mapping[str, tuple]
+) -> Cut:
+    """Cuts factors as the arrays come: activations first, for they are the largest.
+
+    A mesh axis cuts one factor; what is left of an array's partition is gathered. Only where the
+    two activations of a filter gradient are cut along different features is neither kept: their
+    batch is cut instead, to which both change by an all-to-all.
+    """
+    axes, parts, used = {}, {}, set()
+
+    def cut(name: str, entry) -> None:
+        chosen, count = _free(entry, mesh, used, name, spec)
+        if chosen and name not in axes:
+            axes[name], parts[name] = chosen, count
+            used.update(chosen)
+
+    if operator is Operator.FILTER_GRAD and spec.groups == 1:
+        shared = [
+            axis for axis in _names(partitions["x"][-1]) if axis in _names(partitions["g"][-1])
+        ]
+        batch = [*_names(partitions["x"][0]), *_names(partitions["g"][0])]
+        if shared and not batch:
+            cut("n", shared)
+    by_size = sorted(partitions, key=lambda role: (role == RESULT[operator], role == "k"))
+    for role in by_size:
+        for name, entry in zip(letters(role, spec), partitions[role], strict=True):
+            if name is not None:
+                cut(name, entry)
+    whole = Cut(spec, axes, parts)
+    scattered = _scattered(operator, whole, mesh, partitions[RESULT[operator]])
+    return dataclasses.replace(whole, scattered=scattered)
+
+
+def _scattered(operator: Operator, cut: Cut, mesh: Mapping[str, int], partition) -> dict[str, Axes]:
+    """The cuts that are asked of the result and can be made while its parts are summed."""
+    free, found = set(cut.summed(operator)), {}
+    for name, entry in zip(letters(RESULT[operator], cut.spec), partition, strict=True):
+        wanted = _names(entry)
+        count = math.prod(mesh[axis] for axis in wanted)
+        even = name is not None and all(size % count == 0 for size in sizes(name, cut.spec))
+        if wanted and even and name not in cut.axes and free.issuperset(wanted):
+            found[name] = wanted
+            free -= set(wanted)
+    return found
+
+
+def sizes(name: str, spec: ConvSpec) -> tuple[int, ...]:
+    """The extents of a factor: two where inputs and outputs differ."""
+    if name.startswith("s"):
+        axis = int(name[1:])
+        return spec.input_spatial[axis], spec.output_spatial[axis]
+    found = {"n": spec.batch, "c": spec.in_features, "f": spec.out_features, "j": spec.groups}
+    return (found[name],)
+
+
+def _names(entry) -> Axes:
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _free(entry, mesh, used, name: str, spec: ConvSpec) -> tuple[Axes, int]:
+    """The leading mesh axes of a partition's entry that are free and can cut the factor.
+
+    Every part but some last ones has entries; and a part of groups has whole groups.
+    """
+    chosen, count = [], 1
+    whole = name == "j" and (spec.group_in, spec.group_out) != (1, 1)
+    for axis in _names(entry):
+        parts = count * mesh[axis]
+        if axis in used or any(n < parts or (whole and n % parts) for n in sizes(name, spec)):
+            break
+        chosen.append(axis)
+        count = parts
+    return tuple(chosen), count
