@@ -2,14 +2,14 @@
 
 The form ``T(x, k, g)`` is a sum of products of an input and an output that lie a tap apart. A shard
 whose outputs begin where its inputs do (inputs = stride * outputs) has the same products as every
-other, and they fall into blocks of some inputs with some outputs:
+other, and their sum falls into blocks of some inputs with some outputs:
 
-    own      all of its inputs with all of its outputs: no neighbour, so no wait and no copy
-    borders  the results at either end that need a halo, with all that they read
-    whole    all results with all that they read
+    own      all of the shard's inputs with all of its outputs: no neighbour, no wait, no copy
+    borders  the halo before the shard, and that after it, with what has products with them
+    whole    all of them: targets with all that they read
 
-A block is a convolution, of the same form. Source is what is exchanged (x, or g for an input
-gradient), target what stays in place: the result, or g for a filter gradient.
+Each is a convolution of the same form. Source is what is exchanged (x, or g for an input gradient),
+target what stays in place: the result, or g for a filter gradient.
 """
 
 from __future__ import annotations
@@ -64,19 +64,15 @@ class Line:
 
     @property
     def whole(self) -> Block:
-        return self._reading((0, self.targets))
+        target = (0, self.targets)
+        return Block(self._across(target), target)
 
     @property
     def borders(self) -> list[Block]:
-        """What to put in place of the own block's results; or to add, for a filter gradient."""
-        blocks = [self._reading(target) for target in self._borders() if target[0] < target[1]]
-        if self.operator is not Operator.FILTER_GRAD:
-            return blocks
-        n = self.sources
-        return [
-            Block((b.source[0], 0) if b.source[0] < 0 else (n, b.source[1]), b.target)
-            for b in blocks
-        ]
+        lower, upper = self._borders()
+        (first, _), (_, end) = self._across(lower), self._across(upper)
+        blocks = Block((first, 0), lower), Block((self.sources, end), upper)
+        return [block for block in blocks if block.target[0] < block.target[1]]
 
     @property
     def halo(self) -> tuple[int, int]:
@@ -86,19 +82,12 @@ class Line:
 
     @property
     def splits(self) -> bool:
-        """Whether the blocks hold, with halos of the next shards alone, and are worth their calls.
+        """Whether the blocks hold, of the next shards alone, and are worth a call each.
 
-        Worth: where what the borders read is at most half of the shard. Copying it whole, as a
-        window that is as wide takes, costs more than the depthwise kernels themselves.
+        A window is copied whole, which takes longer than a depthwise convolution of it; small ones
+        less than the calls.
         """
-        lower, upper = self._borders()
-        read = sum(end - first for first, end in (b.source for b in self.borders))
-        return (
-            self.inputs == self.stride * self.outputs
-            and max(self.halo) <= self.sources
-            and lower[1] <= upper[0]
-            and 2 * read <= self.sources
-        )
+        return self.inputs == self.stride * self.outputs and 2 * sum(self.halo) <= self.sources
 
     def local(self, block: Block) -> tuple[int, tuple[int, int]]:
         """The input extent and the padding of the convolution of one block."""
@@ -115,19 +104,26 @@ class Line:
         return self.operator is Operator.INPUT_GRAD
 
     def _borders(self) -> tuple[Range, Range]:
-        """The targets that sources before the shard have products with, and those after it."""
+        """The targets that have products with sources before the shard, and with those after it."""
         n, m = self.targets, self.sources
-        _, end = self._across((-1, 0), self._inverse)
-        first, _ = self._across((m, m + 1), self._inverse)
+        _, end = self._back((-1, 0))
+        first, _ = self._back((m, m + 1))
         return (0, min(max(end, 0), n)), (min(max(first, 0), n), n)
 
-    def _reading(self, target: Range) -> Block:
-        return Block(self._across(target, not self._inverse), target)
+    def _across(self, target: Range) -> Range:
+        """The sources that these targets read."""
+        return self._reading(target) if self._inverse else self._read(target)
 
-    def _across(self, some: Range, outputs: bool) -> Range:
-        """The inputs that these outputs read; or the outputs that read these inputs."""
-        first, last = some[0], some[1] - 1
-        if outputs:
-            return self.stride * first - self.low, self.stride * last - self.low + self.extent
-        reach = self.extent - 1
+    def _back(self, source: Range) -> Range:
+        """The targets that read these sources."""
+        return self._read(source) if self._inverse else self._reading(source)
+
+    def _read(self, outputs: Range) -> Range:
+        """The inputs that these outputs read."""
+        first, last = outputs[0], outputs[1] - 1
+        return self.stride * first - self.low, self.stride * last - self.low + self.extent
+
+    def _reading(self, inputs: Range) -> Range:
+        """The outputs that read these inputs."""
+        first, last, reach = inputs[0], inputs[1] - 1, self.extent - 1
         return -((reach - first - self.low) // self.stride), (last + self.low) // self.stride + 1

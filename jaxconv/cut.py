@@ -100,12 +100,9 @@ def plan(
             used.update(chosen)
 
     if operator is Operator.FILTER_GRAD and spec.groups == 1:
-        shared = [
-            axis for axis in _names(partitions["x"][-1]) if axis in _names(partitions["g"][-1])
-        ]
-        batch = [*_names(partitions["x"][0]), *_names(partitions["g"][0])]
-        if shared and not batch:
-            cut("n", shared)
+        (n, *_, c), (m, *_, f) = (partitions[role] for role in "xg")
+        if not n and not m:
+            cut("n", tuple(axis for axis in _names(c) if axis in _names(f)))
     by_size = sorted(partitions, key=lambda role: (role == RESULT[operator], role == "k"))
     for role in by_size:
         for name, entry in zip(letters(role, spec), partitions[role], strict=True):

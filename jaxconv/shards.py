@@ -29,7 +29,7 @@ def run(operator: Operator, cut: Cut, a, b, dtype, compute: Callable):
     )
     lines = {axis: Line.of(operator, cut.spec, axis, parts) for axis, _, parts in cut.spatial()}
     way = _in_blocks if all(line.splits for line in lines.values()) else _in_windows
-    result = way(operator, cut, lines, a, b, lambda spec, a, b: compute(spec, wide, a, b))
+    result = way(operator, cut, lines, a, b, wide, compute)
     return _summed(result, operator, cut, summed).astype(dtype)
 
 
@@ -61,22 +61,22 @@ def _cleared(x, role: str, operator: Operator, cut: Cut):
 # --- in blocks ------------------------------------------------------------------------------------
 
 
-def _in_blocks(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, compute: Callable):
-    """The shard's own products, and then those that need a halo, along one axis after another.
+def _in_blocks(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, dtype, compute):
+    """The shard's own products, and added to them those with a halo, along each axis.
 
-    The own ones are computed on the shard as it is; a border of a few rows is all that is copied.
-    Where borders of two axes meet, the earlier axis' have the products of both: its borders reach
-    over all of the later ones, and come last.
+    The shard is convolved as it is, never copied; and a halo of a few rows as it came. Where the
+    halos of two axes meet, the earlier axis has the products of both.
     """
-    around = halo.Around(
-        a,
-        {
-            axis + 1: halo.Side(names, parts, *lines[axis].halo)
-            for axis, names, parts in cut.spatial()
-        },
+    sides = {
+        axis + 1: halo.Side(names, parts, *lines[axis].halo) for axis, names, parts in cut.spatial()
+    }
+    around = halo.Around(a, sides)
+    result = compute(
+        _local(cut, lines, {axis: line.own for axis, line in lines.items()}), dtype, a, b
     )
-    result = compute(_local(cut, lines, {axis: line.own for axis, line in lines.items()}), a, b)
-    for axis in sorted(lines, reverse=True):
+    # Sums of half precision are rounded once.
+    wide = jnp.promote_types(dtype, jnp.float32)
+    for axis in lines:
         for border in lines[axis].borders:
             blocks = {
                 other: border if other == axis else line.whole if other > axis else line.own
@@ -85,10 +85,14 @@ def _in_blocks(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, co
             source = around.read({other + 1: block.source for other, block in blocks.items()})
             spec, (first, end) = _local(cut, lines, blocks), border.target
             if operator is Operator.FILTER_GRAD:
-                result += compute(spec, source, lax.slice_in_dim(b, first, end, axis=axis + 1))
+                target = lax.slice_in_dim(b, first, end, axis=axis + 1)
+                result += compute(spec, wide, source, target).astype(dtype)
             else:
-                part = compute(spec, source, b)
-                result = lax.dynamic_update_slice_in_dim(result, part, first, axis + 1)
+                part = compute(spec, wide, source, b)
+                part += lax.slice_in_dim(result, first, end, axis=axis + 1)
+                result = lax.dynamic_update_slice_in_dim(
+                    result, part.astype(dtype), first, axis + 1
+                )
     return result
 
 
@@ -116,7 +120,7 @@ def local_spec(cut: Cut, spatial: Mapping[int, tuple[int, tuple[int, int]]]) -> 
 # --- in windows -----------------------------------------------------------------------------------
 
 
-def _in_windows(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, compute: Callable):
+def _in_windows(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, dtype, compute):
     """The operator of all that the shard's results read, joined to one array, which is copied."""
     inverse = operator is Operator.INPUT_GRAD
     window = inverse_window if inverse else forward_window
@@ -124,7 +128,7 @@ def _in_windows(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, c
     for axis, names, _ in cut.spatial():
         a = halo.window(a, axis + 1, names, windows[axis].starts, windows[axis].size)
     spec = local_spec(cut, {axis: (w.input_extent, w.padding) for axis, w in windows.items()})
-    result = compute(spec, a, b)
+    result = compute(spec, dtype, a, b)
     if inverse:
         for axis, names, _ in cut.spatial():
             result = _part(result, axis + 1, names, windows[axis].firsts, lines[axis].inputs)
