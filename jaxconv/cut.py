@@ -85,32 +85,73 @@ class Cut:
 def plan(
     operator: Operator, spec: ConvSpec, mesh: Mapping[str, int], partitions: Mapping[str, tuple]
 ) -> Cut:
-    """Cuts factors as the arrays come: activations first, for they are the largest.
+    """Cuts factors as the arrays come: as activations do first, for those are the largest.
 
-    A mesh axis cuts one factor; what is left of an array's partition is gathered. Only where the
-    two activations of a filter gradient are cut along different features is neither kept: their
-    batch is cut instead, to which both change by an all-to-all.
+    A mesh axis cuts one factor. Where it cuts an activation and cannot cut the convolution there,
+    for it would cut groups apart, or cuts another activation along other features, it cuts the
+    batch or space: an activation gets from one to the other by an all-to-all.
     """
-    axes, parts, used = {}, {}, set()
+    plan = _Plan(spec, mesh)
+    result = RESULT[operator]
+    activations = [role for role in partitions if role not in ("k", result)]
+    features = [set(_names(partitions[role][-1])) for role in activations]
+    torn = set.intersection(*features) if len(features) > 1 and spec.groups == 1 else set()
 
-    def cut(name: str, entry) -> None:
-        chosen, count = _free(entry, mesh, used, name, spec)
-        if chosen and name not in axes:
-            axes[name], parts[name] = chosen, count
-            used.update(chosen)
+    def follow(roles, without=frozenset()) -> None:
+        for name, carrying in factors(spec).items():
+            for role in (role for role in roles if role in carrying):
+                wanted = _names(partitions[role][letters(role, spec).index(name)])
+                plan.cut(name, tuple(axis for axis in wanted if axis not in without))
 
-    if operator is Operator.FILTER_GRAD and spec.groups == 1:
-        (n, *_, c), (m, *_, f) = (partitions[role] for role in "xg")
-        if not n and not m:
-            cut("n", tuple(axis for axis in _names(c) if axis in _names(f)))
-    by_size = sorted(partitions, key=lambda role: (role == RESULT[operator], role == "k"))
-    for role in by_size:
-        for name, entry in zip(letters(role, spec), partitions[role], strict=True):
-            if name is not None:
-                cut(name, entry)
-    whole = Cut(spec, axes, parts)
-    scattered = _scattered(operator, whole, mesh, partitions[RESULT[operator]])
-    return dataclasses.replace(whole, scattered=scattered)
+    follow(activations, torn)
+    for axis in (a for role in activations for entry in partitions[role] for a in _names(entry)):
+        plan.place(axis)
+    for roles in (activations, "k", result):
+        follow(roles)
+    cut = Cut(spec, plan.axes, plan.parts)
+    scattered = _scattered(operator, cut, mesh, partitions[result])
+    return dataclasses.replace(cut, scattered=scattered)
+
+
+class _Plan:
+    """A cut in the making."""
+
+    def __init__(self, spec: ConvSpec, mesh: Mapping[str, int]):
+        self.spec, self.mesh = spec, mesh
+        self.axes: dict[str, Axes] = {}
+        self.parts: dict[str, int] = {}
+
+    def cut(self, name: str, wanted: Axes) -> None:
+        """Cuts a factor that is whole over the leading ones of these axes that can cut it."""
+        if name not in self.axes:
+            while wanted and not self._cuts(name, wanted):
+                wanted = wanted[:-1]
+            self._keep(name, wanted)
+
+    def place(self, axis: str) -> None:
+        """Has an axis that cuts nothing cut the batch or space, if it can."""
+        for name in ("n", *(f"s{i}" for i in range(self.spec.rank))):
+            wanted = (*self.axes.get(name, ()), axis)
+            if axis not in self._used() and self._cuts(name, wanted):
+                self._keep(name, wanted)
+
+    def _keep(self, name: str, wanted: Axes) -> None:
+        if wanted:
+            self.axes[name], self.parts[name] = wanted, self._count(wanted)
+
+    def _used(self, but: str = "") -> set[str]:
+        return {axis for name, axes in self.axes.items() if name != but for axis in axes}
+
+    def _count(self, wanted: Axes) -> int:
+        return math.prod(self.mesh[axis] for axis in wanted)
+
+    def _cuts(self, name: str, wanted: Axes) -> bool:
+        """Whether every part but some last ones has entries; and of groups, whole ones."""
+        parts = self._count(wanted)
+        whole = name == "j" and (self.spec.group_in, self.spec.group_out) != (1, 1)
+        return not self._used(but=name).intersection(wanted) and all(
+            n >= parts and not (whole and n % parts) for n in sizes(name, self.spec)
+        )
 
 
 def _scattered(operator: Operator, cut: Cut, mesh: Mapping[str, int], partition) -> dict[str, Axes]:
@@ -137,19 +178,3 @@ def sizes(name: str, spec: ConvSpec) -> tuple[int, ...]:
 
 def _names(entry) -> Axes:
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
-
-
-def _free(entry, mesh, used, name: str, spec: ConvSpec) -> tuple[Axes, int]:
-    """The leading mesh axes of a partition's entry that are free and can cut the factor.
-
-    Every part but some last ones has entries; and a part of groups has whole groups.
-    """
-    chosen, count = [], 1
-    whole = name == "j" and (spec.group_in, spec.group_out) != (1, 1)
-    for axis in _names(entry):
-        parts = count * mesh[axis]
-        if axis in used or any(n < parts or (whole and n % parts) for n in sizes(name, spec)):
-            break
-        chosen.append(axis)
-        count = parts
-    return tuple(chosen), count

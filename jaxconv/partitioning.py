@@ -21,11 +21,13 @@ from .primitives import RESULT, ROLES, bind
 from .spec import ConvSpec, Operator
 
 
-def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, compute: Callable):
+def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, compute: Callable, mesh):
     """``operator`` as a function of its operands that XLA may cut along every factor.
 
-    ``compute(spec, dtype, a, b)`` is the operator of a smaller spec, on one device.
+    ``compute(spec, dtype, a, b)`` is the operator of a smaller spec, on one device; ``mesh`` has
+    the sizes of the axes to cut over.
     """
+    together = not any(spec.groups % size for size in mesh.values())
     settings = _settings(compat.no_mesh(platform))
 
     def whole(a, b):
@@ -47,7 +49,11 @@ def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, comput
         return mesh, on_shard, shardings[2], tuple(shardings[:2])
 
     function = custom_partitioning(whole)
-    function.def_partition(partition, sharding_rule=rule(operator, spec), **special(operator, spec))
+    function.def_partition(
+        partition,
+        sharding_rule=rule(operator, spec, together),
+        **special(operator, spec, together),
+    )
     return function
 
 
@@ -79,18 +85,24 @@ def _partitions(array) -> tuple:
 # --- the rule -------------------------------------------------------------------------------------
 
 
-def rule(operator: Operator, spec: ConvSpec) -> str:
-    """Shardy's rule, such as ``n s0 c, t0 c f -> n s0 f``."""
-    a, b = (_axes_rule(role, spec) for role in ROLES[operator])
-    return f"{a}, {b} -> {_axes_rule(RESULT[operator], spec)}"
+def rule(operator: Operator, spec: ConvSpec, together: bool = True) -> str:
+    """Shardy's rule, such as ``n s0 c, t0 c f -> n s0 f``.
+
+    Groups that a mesh axis cuts apart are not ``together``: Shardy would cut them over a part of
+    the axis, of which jax has no word. Their features stand for themselves then.
+    """
+    a, b = (_axes_rule(role, spec, together) for role in ROLES[operator])
+    return f"{a}, {b} -> {_axes_rule(RESULT[operator], spec, together)}"
 
 
-def _axes_rule(role: str, spec: ConvSpec) -> str:
-    """Groups of features stand before the features of a group, which are never cut."""
+def _axes_rule(role: str, spec: ConvSpec, together: bool) -> str:
+    """Groups of features stand before the features of a group."""
     within = "u" if role == "x" else "v"
     words = []
     for at, letter in enumerate(letters(role, spec)):
-        if letter == "j" and within in _within(spec):
+        if letter == "j" and _within(spec) and not together:
+            words.append("j" if spec.group_in == spec.group_out else f"j{role}")
+        elif letter == "j" and within in _within(spec):
             words.append(f"(j {within})")
         else:
             words.append(letter or (f"t{at}" if at < spec.rank else "i"))
@@ -103,20 +115,19 @@ def _within(spec: ConvSpec) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size > 1}
 
 
-def special(operator: Operator, spec: ConvSpec) -> dict[str, Any]:
+def special(operator: Operator, spec: ConvSpec, together: bool = True) -> dict[str, Any]:
     """Which factors are summed, exchanged or never cut, and the sizes of those within an axis."""
     summed = sums(operator, spec)
-    kept = [f"t{axis}" for axis in range(spec.rank)]
-    kept += [*(["i"] if spec.groups > 1 else []), *_within(spec)]
-    sizes = _within(spec)
+    sizes = _within(spec) if together else {}
     if len(sizes) == 2:  # else the groups are an axis of their own, whose size Shardy knows
         sizes["j"] = spec.groups
-    # In the order of the rule, as Shardy demands.
-    kept.sort(key=re.findall(r"\w+", rule(operator, spec)).index)
+    kept = {"i", *(f"t{axis}" for axis in range(spec.rank))}
+    words = dict.fromkeys(re.findall(r"\w+", rule(operator, spec, together)))
     exchanged = [f"s{axis}" for axis in range(spec.rank) if f"s{axis}" not in summed]
     return {
         "reduction_factors": tuple(summed),
-        "need_replication_factors": tuple(kept),
+        # In the order of the rule, as Shardy demands.
+        "need_replication_factors": tuple(word for word in words if word in kept),
         "permutation_factors": tuple(exchanged),
         **sizes,
     }

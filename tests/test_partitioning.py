@@ -50,9 +50,9 @@ def compiled(case: Case, specs, dtype=np.float64):
 def collectives(program) -> dict[str, list[int]]:
     """The elements that each device sends or gathers, by the kind of collective."""
     found = collections.defaultdict(list)
-    pattern = rf"= \w+\[([\d,]*)\]\S* ({COLLECTIVES})(?:-start)?\("
-    for shape, name in re.findall(pattern, program.as_text()):
-        found[name].append(math.prod(int(n) for n in shape.split(",") if n))
+    for results, name in re.findall(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", program.as_text()):
+        shapes = re.findall(r"\w+\[([\d,]*)\]", results)  # of one array, or of a tuple's
+        found[name] += [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
     return {name: sorted(sizes) for name, sizes in found.items()}
 
 
