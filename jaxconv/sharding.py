@@ -51,6 +51,7 @@ def halo_exchange(
     Raises:
         ValueError: There is no such axis, of ``x`` or of the mesh, or ``low`` or ``high`` is out of
             range.
+        TypeError: ``x`` is not an array.
 
     >>> import jax, jax.numpy as jnp
     >>> from jax.sharding import PartitionSpec as P
@@ -61,8 +62,9 @@ def halo_exchange(
 
     Source: none; halo exchange is common practice for stencils.
     """
+    x = checks.array("halo_exchange", "x", x)
     call = checks.Call("halo_exchange", x=x.shape)
-    if not -x.ndim <= axis < x.ndim:
+    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
         raise call.refuse(f"axis must be one of x's {x.ndim} axes, but got {axis}")
     axis %= x.ndim
     shards = _shards(call, axis_name)
@@ -82,7 +84,7 @@ def conv(
     kernel: Any,
     bias: Any = None,
     *,
-    axis_names: str | Sequence[str | None],
+    axis_names: str | Sequence[str | tuple[str, ...] | None],
     strides: Any = 1,
     padding: PaddingLike = "SAME",
     dilation: Any = 1,
@@ -107,8 +109,8 @@ def conv(
         This device's shard of the result, cut as ``x`` is.
 
     Raises:
-        ValueError: As ``jaxconv.conv``; or there is no such mesh axis, or the outputs do not divide
-            by its size.
+        ValueError: As ``jaxconv.conv``; or there is no such mesh axis, or it is named twice, or the
+            outputs do not divide by its size.
         TypeError: As ``jaxconv.conv``.
 
     >>> import functools, jax, jax.numpy as jnp, jaxconv
@@ -173,32 +175,28 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    checks.causal_kernel(
-        checks.Call("sharding.causal_conv", x=x.shape, kernel=kernel.shape), kernel.shape
-    )
+    call, *arrays = checks.arrays("sharding.causal_conv", x=x, kernel=kernel, bias=bias)
+    checks.causal_kernel(call, arrays[1].shape)
     return _conv(
         "sharding.causal_conv",
-        (x, kernel, bias),
+        arrays,
         axis_name,
         (strides, "CAUSAL", dilation, groups),
         (precision, preferred_element_type, implementation),
     )
 
 
-def _conv(function: str, arrays: tuple, axis_names, placement: tuple, chosen: tuple) -> Array:
+def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen: tuple) -> Array:
     x, kernel, bias = arrays
     call, x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
-    names = (axis_names,) if isinstance(axis_names, str) else tuple(axis_names)
-    if len(names) != rank:
-        raise call.refuse(
-            f"axis_names must have one entry a spatial axis, {rank}, a mesh axis or None, but got "
-            f"{names}"
-        )
+    names = _names(call, axis_names, rank)
     unbatched = x.ndim == rank + 1
     x = x[None] if unbatched else x
     shards = [1 if name is None else _shards(call, name) for name in names]
+    # An empty axis has nothing to exchange.
+    names = [name if n else None for name, n in zip(names, x.shape[1:-1], strict=True)]
     spatial = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
     whole = geometry.conv(call, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
     checks.bias(call, bias, whole.spec.out_features)
@@ -209,6 +207,23 @@ def _conv(function: str, arrays: tuple, axis_names, placement: tuple, chosen: tu
     local = _local(whole, names, x.shape)
     y = add_bias(apply(Operator.CONV, x, kernel, local, options(call, x.dtype, *chosen)), bias)
     return y[0] if unbatched else y
+
+
+def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
+    names = (axis_names,) if isinstance(axis_names, str) else axis_names
+    entry = f"one entry a spatial axis, {rank}, a mesh axis, a tuple of them or None"
+    if not isinstance(names, Sequence) or len(names) != rank:
+        raise call.refuse(f"axis_names must have {entry}, but got {names!r}")
+    each = [(name,) if isinstance(name, str) else name for name in names if name is not None]
+    if not all(isinstance(axes, tuple) and all(isinstance(a, str) for a in axes) for axes in each):
+        raise call.refuse(f"axis_names must have {entry}, but got {names!r}")
+    cut = [axis for axes in each for axis in axes]
+    if len(set(cut)) < len(cut):
+        raise call.refuse(
+            f"a mesh axis cuts one spatial axis, but axis_names has one twice: {names!r}; name "
+            f"another axis of the mesh, or None for an axis that is whole"
+        )
+    return tuple(names)
 
 
 def _shards(call: checks.Call, name: str) -> int:

@@ -17,10 +17,8 @@ from oracle import Case
 from test_mesh import mesh_of, pytestmark
 
 import jaxconv
-from jaxconv import partitioning
-from jaxconv.cut import plan
 from jaxconv.kernels import native
-from jaxconv.spec import ConvSpec, Operator
+from jaxconv.spec import Operator
 
 __all__ = ["pytestmark"]
 
@@ -128,6 +126,7 @@ def test_in_features():
     results = program(*placed)
     assert_all_right(case, arrays, results)
     assert collectives(program) == {"all-reduce": [math.prod(case.shape("g"))]}
+    assert [result.sharding.spec for result in results] == [P(), specs[0], specs[1]]
 
 
 SPATIAL = {
@@ -166,6 +165,31 @@ SPATIAL = {
         ),
         HEIGHT,
     ),
+    "long shards, both axes": (
+        case_of(
+            "depthwise",
+            input_spatial=(32, 12),
+            kernel_spatial=(4, 3),
+            dilation=(1, 2),
+            padding=((1, 2), (3, 1)),
+        ),
+        BOTH,
+    ),
+    "long shards, strided and dilated": (
+        case_of(
+            "dense",
+            input_spatial=(72, 3),
+            strides=(3, 1),
+            dilation=(2, 1),
+            padding=((3, -1), (1, 1)),
+        ),
+        HEIGHT,
+    ),
+    "long shards, time": (Case(2, 4, 4, (64,), (4,), (1,), ((6, 0),), (2,), 4), HEIGHT),
+    "long shards, volumes": (
+        Case(1, 3, 2, (16, 8, 2), (3, 2, 2), (1, 1, 1), ((2, 0), (0, 1), (0, 1)), (1, 1, 1)),
+        BOTH,
+    ),
     "cropped": (
         case_of("depthwise", kernel_spatial=(1, 1), strides=(2, 1), padding=((-1, 0), (0, 0))),
         HEIGHT,
@@ -178,6 +202,14 @@ SPATIAL = {
 }
 
 
+def test_shards_are_convolved_where_they_are():
+    """No array has the rows of a shard and of its halo together, nor some of both."""
+    case = case_of("depthwise", batch=2, input_spatial=(32, 5), padding=((1, 1), (1, 1)))
+    program, *_ = compiled(case, (HEIGHT, P(), HEIGHT))
+    shapes = re.findall(r"= \w+\[2,(\d+),5,8\]", program.as_text())
+    assert set(shapes) == {"8", "1"}
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("case", "spec"), SPATIAL.values(), ids=SPATIAL)
 def test_spatial_geometries(case, spec):
@@ -187,13 +219,6 @@ def test_spatial_geometries(case, spec):
     sent = collectives(program)
     assert set(sent) <= {"collective-permute", "all-reduce"}
     assert sent["all-reduce"] == [math.prod(case.shape("k"))]
-
-
-def test_extents_that_do_not_divide_are_gathered():
-    """15 outputs over 4 devices: the axis is gathered, and the values are right."""
-    case = case_of("depthwise", padding=((1, 0), (1, 1)))
-    program, placed, arrays = compiled(case, (HEIGHT, P(), P()))
-    assert_all_right(case, arrays, program(*placed))
 
 
 def test_explicit_types():
@@ -221,21 +246,3 @@ def test_forced_kernels_run_on_shards():
         program, placed, arrays = compiled(case, (BATCH, P(), BATCH))
         assert_all_right(case, arrays, program(*placed))
     assert "jaxconv_" not in program.as_text()
-
-
-def test_the_rule_for_shardy():
-    spec = ConvSpec(8, 4, 8, (16, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 2)
-    assert partitioning.rule(Operator.CONV, spec) == (
-        "n s0 s1 (j u), t0 t1 i (j v) -> n s0 s1 (j v)"
-    )
-    dense = spec.replace(groups=1)
-    assert partitioning.rule(Operator.FILTER_GRAD, dense) == "n s0 s1 c, n s0 s1 f -> t0 t1 c f"
-
-
-def test_a_mesh_axis_cuts_one_factor():
-    spec = ConvSpec(8, 4, 8, (16, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
-    partitions = {"x": ("b", None, None, None), "k": (None, None, None, "b"), "g": (None,) * 4}
-    cut = plan(Operator.FILTER_GRAD, spec, {"b": 4}, partitions)
-    assert cut.axes == {"n": ("b",)}
-    assert cut.partitions("k") == (None,) * 4
-    assert cut.summed(Operator.FILTER_GRAD) == ("b",)
