@@ -15,6 +15,7 @@ target what stays in place: the result, or g for a filter gradient.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 
 from .spec import ConvSpec, Operator
 
@@ -127,3 +128,18 @@ class Line:
         """The outputs that read these inputs."""
         first, last, reach = inputs[0], inputs[1] - 1, self.extent - 1
         return -((reach - first - self.low) // self.stride), (last + self.low) // self.stride + 1
+
+
+def pieces(lines: Mapping[int, Line]) -> Iterator[dict[int, Block]]:
+    """For each convolution that a shard's is the sum of, the block of every axis that is cut.
+
+    The shard's own comes first. Where the halos of two axes meet, the earlier axis has the products
+    of both.
+    """
+    yield {axis: line.own for axis, line in lines.items()}
+    for axis in lines:
+        for border in lines[axis].borders:
+            yield {
+                other: border if other == axis else line.whole if other > axis else line.own
+                for other, line in lines.items()
+            }

@@ -62,6 +62,7 @@ class Side:
     shards: int
     low: int
     high: int
+    wrap: bool = False
 
 
 class Around:
@@ -75,10 +76,10 @@ class Around:
             n = x.shape[axis]
             if side.low:
                 edge = self._read(self._wide(axis) | {axis: (n - side.low, n)}, axis)
-                self._before[axis] = _passed(edge, side.name, side.shards, 1)
+                self._before[axis] = _passed(edge, side.name, side.shards, 1, side.wrap)
             if side.high:
                 edge = self._read(self._wide(axis) | {axis: (0, side.high)}, axis)
-                self._after[axis] = _passed(edge, side.name, side.shards, -1)
+                self._after[axis] = _passed(edge, side.name, side.shards, -1, side.wrap)
 
     def read(self, ranges: Mapping[int, tuple[int, int]]):
         """The entries from a first to before an end, counted from the shard's own, on every axis
@@ -97,7 +98,7 @@ class Around:
         """Joins what lies before, in and after the shard on the first axis after ``done``."""
         later = [axis for axis in sorted(self._sides) if axis > done]
         if not later:
-            return _box(self._x, ranges, {})
+            return taken(self._x, ranges)
         axis = later[0]
         n, (first, end) = self._x.shape[axis], ranges[axis]
         # The origin of the entries held: those before the shard on this axis, and of later ones.
@@ -105,19 +106,19 @@ class Around:
         parts = []
         if first < 0:
             box = ranges | {axis: (first, min(end, 0))}
-            parts.append(_box(self._before[axis], box, origin))
+            parts.append(taken(self._before[axis], box, origin))
         if first < n and end > 0:
             parts.append(self._read(ranges | {axis: (max(first, 0), min(end, n))}, axis))
         if end > n:
             box = ranges | {axis: (max(first, n), end)}
-            parts.append(_box(self._after[axis], box, origin | {axis: n}))
+            parts.append(taken(self._after[axis], box, origin | {axis: n}))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
-def _box(x, ranges, origin):
-    """The entries of ``x`` in these ranges, which count from before its first by ``origin``."""
+def taken(x, ranges, origin=None):
+    """The entries of ``x`` in these ranges, which count from where the origin is, 0 or below it."""
     for axis, (first, end) in ranges.items():
-        at = origin.get(axis, 0)
+        at = (origin or {}).get(axis, 0)
         if (first - at, end - at) != (0, x.shape[axis]):
             x = lax.slice_in_dim(x, first - at, end - at, axis=axis)
     return x

@@ -8,15 +8,17 @@ its outputs read besides its own, and convolves. All of it can be differentiated
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax import lax
 
 from . import checks, geometry, halo
-from .blocks import Line
+from .blocks import Line, pieces
 from .geometry import Geometry
+from .mesh_types import match_varying
 from .operators import add_bias, apply, options
 from .padding import PaddingLike
 from .shards import forward_window
@@ -192,6 +194,7 @@ def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen:
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
     names = _names(call, axis_names, rank)
+    x, kernel = match_varying(x, kernel)  # once: parts of the kernel's gradient are summed here
     unbatched = x.ndim == rank + 1
     x = x[None] if unbatched else x
     shards = [1 if name is None else _shards(call, name) for name in names]
@@ -200,13 +203,56 @@ def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen:
     spatial = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
     whole = geometry.conv(call, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
     checks.bias(call, bias, whole.spec.out_features)
-    for axis, (name, count) in enumerate(zip(names, shards, strict=True)):
-        if name is not None:
-            _check_cut(call, whole, axis, name, count)
-            x = _window(x, whole, axis, name, count)
-    local = _local(whole, names, x.shape)
-    y = add_bias(apply(Operator.CONV, x, kernel, local, options(call, x.dtype, *chosen)), bias)
+    cuts = {
+        axis: (name, count)
+        for axis, (name, count) in enumerate(zip(names, shards, strict=True))
+        if name is not None
+    }
+    for axis, cut in cuts.items():
+        _check_cut(call, whole, axis, *cut)
+    convolve = functools.partial(_applied, whole, kernel, options(call, x.dtype, *chosen))
+    lines = {axis: _line(whole, axis, cuts[axis][1]) for axis in cuts}
+    way = _in_blocks if all(line.splits for line in lines.values()) else _in_windows
+    y = add_bias(way(x, whole, lines, cuts, convolve), bias)
     return y[0] if unbatched else y
+
+
+def _in_blocks(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
+    """The shard convolved as it is, and the halos' part added at its borders."""
+    around = halo.Around(
+        x,
+        {
+            axis + 1: halo.Side(*cuts[axis], *line.halo, wrap=whole.borders[axis] is not None)
+            for axis, line in lines.items()
+        },
+    )
+    own, *others = pieces(lines)
+    y = convolve(x, {axis: lines[axis].local(block)[1] for axis, block in own.items()})
+    for blocks in others:
+        source = around.read({axis + 1: block.source for axis, block in blocks.items()})
+        padding = {axis: lines[axis].local(block)[1] for axis, block in blocks.items()}
+        at = [slice(None)] * y.ndim
+        for axis, block in blocks.items():
+            at[axis + 1] = slice(*block.target)
+        y = y.at[tuple(at)].add(convolve(source, padding))
+    return y
+
+
+def _in_windows(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
+    """What this device's outputs read, joined to one array, convolved."""
+    for axis, (name, count) in cuts.items():
+        window = forward_window(lines[axis], count)
+        wrap = whole.borders[axis] is not None
+        x = halo.window(x, axis + 1, name, window.starts, window.size, wrap)
+    return convolve(x, dict.fromkeys(cuts, (0, 0)))
+
+
+def _line(whole: Geometry, axis: int, parts: int) -> Line:
+    """One device's part of an axis; the spec counts from the border's first entry."""
+    line, border = Line.of(Operator.CONV, whole.spec, axis, parts), whole.borders[axis]
+    if border is None:
+        return line
+    return dataclasses.replace(line, inputs=whole.spatial[axis] // parts, low=line.low + border.low)
 
 
 def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
@@ -251,23 +297,16 @@ def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards:
         )
 
 
-def _window(x, whole: Geometry, axis: int, name: str, shards: int):
-    """What this device's outputs read along one axis."""
-    window = forward_window(Line.of(Operator.CONV, whole.spec, axis, shards), shards)
-    border = whole.borders[axis]
-    low = 0 if border is None else border.low  # the spec counts from the border's first entry
-    starts = [start - low for start in window.starts]
-    return halo.window(x, axis + 1, name, starts, window.size, wrap=border is not None)
-
-
-def _local(whole: Geometry, names, shape) -> Geometry:
-    """The geometry of one device's convolution, on windows that need no padding."""
+def _applied(whole: Geometry, kernel, chosen, x, padding: Mapping[int, tuple[int, int]]) -> Array:
+    """The convolution of a part of the array, padded so on the axes that are cut."""
     spec = whole.spec
-    cut = [name is not None for name in names]
-    spatial = [shape[i + 1] if cut[i] else n for i, n in enumerate(spec.input_spatial)]
-    padding = [(0, 0) if cut[i] else pair for i, pair in enumerate(spec.padding)]
-    borders = [None if cut[i] else border for i, border in enumerate(whole.borders)]
-    local = spec.replace(input_spatial=tuple(spatial), padding=tuple(padding))
-    return dataclasses.replace(
-        whole, spec=local, borders=tuple(borders), spatial=tuple(shape[1:-1]), batched=True
+    spatial = [x.shape[i + 1] if i in padding else n for i, n in enumerate(spec.input_spatial)]
+    pairs = [padding.get(axis, pair) for axis, pair in enumerate(spec.padding)]
+    local = dataclasses.replace(
+        whole,
+        spec=spec.replace(input_spatial=tuple(spatial), padding=tuple(pairs)),
+        borders=tuple(None if i in padding else b for i, b in enumerate(whole.borders)),
+        spatial=tuple(x.shape[1:-1]),
+        batched=True,
     )
+    return apply(Operator.CONV, x, kernel, local, chosen)

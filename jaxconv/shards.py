@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import halo
-from .blocks import Block, Line
+from .blocks import Block, Line, pieces
 from .cut import Axes, Cut, letters, sizes, sums
 from .primitives import RESULT, ROLES
 from .spec import ConvSpec, Operator, effective_extent
@@ -62,42 +62,33 @@ def _cleared(x, role: str, operator: Operator, cut: Cut):
 
 
 def _in_blocks(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, dtype, compute):
-    """The shard's own products, and added to them those with a halo, along each axis.
+    """The shard's own products, and added to them those with a halo.
 
-    The shard is convolved as it is, never copied; and a halo of a few rows as it came. Where the
-    halos of two axes meet, the earlier axis has the products of both.
+    The shard is convolved as it is, never copied; and a halo of a few rows as it came.
     """
-    sides = {
-        axis + 1: halo.Side(names, parts, *lines[axis].halo) for axis, names, parts in cut.spatial()
-    }
-    around = halo.Around(a, sides)
-    result = compute(
-        _local(cut, lines, {axis: line.own for axis, line in lines.items()}), dtype, a, b
+    cuts = {axis: (names, parts) for axis, names, parts in cut.spatial()}
+    around = halo.Around(
+        a, {axis + 1: halo.Side(*cuts[axis], *line.halo) for axis, line in lines.items()}
     )
     # Sums of half precision are rounded once.
     wide = jnp.promote_types(dtype, jnp.float32)
-    for axis in lines:
-        for border in lines[axis].borders:
-            blocks = {
-                other: border if other == axis else line.whole if other > axis else line.own
-                for other, line in lines.items()
-            }
-            source = around.read({other + 1: block.source for other, block in blocks.items()})
-            spec, (first, end) = _local(cut, lines, blocks), border.target
-            if operator is Operator.FILTER_GRAD:
-                target = lax.slice_in_dim(b, first, end, axis=axis + 1)
-                result += compute(spec, wide, source, target).astype(dtype)
-            else:
-                part = compute(spec, wide, source, b)
-                part += lax.slice_in_dim(result, first, end, axis=axis + 1)
-                result = lax.dynamic_update_slice_in_dim(
-                    result, part.astype(dtype), first, axis + 1
-                )
+    own, *others = pieces(lines)
+    result = compute(local_spec(cut, _local(lines, own)), dtype, a, b)
+    for blocks in others:
+        source = around.read({axis + 1: block.source for axis, block in blocks.items()})
+        target = {axis + 1: block.target for axis, block in blocks.items()}
+        spec = local_spec(cut, _local(lines, blocks))
+        if operator is Operator.FILTER_GRAD:
+            result += compute(spec, wide, source, halo.taken(b, target)).astype(dtype)
+        else:
+            part = compute(spec, wide, source, b) + halo.taken(result, target)
+            first = [target.get(axis, (0,))[0] for axis in range(result.ndim)]
+            result = lax.dynamic_update_slice(result, part.astype(dtype), first)
     return result
 
 
-def _local(cut: Cut, lines: Mapping[int, Line], blocks: Mapping[int, Block]) -> ConvSpec:
-    return local_spec(cut, {axis: lines[axis].local(block) for axis, block in blocks.items()})
+def _local(lines: Mapping[int, Line], blocks: Mapping[int, Block]):
+    return {axis: lines[axis].local(block) for axis, block in blocks.items()}
 
 
 def local_spec(cut: Cut, spatial: Mapping[int, tuple[int, tuple[int, int]]]) -> ConvSpec:

@@ -181,9 +181,7 @@ def test_refusals_of_the_convolution():
     assert 'such as to "SAME"' in sizes
     assert "no mesh axis 'depth' here" in refused(axis_names=("depth", None))
     assert "one entry a spatial axis, 2" in refused(axis_names="h")
-    assert "a tuple of them or None, but got (3, None)" in refused(
-        axis_names=(3, None)
-    )
+    assert "a tuple of them or None, but got (3, None)" in refused(axis_names=(3, None))
     assert "one twice: ('h', 'h'); name another" in refused(axis_names=("h", "h"))
     assert "9 and the input has 8" in refused(padding="VALID", dilation=4)
     assert 'padding "REFLECT" and "REPLICATE"' in refused(padding="REFLECT")
