@@ -33,7 +33,7 @@ def extended(x, axis: int, name, shards: int, low: int, high: int, wrap: bool = 
 
 def _passed(edge, name, shards: int, hop: int, wrap: bool = False):
     """What every device passes on to the one ``hop`` places after it."""
-    if wrap and hop % shards == 0:
+    if not edge.size or (wrap and hop % shards == 0):
         return edge
     pairs = [(p, (p + hop) % shards) for p in range(shards) if wrap or 0 <= p + hop < shards]
     # Who receives nothing has zeros.
@@ -65,6 +65,19 @@ class Side:
     wrap: bool = False
 
 
+def _exchanged(last, first, side: Side) -> tuple:
+    """The last entries of the shard before, and the first ones of the shard after."""
+    if side.shards == 2 and side.low == side.high and not side.wrap:
+        # Each has one neighbour, and a permute of both edges takes as long as that of one.
+        lower = lax.axis_index(side.name) == 0
+        other = lax.ppermute(jnp.where(lower, last, first), side.name, [(0, 1), (1, 0)])
+        return jnp.where(lower, 0, other), jnp.where(lower, other, 0)
+    return (
+        _passed(last, side.name, side.shards, 1, side.wrap),
+        _passed(first, side.name, side.shards, -1, side.wrap),
+    )
+
+
 class Around:
     """A shard and the entries around it on several axes, held apart: reading a few copies a few."""
 
@@ -74,12 +87,9 @@ class Around:
         # Later axes first: what earlier ones send has the corners already.
         for axis, side in sorted(sides.items(), reverse=True):
             n = x.shape[axis]
-            if side.low:
-                edge = self._read(self._wide(axis) | {axis: (n - side.low, n)}, axis)
-                self._before[axis] = _passed(edge, side.name, side.shards, 1, side.wrap)
-            if side.high:
-                edge = self._read(self._wide(axis) | {axis: (0, side.high)}, axis)
-                self._after[axis] = _passed(edge, side.name, side.shards, -1, side.wrap)
+            last = self._read(self._wide(axis) | {axis: (n - side.low, n)}, axis)
+            first = self._read(self._wide(axis) | {axis: (0, side.high)}, axis)
+            self._before[axis], self._after[axis] = _exchanged(last, first, side)
 
     def read(self, ranges: Mapping[int, tuple[int, int]]):
         """The entries from a first to before an end, counted from the shard's own, on every axis
