@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from .primitives import RESULT
 from .spec import ConvSpec, Operator
@@ -97,7 +97,7 @@ def plan(
     features = [set(_names(partitions[role][-1])) for role in activations]
     torn = set.intersection(*features) if len(features) > 1 and spec.groups == 1 else set()
 
-    def follow(roles, without=frozenset()) -> None:
+    def follow(roles, without: Collection[str] = ()) -> None:
         for name, carrying in factors(spec).items():
             for role in (role for role in roles if role in carrying):
                 wanted = _names(partitions[role][letters(role, spec).index(name)])

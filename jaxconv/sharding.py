@@ -219,13 +219,11 @@ def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen:
 
 def _in_blocks(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
     """The shard convolved as it is, and the halos' part added at its borders."""
-    around = halo.Around(
-        x,
-        {
-            axis + 1: halo.Side(*cuts[axis], *line.halo, wrap=whole.borders[axis] is not None)
-            for axis, line in lines.items()
-        },
-    )
+    sides = {}
+    for axis, line in lines.items():
+        (name, count), wrap = cuts[axis], whole.borders[axis] is not None
+        sides[axis + 1] = halo.Side(name, count, line.halo[0], line.halo[1], wrap)
+    around = halo.Around(x, sides)
     own, *others = pieces(lines)
     y = convolve(x, {axis: lines[axis].local(block)[1] for axis, block in own.items()})
     for blocks in others:
