@@ -123,4 +123,4 @@ def lowering_rule(primitive, platform: str):
 
 
 def named_sharding(mesh, partitions) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*partitions))
+    return NamedSharding(mesh, PartitionSpec(*(entry or None for entry in partitions)))

@@ -9,8 +9,9 @@ over mesh axes, and then every device computes the same operator of a smaller sp
     a factor that is summed    each device computes a part of the sum, and one all-reduce adds them;
                                or a reduce-scatter, where the result is to be cut by those devices
 
-so no activation is gathered. Parts that do not come out even are as XLA makes them: all of the
-extent divided and rounded up, with what no array has at the last devices.
+so no activation is gathered. One that comes cut as the convolution is not is moved there by an
+all-to-all. Parts that do not come out even are as XLA makes them: all of the extent divided and
+rounded up, with what no array has at the last devices.
 """
 
 from __future__ import annotations
@@ -51,6 +52,16 @@ def sums(operator: Operator, spec: ConvSpec) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Move:
+    """An array that mesh axes cut along one of its axes outside, and along another in here."""
+
+    role: str
+    axes: Axes
+    outside: int
+    inside: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Cut:
     """The mesh axes that each factor is cut over, and into how many parts.
 
@@ -61,10 +72,20 @@ class Cut:
     axes: dict[str, Axes]
     parts: dict[str, int]
     scattered: dict[str, Axes] = dataclasses.field(default_factory=dict)
+    moves: tuple[Move, ...] = ()
 
-    def partitions(self, role: str, result: bool = False) -> tuple:
+    def inside(self, role: str) -> list[Axes]:
+        """The mesh axes along which each axis of an array is cut where it is computed with."""
+        return [self.axes.get(letter, ()) for letter in letters(role, self.spec)]
+
+    def outside(self, role: str, result: bool = False) -> list[Axes]:
+        """Those along which it comes, or as the result leaves."""
         axes = self.axes | self.scattered if result else self.axes
-        return tuple(axes.get(letter) for letter in letters(role, self.spec))
+        entries = [axes.get(letter, ()) for letter in letters(role, self.spec)]
+        for move in (move for move in self.moves if move.role == role):
+            entries[move.inside] = entries[move.inside][: -len(move.axes)]
+            entries[move.outside] += move.axes
+        return entries
 
     def summed(self, operator: Operator) -> Axes:
         """The mesh axes whose devices hold parts of one sum."""
@@ -109,6 +130,8 @@ def plan(
     for roles in (activations, "k", result):
         follow(roles)
     cut = Cut(spec, plan.axes, plan.parts)
+    moves = (m for role in partitions for m in _moves(role, cut, mesh, partitions[role]))
+    cut = dataclasses.replace(cut, moves=tuple(moves))
     scattered = _scattered(operator, cut, mesh, partitions[result])
     return dataclasses.replace(cut, scattered=scattered)
 
@@ -129,10 +152,11 @@ class _Plan:
             self._keep(name, wanted)
 
     def place(self, axis: str) -> None:
-        """Has an axis that cuts nothing cut the batch or space, if it can."""
+        """Has an axis that cuts nothing cut the batch or space evenly, if it can."""
         for name in ("n", *(f"s{i}" for i in range(self.spec.rank))):
             wanted = (*self.axes.get(name, ()), axis)
-            if axis not in self._used() and self._cuts(name, wanted):
+            even = not any(n % self._count(wanted) for n in sizes(name, self.spec))
+            if even and axis not in self._used() and self._cuts(name, wanted):
                 self._keep(name, wanted)
 
     def _keep(self, name: str, wanted: Axes) -> None:
@@ -152,6 +176,23 @@ class _Plan:
         return not self._used(but=name).intersection(wanted) and all(
             n >= parts and not (whole and n % parts) for n in sizes(name, self.spec)
         )
+
+
+def _moves(role: str, cut: Cut, mesh: Mapping[str, int], partition) -> Iterator[Move]:
+    """What an all-to-all moves of an array that comes with this partition: where that is even."""
+    shapes = {"x": cut.spec.input_shape, "k": cut.spec.kernel_shape, "g": cut.spec.output_shape}
+    inside = cut.inside(role)
+
+    def even(axis: int, axes: Axes) -> bool:
+        return shapes[role][axis] % math.prod(mesh[name] for name in axes) == 0
+
+    for outside, entry in enumerate(partition):
+        names, kept = _names(entry), inside[outside]
+        rest = names[len(kept) :]
+        if rest and names[: len(kept)] == kept and even(outside, names):
+            for axis, axes in enumerate(inside):
+                if axis != outside and axes[-len(rest) :] == rest and even(axis, axes):
+                    yield Move(role, rest, outside, axis)
 
 
 def _scattered(operator: Operator, cut: Cut, mesh: Mapping[str, int], partition) -> dict[str, Axes]:

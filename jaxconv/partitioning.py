@@ -38,7 +38,7 @@ def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, comput
         partitions = [_partitions(array) for array in (*operands, result)]
         cut = plan(operator, spec, dict(mesh.shape), dict(zip(roles, partitions, strict=True)))
         shardings = [
-            compat.named_sharding(mesh, cut.partitions(role, result=role == RESULT[operator]))
+            compat.named_sharding(mesh, cut.outside(role, result=role == RESULT[operator]))
             for role in roles
         ]
 

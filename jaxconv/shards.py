@@ -24,13 +24,24 @@ def run(operator: Operator, cut: Cut, a, b, dtype, compute: Callable):
     # Partial sums of half precision are not rounded before they are added.
     wide = jnp.promote_types(dtype, jnp.float32) if summed else dtype
     a, b = (
-        _cleared(array, role, operator, cut)
+        _cleared(_moved(array, role, cut), role, operator, cut)
         for array, role in zip((a, b), ROLES[operator], strict=True)
     )
     lines = {axis: Line.of(operator, cut.spec, axis, parts) for axis, _, parts in cut.spatial()}
     way = _in_blocks if all(line.splits for line in lines.values()) else _in_windows
     result = way(operator, cut, lines, a, b, wide, compute)
-    return _summed(result, operator, cut, summed).astype(dtype)
+    result = _summed(result, operator, cut, summed).astype(dtype)
+    return _moved(result, RESULT[operator], cut, back=True)
+
+
+def _moved(x, role: str, cut: Cut, back: bool = False):
+    """From how an array is cut outside to how it is cut inside, or back."""
+    for move in (move for move in cut.moves if move.role == role):
+        split, join = move.inside, move.outside
+        if back:
+            split, join = join, split
+        x = lax.all_to_all(x, move.axes, split, join, tiled=True)
+    return x
 
 
 def _summed(result, operator: Operator, cut: Cut, summed: Axes):

@@ -143,7 +143,7 @@ def test_a_mesh_axis_cuts_one_factor():
     partitions = {"x": ("b", None, None, None), "k": (None, None, None, "b"), "g": (None,) * 4}
     cut = plan(Operator.CONV, SPEC, {"b": 4}, partitions)
     assert cut.axes == {"n": ("b",)}
-    assert cut.partitions("k") == (None,) * 4
+    assert cut.outside("k") == [()] * 4
     assert cut.summed(Operator.FILTER_GRAD) == ("b",)
 
 
@@ -152,8 +152,8 @@ def test_sums_are_scattered_where_the_result_is_cut():
     x, k = ("b", None, None, None), (None, None, None, "b")
     cut = plan(Operator.FILTER_GRAD, SPEC, {"b": 4}, {"x": x, "g": x, "k": k})
     assert cut.scattered == {"f": ("b",)}
-    assert cut.partitions("k") == (None,) * 4
-    assert cut.partitions("k", result=True) == (None, None, None, ("b",))
+    assert cut.inside("k") == [()] * 4
+    assert cut.outside("k", result=True) == [(), (), (), ("b",)]
 
 
 def test_axes_of_a_few_entries_are_not_cut():
