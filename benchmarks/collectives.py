@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import math
 import re
 import sys
@@ -45,7 +46,7 @@ OF_KIND = {
         "in-features": (FEATURES, P(None, None, "b"), P()),
     },
 }
-SIZES = (32, 56), (8, 112), (4, 224)  # images and their extents; the last are twice the work
+SIZES = (32, 56, 3), (8, 112, 3), (8, 112, 7)  # images, their extents, the kernel's
 NAMES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
 
@@ -72,8 +73,9 @@ def step(conv: Callable, groups: int) -> Callable:
     return run
 
 
-def operands(kind: str, images: int = 8, extent: int = 32):
+def operands(kind: str, images: int = 8, extent: int = 32, taps: int = 3):
     features, shape, groups = KINDS[kind]
+    shape = taps, taps, *shape[2:]
     rng = np.random.default_rng(0)
     shapes = (images, extent, extent, features), shape, (images, extent, extent, shape[-1])
     return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes], groups
@@ -117,23 +119,26 @@ def table() -> None:
             print(f"| {kind} | {name} | {' | '.join(cells)} |")
 
 
-def halos_alone(x, kernel, g):
+def halos_alone(rows: int, x, kernel, g):
     """The kernels on each shard, and the halos of the height sent, but not used."""
 
     def sent(x):
-        last = x.shape[1] - 1
-        down = jax.lax.ppermute(x[:, last:], "b", [(0, 1)])
-        return down, jax.lax.ppermute(x[:, :1], "b", [(1, 0)])
+        down = jax.lax.ppermute(x[:, -rows:], "b", [(0, 1)])
+        return down, jax.lax.ppermute(x[:, :rows], "b", [(1, 0)])
 
     y, dx, dk = step(ours, x.shape[-1])(x, kernel, g)
     return y, dx, jax.lax.psum(dk, "b"), sent(x), sent(g), sent(-x)  # -x: no two are one
 
 
-def floor(mesh) -> Callable:
+def floor(mesh, halo: int) -> Callable:
     rows = SHARDINGS["height"][0]
     results = rows, rows, P(), *((rows, rows),) * 3
     return jax.shard_map(
-        halos_alone, mesh=mesh, in_specs=(rows, P(), rows), out_specs=results, check_vma=False
+        functools.partial(halos_alone, halo),
+        mesh=mesh,
+        in_specs=(rows, P(), rows),
+        out_specs=results,
+        check_vma=False,
     )
 
 
@@ -151,18 +156,18 @@ def time() -> None:
         "kernels and bare halos over 2": ((2, 1), "height", floor),
         "height and width over 2x2": ((2, 2), "height and width", None),
     }
-    for images, extent in SIZES:
+    for images, extent, taps in SIZES:
         calls = {}
         for name, (shape, cut, of) in cases.items():
-            mesh, sizes = meshes[shape], {"images": images, "extent": extent}
+            mesh, sizes = meshes[shape], {"images": images, "extent": extent, "taps": taps}
             program, placed = compiled(ours, "depthwise", SHARDINGS[cut], mesh, **sizes)
             if of:
-                program = jax.jit(of(mesh)).lower(*placed).compile()
+                program = jax.jit(of(mesh, taps // 2)).lower(*placed).compile()
             calls[name] = lambda run=program, placed=placed: jax.block_until_ready(run(*placed))
             calls[name]()
         samples = interleaved(calls, 2.5, blocks=8)
         medians = {name: median_ms(each) for name, each in samples.items()}
-        print(f"{images}x{extent}x{extent}x32")
+        print(f"{taps}x{taps}, {images}x{extent}x{extent}x32")
         for name, milliseconds in medians.items():
             ratio = milliseconds / medians["unsharded"]
             print(f"  {name:30} {milliseconds:7.3f} ms  {ratio:.2f}")
