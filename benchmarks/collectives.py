@@ -5,13 +5,15 @@
 
 A step is a convolution and both of its gradients, compiled for operands that are sharded over a
 mesh of 4 x 2 devices. Bytes are those of each collective's result on one device. ``--time`` times
-a depthwise step on two devices of one machine instead, beside the unsharded one on equal images.
+a depthwise step on two and four devices of one machine instead, beside the unsharded one on equal
+images.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import math
 import re
 import sys
@@ -44,6 +46,7 @@ OF_KIND = {
         "in-features": (FEATURES, P(None, None, "b"), P()),
     },
 }
+SIZES = (32, 56, 3), (8, 112, 3), (8, 112, 7)  # images, their extents, the kernel's
 NAMES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
 
@@ -70,8 +73,9 @@ def step(conv: Callable, groups: int) -> Callable:
     return run
 
 
-def operands(kind: str, images: int = 8, extent: int = 32):
+def operands(kind: str, images: int = 8, extent: int = 32, taps: int = 3):
     features, shape, groups = KINDS[kind]
+    shape = taps, taps, *shape[2:]
     rng = np.random.default_rng(0)
     shapes = (images, extent, extent, features), shape, (images, extent, extent, shape[-1])
     return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes], groups
@@ -115,23 +119,58 @@ def table() -> None:
             print(f"| {kind} | {name} | {' | '.join(cells)} |")
 
 
+def halos_alone(rows: int, x, kernel, g):
+    """The kernels on each shard, and the halos of the height sent, but not used."""
+
+    def sent(x):
+        down = jax.lax.ppermute(x[:, -rows:], "b", [(0, 1)])
+        return down, jax.lax.ppermute(x[:, :rows], "b", [(1, 0)])
+
+    y, dx, dk = step(ours, x.shape[-1])(x, kernel, g)
+    return y, dx, jax.lax.psum(dk, "b"), sent(x), sent(g), sent(-x)  # -x: no two are one
+
+
+def floor(mesh, halo: int) -> Callable:
+    rows = SHARDINGS["height"][0]
+    results = rows, rows, P(), *((rows, rows),) * 3
+    return jax.shard_map(
+        functools.partial(halos_alone, halo),
+        mesh=mesh,
+        in_specs=(rows, P(), rows),
+        out_specs=results,
+        check_vma=False,
+    )
+
+
 def time() -> None:
-    """Two devices share the machine's cores; one device has them all."""
-    mesh = jax.make_mesh((2,), ("b",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    sizes = {"images": 32, "extent": 56}
-    calls = {}
-    alone = jax.make_mesh((1,), ("b",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
-    for name, at, spec in (
-        ("unsharded", alone, P()),
-        ("batch over 2", mesh, P("b")),
-        ("height over 2", mesh, P(None, "b")),
-    ):
-        program, placed = compiled(ours, "depthwise", (spec, P(), spec), at, **sizes)
-        calls[name] = lambda run=program, placed=placed: jax.block_until_ready(run(*placed))
-        calls[name]()
-    medians = {name: median_ms(samples) for name, samples in interleaved(calls, 3.0).items()}
-    for name, milliseconds in medians.items():
-        print(f"{name:14} {milliseconds:7.3f} ms  {milliseconds / medians['unsharded']:.2f}")
+    """Devices share the machine's cores; one device has them all."""
+    devices = jax.devices()
+    meshes = {
+        shape: jax.make_mesh(shape, ("b", "f"), (AxisType.Auto,) * 2, devices=devices[:count])
+        for shape, count in (((1, 1), 1), ((2, 1), 2), ((2, 2), 4))
+    }
+    cases = {
+        "unsharded": ((1, 1), "batch", None),
+        "batch over 2": ((2, 1), "batch", None),
+        "height over 2": ((2, 1), "height", None),
+        "kernels and bare halos over 2": ((2, 1), "height", floor),
+        "height and width over 2x2": ((2, 2), "height and width", None),
+    }
+    for images, extent, taps in SIZES:
+        calls = {}
+        for name, (shape, cut, of) in cases.items():
+            mesh, sizes = meshes[shape], {"images": images, "extent": extent, "taps": taps}
+            program, placed = compiled(ours, "depthwise", SHARDINGS[cut], mesh, **sizes)
+            if of:
+                program = jax.jit(of(mesh, taps // 2)).lower(*placed).compile()
+            calls[name] = lambda run=program, placed=placed: jax.block_until_ready(run(*placed))
+            calls[name]()
+        samples = interleaved(calls, 2.5, blocks=8)
+        medians = {name: median_ms(each) for name, each in samples.items()}
+        print(f"{taps}x{taps}, {images}x{extent}x{extent}x32")
+        for name, milliseconds in medians.items():
+            ratio = milliseconds / medians["unsharded"]
+            print(f"  {name:30} {milliseconds:7.3f} ms  {ratio:.2f}")
 
 
 def main() -> None:

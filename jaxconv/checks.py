@@ -92,7 +92,7 @@ def _describe(name: str, shape: Shape, letters: tuple[str, ...] | None) -> str:
 
 def arrays(function: str, **values: Any) -> list[Any]:
     """The call, and its values as jax arrays of one floating or complex dtype; None passes."""
-    converted = {name: _array(function, name, value) for name, value in values.items()}
+    converted = {name: array(function, name, value) for name, value in values.items()}
     present = {name: value for name, value in converted.items() if value is not None}
     call = Call(function, **{name: value.shape for name, value in present.items()})
     for name, value in present.items():
@@ -101,7 +101,8 @@ def arrays(function: str, **values: Any) -> list[Any]:
     return [call, *converted.values()]
 
 
-def _array(function: str, name: str, value: Any) -> Any:
+def array(function: str, name: str, value: Any) -> Any:
+    """The given value as a jax array of any dtype."""
     if isinstance(value, jax.Array):
         return value
     if value is None and name == "bias":

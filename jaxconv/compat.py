@@ -93,15 +93,14 @@ def why_plain(ctx) -> str | None:
     return None
 
 
-def partitions(ctx) -> bool:
-    """Whether a jit over several devices is lowered whose mesh is known, and not for export."""
+def mesh_to_cut_over(ctx) -> dict[str, int]:
+    """The axes of the mesh where a jit over several devices is lowered, and not for export."""
     if ctx.module_context.lowering_parameters.for_export:
-        return False
+        return {}
     axes = ctx.module_context.axis_context
     if (getattr(axes, "num_devices", 1) or 1) == 1 or axes.device_assignment is None:
-        return False
-    mesh = axes.abstract_mesh
-    return mesh is not None and not mesh.empty
+        return {}
+    return dict(axes.abstract_mesh.shape) if axes.abstract_mesh is not None else {}
 
 
 def lower_with_devices(primitive) -> None:
@@ -124,4 +123,4 @@ def lowering_rule(primitive, platform: str):
 
 
 def named_sharding(mesh, partitions) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*partitions))
+    return NamedSharding(mesh, PartitionSpec(*(entry or None for entry in partitions)))

@@ -8,7 +8,9 @@ are zeros, or wrap around.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -17,27 +19,25 @@ from jax import lax
 def extended(x, axis: int, name, shards: int, low: int, high: int, wrap: bool = False):
     """The shard with ``low`` entries before it and ``high`` after; negative ones are cut off."""
     n = x.shape[axis]
-    before = [
-        _received(x, axis, name, shards, hop, min(n, low - (hop - 1) * n), wrap)
-        for hop in range(-(-low // n), 0, -1)
-    ]
-    after = [
-        _received(x, axis, name, shards, -hop, min(n, high - (hop - 1) * n), wrap)
-        for hop in range(1, -(-high // n) + 1)
-    ]
+
+    def beyond(hop: int, width: int):
+        """The ``width`` entries next to this shard of the one ``hop`` places before it."""
+        edge = lax.slice_in_dim(x, *((n - width, n) if hop > 0 else (0, width)), axis=axis)
+        return _passed(edge, name, shards, hop, wrap)
+
+    before = [beyond(hop, min(n, low - (hop - 1) * n)) for hop in range(-(-low // n), 0, -1)]
+    after = [beyond(-hop, min(n, high - (hop - 1) * n)) for hop in range(1, -(-high // n) + 1)]
     own = lax.slice_in_dim(x, max(-low, 0), n + min(high, 0), axis=axis)
     return jnp.concatenate([*before, own, *after], axis) if before or after else own
 
 
-def _received(x, axis: int, name, shards: int, hop: int, width: int, wrap: bool):
-    """The ``width`` entries next to the receiver of the shard ``hop`` places before it."""
-    n = x.shape[axis]
-    sent = lax.slice_in_dim(x, *((n - width, n) if hop > 0 else (0, width)), axis=axis)
-    if wrap and hop % shards == 0:
-        return sent
+def _passed(edge, name, shards: int, hop: int, wrap: bool = False):
+    """What every device passes on to the one ``hop`` places after it."""
+    if not edge.size or (wrap and hop % shards == 0):
+        return edge
     pairs = [(p, (p + hop) % shards) for p in range(shards) if wrap or 0 <= p + hop < shards]
     # Who receives nothing has zeros.
-    return lax.ppermute(sent, name, pairs) if pairs else jnp.zeros_like(sent)
+    return lax.ppermute(edge, name, pairs) if pairs else jnp.zeros_like(edge)
 
 
 def window(x, axis: int, name, starts: Sequence[int], size: int, wrap: bool = False):
@@ -51,3 +51,84 @@ def window(x, axis: int, name, starts: Sequence[int], size: int, wrap: bool = Fa
         return x
     first = jnp.asarray([offset + low for offset in offsets])[lax.axis_index(name)]
     return lax.dynamic_slice_in_dim(x, first, size, axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One axis that is cut into ``shards``, and the entries wanted around a shard, at most its own
+    number on either side."""
+
+    name: Any
+    shards: int
+    low: int
+    high: int
+    wrap: bool = False
+
+
+def _exchanged(last, first, side: Side) -> tuple:
+    """The last entries of the shard before, and the first ones of the shard after."""
+    if side.shards == 2 and side.low == side.high > 0 and not side.wrap:
+        # Each has one neighbour, and a permute of both edges takes as long as that of one.
+        lower = lax.axis_index(side.name) == 0
+        other = lax.ppermute(jnp.where(lower, last, first), side.name, [(0, 1), (1, 0)])
+        return jnp.where(lower, 0, other), jnp.where(lower, other, 0)
+    return (
+        _passed(last, side.name, side.shards, 1, side.wrap),
+        _passed(first, side.name, side.shards, -1, side.wrap),
+    )
+
+
+class Around:
+    """A shard and the entries around it on several axes, held apart: reading a few copies a few."""
+
+    def __init__(self, x, sides: Mapping[int, Side]):
+        self._x, self._sides = x, dict(sides)
+        self._before, self._after = {}, {}
+        # Later axes first: what earlier ones send has the corners already.
+        for axis, side in sorted(sides.items(), reverse=True):
+            n = x.shape[axis]
+            last = self._read(self._wide(axis) | {axis: (n - side.low, n)}, axis)
+            first = self._read(self._wide(axis) | {axis: (0, side.high)}, axis)
+            self._before[axis], self._after[axis] = _exchanged(last, first, side)
+
+    def read(self, ranges: Mapping[int, tuple[int, int]]):
+        """The entries from a first to before an end of every axis with a side, counted from the
+        shard's own. Beyond the shard on several of them they are joined, else they are as held."""
+        return self._read(dict(ranges), -1)
+
+    def _wide(self, axis: int) -> dict[int, tuple[int, int]]:
+        """All entries on later axes, own ones on earlier axes."""
+        return {
+            other: (-side.low, self._x.shape[other] + side.high) if other > axis
+            else (0, self._x.shape[other])
+            for other, side in self._sides.items()
+        }  # fmt: skip
+
+    def _read(self, ranges, done: int):
+        """Joins what lies before, in and after the shard on the first axis after ``done``."""
+        later = [axis for axis in sorted(self._sides) if axis > done]
+        if not later:
+            return taken(self._x, ranges)
+        axis = later[0]
+        n, (first, end) = self._x.shape[axis], ranges[axis]
+        # The origin of the entries held: those before the shard on this axis, and of later ones.
+        origin = {other: -self._sides[other].low for other in later}
+        parts = []
+        if first < 0:
+            box = ranges | {axis: (first, min(end, 0))}
+            parts.append(taken(self._before[axis], box, origin))
+        if first < n and end > 0:
+            parts.append(self._read(ranges | {axis: (max(first, 0), min(end, n))}, axis))
+        if end > n:
+            box = ranges | {axis: (max(first, n), end)}
+            parts.append(taken(self._after[axis], box, origin | {axis: n}))
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
+
+
+def taken(x, ranges, origin=None):
+    """The entries of ``x`` in these ranges, which count from where the origin is, 0 or below it."""
+    for axis, (first, end) in ranges.items():
+        at = (origin or {}).get(axis, 0)
+        if (first - at, end - at) != (0, x.shape[axis]):
+            x = lax.slice_in_dim(x, first - at, end - at, axis=axis)
+    return x

@@ -39,9 +39,10 @@ def _function(operator: Operator, platform: str, ctx, spec, implementation, para
     """What is lowered: one kernel; or where a jit spans several devices, one on every shard."""
     dtype, precision = params["dtype"], params["precision"]
     compute = functools.partial(_compute, operator, platform, implementation, precision)
-    if platform in PARTITIONED and compat.partitions(ctx) and not spec.empty:
+    mesh = compat.mesh_to_cut_over(ctx) if platform in PARTITIONED and not spec.empty else {}
+    if mesh:
         compute = functools.partial(compute, None)
-        return partitioning.partitioned(operator, platform, spec, dtype, compute)
+        return partitioning.partitioned(operator, platform, spec, dtype, compute, mesh)
     return functools.partial(compute, compat.why_plain(ctx), spec, dtype)
 
 

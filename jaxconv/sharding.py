@@ -8,17 +8,20 @@ its outputs read besides its own, and convolves. All of it can be differentiated
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax import lax
 
 from . import checks, geometry, halo
+from .blocks import Line, pieces
 from .geometry import Geometry
+from .mesh_types import match_varying
 from .operators import add_bias, apply, options
 from .padding import PaddingLike
-from .partitioning import forward_window
+from .shards import forward_window
 from .spec import Operator
 
 Array = jax.Array
@@ -50,6 +53,7 @@ def halo_exchange(
     Raises:
         ValueError: There is no such axis, of ``x`` or of the mesh, or ``low`` or ``high`` is out of
             range.
+        TypeError: ``x`` is not an array.
 
     >>> import jax, jax.numpy as jnp
     >>> from jax.sharding import PartitionSpec as P
@@ -60,8 +64,9 @@ def halo_exchange(
 
     Source: none; halo exchange is common practice for stencils.
     """
+    x = checks.array("halo_exchange", "x", x)
     call = checks.Call("halo_exchange", x=x.shape)
-    if not -x.ndim <= axis < x.ndim:
+    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
         raise call.refuse(f"axis must be one of x's {x.ndim} axes, but got {axis}")
     axis %= x.ndim
     shards = _shards(call, axis_name)
@@ -81,7 +86,7 @@ def conv(
     kernel: Any,
     bias: Any = None,
     *,
-    axis_names: str | Sequence[str | None],
+    axis_names: str | Sequence[str | tuple[str, ...] | None],
     strides: Any = 1,
     padding: PaddingLike = "SAME",
     dilation: Any = 1,
@@ -106,8 +111,8 @@ def conv(
         This device's shard of the result, cut as ``x`` is.
 
     Raises:
-        ValueError: As ``jaxconv.conv``; or there is no such mesh axis, or the outputs do not divide
-            by its size.
+        ValueError: As ``jaxconv.conv``; or there is no such mesh axis, or it is named twice, or the
+            outputs do not divide by its size.
         TypeError: As ``jaxconv.conv``.
 
     >>> import functools, jax, jax.numpy as jnp, jaxconv
@@ -172,42 +177,97 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    checks.causal_kernel(
-        checks.Call("sharding.causal_conv", x=x.shape, kernel=kernel.shape), kernel.shape
-    )
+    call, *arrays = checks.arrays("sharding.causal_conv", x=x, kernel=kernel, bias=bias)
+    checks.causal_kernel(call, arrays[1].shape)
     return _conv(
         "sharding.causal_conv",
-        (x, kernel, bias),
+        arrays,
         axis_name,
         (strides, "CAUSAL", dilation, groups),
         (precision, preferred_element_type, implementation),
     )
 
 
-def _conv(function: str, arrays: tuple, axis_names, placement: tuple, chosen: tuple) -> Array:
+def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen: tuple) -> Array:
     x, kernel, bias = arrays
     call, x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
-    names = (axis_names,) if isinstance(axis_names, str) else tuple(axis_names)
-    if len(names) != rank:
-        raise call.refuse(
-            f"axis_names must have one entry a spatial axis, {rank}, a mesh axis or None, but got "
-            f"{names}"
-        )
+    names = _names(call, axis_names, rank)
+    x, kernel = match_varying(x, kernel)  # once: parts of the kernel's gradient are summed here
     unbatched = x.ndim == rank + 1
     x = x[None] if unbatched else x
     shards = [1 if name is None else _shards(call, name) for name in names]
+    # An empty axis has nothing to exchange.
+    names = [name if n else None for name, n in zip(names, x.shape[1:-1], strict=True)]
     spatial = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
     whole = geometry.conv(call, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
     checks.bias(call, bias, whole.spec.out_features)
-    for axis, (name, count) in enumerate(zip(names, shards, strict=True)):
-        if name is not None:
-            _check_cut(call, whole, axis, name, count)
-            x = _window(x, whole, axis, name, count)
-    local = _local(whole, names, x.shape)
-    y = add_bias(apply(Operator.CONV, x, kernel, local, options(call, x.dtype, *chosen)), bias)
+    cuts = {
+        axis: (name, count)
+        for axis, (name, count) in enumerate(zip(names, shards, strict=True))
+        if name is not None
+    }
+    for axis, cut in cuts.items():
+        _check_cut(call, whole, axis, *cut)
+    convolve = functools.partial(_applied, whole, kernel, options(call, x.dtype, *chosen))
+    lines = {axis: _line(whole, axis, cuts[axis][1]) for axis in cuts}
+    way = _in_blocks if all(line.splits for line in lines.values()) else _in_windows
+    y = add_bias(way(x, whole, lines, cuts, convolve), bias)
     return y[0] if unbatched else y
+
+
+def _in_blocks(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
+    """The shard convolved as it is, and the halos' part added at its borders."""
+    sides = {}
+    for axis, line in lines.items():
+        (name, count), wrap = cuts[axis], whole.borders[axis] is not None
+        sides[axis + 1] = halo.Side(name, count, line.halo[0], line.halo[1], wrap)
+    around = halo.Around(x, sides)
+    own, *others = pieces(lines)
+    y = convolve(x, {axis: lines[axis].local(block)[1] for axis, block in own.items()})
+    for blocks in others:
+        source = around.read({axis + 1: block.source for axis, block in blocks.items()})
+        padding = {axis: lines[axis].local(block)[1] for axis, block in blocks.items()}
+        at = [slice(None)] * y.ndim
+        for axis, block in blocks.items():
+            at[axis + 1] = slice(*block.target)
+        y = y.at[tuple(at)].add(convolve(source, padding))
+    return y
+
+
+def _in_windows(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
+    """What this device's outputs read, joined to one array, convolved."""
+    for axis, (name, count) in cuts.items():
+        window = forward_window(lines[axis], count)
+        wrap = whole.borders[axis] is not None
+        x = halo.window(x, axis + 1, name, window.starts, window.size, wrap)
+    return convolve(x, dict.fromkeys(cuts, (0, 0)))
+
+
+def _line(whole: Geometry, axis: int, parts: int) -> Line:
+    """One device's part of an axis; the spec counts from the border's first entry."""
+    line, border = Line.of(Operator.CONV, whole.spec, axis, parts), whole.borders[axis]
+    if border is None:
+        return line
+    return dataclasses.replace(line, inputs=whole.spatial[axis] // parts, low=line.low + border.low)
+
+
+def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
+    names = (axis_names,) if isinstance(axis_names, str) else axis_names
+    entry = f"one entry a spatial axis, {rank}, a mesh axis, a tuple of them or None"
+    if not isinstance(names, Sequence) or len(names) != rank:
+        raise call.refuse(f"axis_names must have {entry}, but got {names!r}")
+    each = [(name,) if isinstance(name, str) else name for name in names if name is not None]
+    if not all(isinstance(axes, tuple) and all(isinstance(a, str) for a in axes) for axes in each):
+        raise call.refuse(f"axis_names must have {entry}, but got {names!r}")
+    cut = [axis for axes in each for axis in axes]
+    if len(set(cut)) < len(cut):
+        raise call.refuse(
+            f"a mesh axis cuts one spatial axis, but axis_names has one twice: {names!r}; name "
+            f"another axis of the mesh, or None for an axis that is whole"
+        )
+    return tuple(names)
 
 
 def _shards(call: checks.Call, name: str) -> int:
@@ -235,22 +295,16 @@ def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards:
         )
 
 
-def _window(x, whole: Geometry, axis: int, name: str, shards: int):
-    """What this device's outputs read along one axis."""
-    window, border = forward_window(whole.spec, axis, shards), whole.borders[axis]
-    low = 0 if border is None else border.low  # the spec counts from the border's first entry
-    starts = [start - low for start in window.starts]
-    return halo.window(x, axis + 1, name, starts, window.size, wrap=border is not None)
-
-
-def _local(whole: Geometry, names, shape) -> Geometry:
-    """The geometry of one device's convolution, on windows that need no padding."""
+def _applied(whole: Geometry, kernel, chosen, x, padding: Mapping[int, tuple[int, int]]) -> Array:
+    """The convolution of a part of the array, padded so on the axes that are cut."""
     spec = whole.spec
-    cut = [name is not None for name in names]
-    spatial = [shape[i + 1] if cut[i] else n for i, n in enumerate(spec.input_spatial)]
-    padding = [(0, 0) if cut[i] else pair for i, pair in enumerate(spec.padding)]
-    borders = [None if cut[i] else border for i, border in enumerate(whole.borders)]
-    local = spec.replace(input_spatial=tuple(spatial), padding=tuple(padding))
-    return dataclasses.replace(
-        whole, spec=local, borders=tuple(borders), spatial=tuple(shape[1:-1]), batched=True
+    spatial = [x.shape[i + 1] if i in padding else n for i, n in enumerate(spec.input_spatial)]
+    pairs = [padding.get(axis, pair) for axis, pair in enumerate(spec.padding)]
+    local = dataclasses.replace(
+        whole,
+        spec=spec.replace(input_spatial=tuple(spatial), padding=tuple(pairs)),
+        borders=tuple(None if i in padding else b for i, b in enumerate(whole.borders)),
+        spatial=tuple(x.shape[1:-1]),
+        batched=True,
     )
+    return apply(Operator.CONV, x, kernel, local, chosen)

@@ -114,12 +114,29 @@ def test_borders(padding, strides):
 
 @pytest.mark.parametrize("dilation", [1, 3, 8])
 def test_causal_convolution_over_time(dilation):
-    x, k, bias = (operand(s, np.float64) for s in ((2, 16, 3), (4, 1, 3), (3,)))
+    """Its value and gradients; only entries before the shards are sent, and those once each way."""
+    x, k, g = (operand(s, np.float64) for s in ((2, 16, 3), (4, 1, 3), (2, 16, 3)))
     options = {"dilation": dilation, "groups": 3}
     time = P(None, "h")
-    cut = functools.partial(sharding.causal_conv, axis_name="h", **options)
-    got = jax.jit(mapped(cut, (time, P(), P()), time))(x, k, bias)
-    np.testing.assert_allclose(got, jaxconv.causal_conv(x, k, bias, **options), rtol=1e-12)
+    cut = mapped(
+        functools.partial(sharding.causal_conv, axis_name="h", **options), (time, P()), time
+    )
+    whole = functools.partial(jaxconv.causal_conv, **options)
+    step = jax.jit(functools.partial(gradients, cut))
+    for got, wanted in zip(step(x, k, g), gradients(whole, x, k, g), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
+    sent = collectives(step.lower(x, k, g).compile())
+    assert set(sent) == {"collective-permute", "all-reduce"}
+    assert sent["all-reduce"] == [k.size]
+    shards = min(3 * dilation, 3 * 4)  # those of three shards before, at most
+    assert sum(sent["collective-permute"]) == 2 * 2 * 3 * shards
+
+
+def test_causal_convolution_with_a_bias():
+    x, k, bias = (operand(s, np.float64) for s in ((2, 16, 3), (4, 3, 5), (5,)))
+    time = P(None, "h")
+    cut = mapped(functools.partial(sharding.causal_conv, axis_name="h"), (time, P(), P()), time)
+    np.testing.assert_allclose(cut(x, k, bias), jaxconv.causal_conv(x, k, bias), rtol=1e-12)
 
 
 def test_one_example_and_second_order():
@@ -164,8 +181,32 @@ def test_refusals_of_the_convolution():
     assert 'such as to "SAME"' in sizes
     assert "no mesh axis 'depth' here" in refused(axis_names=("depth", None))
     assert "one entry a spatial axis, 2" in refused(axis_names="h")
+    assert "a tuple of them or None, but got (3, None)" in refused(axis_names=(3, None))
+    assert "one twice: ('h', 'h'); name another" in refused(axis_names=("h", "h"))
+    assert "9 and the input has 8" in refused(padding="VALID", dilation=4)
     assert 'padding "REFLECT" and "REPLICATE"' in refused(padding="REFLECT")
     assert "would take 16 pixels from an extent of 8" in refused(padding="CIRCULAR", dilation=16)
+
+
+def test_other_types_are_refused():
+    with pytest.raises(TypeError, match="halo_exchange: x must be an array"):
+        sharding.halo_exchange([1.0], 0, "h")
+    with pytest.raises(TypeError, match=r"sharding\.causal_conv: x must be an array"):
+        sharding.causal_conv([1.0], np.ones((2, 1, 1)), axis_name="h")
+
+
+def test_an_empty_axis_stays_empty():
+    x, k = np.ones((2, 0, 4, 3)), np.ones((3, 3, 3, 2))
+    cut = functools.partial(sharding.conv, axis_names=ROWS)
+    assert mapped(cut, (P(None, "h"), P()), P(None, "h"))(x, k).shape == (2, 0, 4, 2)
+
+
+def test_an_axis_over_two_mesh_axes():
+    case, _ = CASES["same"]
+    x, k = operands(case, np.float64, "xk")
+    cut = functools.partial(sharding.conv, axis_names=(GRID, None), **case.options())
+    spec = P(None, GRID)
+    oracle.assert_right(mapped(cut, (spec, P()), spec)(x, k), "g", case, x=x, k=k)
 
 
 def test_outside_of_shard_map():

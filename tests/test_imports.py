@@ -78,6 +78,7 @@ def test_imports_have_no_cycle():
 LAYERS = [
     ("compat", "halo"),
     ("spec",),
+    ("blocks",),
     ("padding",),
     ("checks", "caching"),
     ("geometry", "workloads"),
@@ -86,6 +87,8 @@ LAYERS = [
     ("dispatch",),
     ("implementation", "mesh_types"),
     ("primitives",),
+    ("cut",),
+    ("shards",),
     ("partitioning",),
     ("batching", "lowering", "checkpoint_policies"),
     ("operators",),
