@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,17 +40,18 @@ def accelerate(fn: Callable) -> Callable:
 
     ``fn`` is traced once for each type of its arguments, as by ``jax.jit``; where it has been
     jitted it stays so, with its name, static and donated arguments. Arrays are traced, all other
-    leaves of the arguments and of the results are kept as they are.
+    leaves of the arguments and of the results are kept as they are. What cannot be traced, such as
+    a function of NumPy, is no JAX function: it runs as it is, and ``explain`` says so.
 
     Args:
-        fn: A function that ``jax.jit`` can trace.
+        fn: A function, to be served one that ``jax.jit`` can trace.
 
     Returns:
         A function of the same arguments and results.
 
     Raises:
-        TypeError: ``fn`` is not a function. The function returned raises it where ``fn`` cannot be
-            traced, or where an argument is neither an array nor hashable.
+        TypeError: ``fn`` is not a function. The function returned raises it where an argument is
+            neither an array nor hashable, or where a kernel is forced and ``fn`` cannot be traced.
         ValueError: The function returned raises it where ``fn`` changes an object among its
             arguments in place, as stateful modules do, or where a forced kernel cannot serve.
 
@@ -74,9 +76,32 @@ def accelerate(fn: Callable) -> Callable:
 
     @functools.wraps(fn, updated=())
     def accelerated(*args, **kwargs):
-        return _run(traced, args, kwargs)
+        try:
+            program, result, arrays = _traced(traced, args, kwargs)
+        except UNTRACEABLE:
+            if implementation.resolve(None) is not None:
+                raise
+        else:
+            return result.filled(_evaluate(program, arrays))
+        return fn(*args, **kwargs)
 
+    _accelerated.add(accelerated)
     return accelerated
+
+
+# What jax raises where a function wants the values of what it is given, and not only its type.
+UNTRACEABLE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+_accelerated: weakref.WeakSet = weakref.WeakSet()
+
+
+def is_accelerated(fn: Any) -> bool:
+    """Whether ``accelerate`` returned ``fn``."""
+    return isinstance(fn, types.FunctionType) and fn in _accelerated
 
 
 @jax.tree_util.register_static
@@ -124,12 +149,13 @@ def _is_object(node: Any) -> bool:
     return not isinstance(node, dict | list | tuple | None)
 
 
-def _run(fn: Callable, args: tuple, kwargs: dict) -> Any:
+def _traced(fn: Callable, args: tuple, kwargs: dict) -> tuple[ClosedJaxpr, _Frame, list]:
+    """The program of ``_call`` of a function, the frame of its result, and its array arguments."""
     frame, arrays = _framed((args, kwargs))
     for other in filter(None, frame.others):
         _check_hashable(other[1])
     program, (result, _) = jax.make_jaxpr(fn, return_shape=True)(frame, arrays)
-    return result.filled(_evaluate(program, arrays))
+    return program, result, arrays
 
 
 def _check_hashable(leaf: Any) -> None:
@@ -265,7 +291,11 @@ def _linear_rule(rule: Any) -> Any:
 
 
 def _function_rule(rule: Callable) -> Callable:
-    return lambda *args: _run(functools.partial(_call, rule), args, {})
+    def run(*args):
+        program, result, arrays = _traced(functools.partial(_call, rule), args, {})
+        return result.filled(_evaluate(program, arrays))
+
+    return run
 
 
 _RULES: dict[str, dict[str, Callable]] = {

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from . import dispatch
+from .accelerate import UNTRACEABLE, is_accelerated
 from .spec import ConvSpec, Operator
 from .table import format_shape, format_table
 from .walk import Found, convolutions, trace
@@ -42,11 +43,16 @@ class Explanation:
     """The convolutions of a function in program order; prints as two tables.
 
     The first says what runs each convolution, the second what speaks against the other kernels.
+    ``left`` is the reason why ``accelerate`` left a function as it was, which has no convolutions
+    that could be found, or None.
     """
 
     convs: tuple[ExplainedConv, ...]
+    left: str | None = None
 
     def __str__(self) -> str:
+        if self.left is not None:
+            return self.left
         header = ("#", "operator", "operands", "result", "dtype", "platform", "kernel", "why")
         chosen = format_table(header, [(at, *_row(conv)) for at, conv in enumerate(self.convs, 1)])
         against = format_table(("platform", "not", "#", "because"), list(_against(self.convs)))
@@ -88,7 +94,8 @@ def explain(
         **kwargs: Its keyword arguments.
 
     Returns:
-        An ``Explanation`` with one entry in ``convs`` for each convolution and platform.
+        An ``Explanation`` with one entry in ``convs`` for each convolution and platform. Of what
+        ``accelerate`` was given that is no JAX function it says so in ``left``.
 
     Raises:
         TypeError: ``fn`` is not callable.
@@ -101,10 +108,23 @@ def explain(
 
     Source: none; this is the project's own.
     """
-    found = list(convolutions(trace(fn, *args, **kwargs)))
+    try:
+        found = list(convolutions(trace(fn, *args, **kwargs)))
+    except UNTRACEABLE as error:
+        if not is_accelerated(fn):
+            raise
+        return Explanation((), _left(fn, error))
     chosen = (jax.default_backend(),) if platforms is None else tuple(platforms)
     return Explanation(
         tuple(_explain(conv, _named(platform)) for conv in found for platform in chosen)
+    )
+
+
+def _left(fn: Any, error: Exception) -> str:
+    why = str(error).partition("\n")[0].rstrip(".")
+    return (
+        f"{getattr(fn, '__name__', 'the function')} was left as it was: it is no JAX function, for "
+        f"it cannot be traced ({type(error).__name__}: {why})"
     )
 
 

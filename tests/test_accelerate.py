@@ -481,9 +481,74 @@ def test_only_functions(given):
         accelerate(given)
 
 
-def test_only_functions_that_can_be_traced():
-    with pytest.raises(TypeError, match="traced array"):
-        accelerate(lambda x: np.sum(np.asarray(x)))(X)
+def by_numpy(x):
+    return np.sum(np.asarray(x))
+
+
+def by_its_value(x):
+    return conv(x, KERNEL) if x[0, 0, 0, 0] > 0 else -conv(x, KERNEL)
+
+
+def by_its_count(x):
+    return x.reshape(-1)[: int(x[0, 0, 0, 0])]
+
+
+@pytest.mark.parametrize("fn", [by_numpy, by_its_value, by_its_count, np.sort])
+def test_what_is_no_jax_function_is_left_and_reported(fn):
+    served = accelerate(fn)
+    np.testing.assert_array_equal(served(X), fn(X))
+    report = jaxconv.explain(served, X)
+    assert report.convs == ()
+    said = f"{fn.__name__} was left as it was: it is no JAX function, for it cannot be traced ("
+    assert report.left is not None
+    assert report.left.startswith(said)
+    assert str(report) == report.left
+
+
+def test_what_is_no_jax_function_fails_in_jit_as_it_did():
+    with pytest.raises(jax.errors.TracerArrayConversionError):
+        jax.jit(accelerate(by_numpy))(X)
+    with pytest.raises(jax.errors.TracerArrayConversionError):
+        jaxconv.explain(by_numpy, X)
+
+
+def test_a_forced_kernel_leaves_nothing():
+    with jaxconv.use_implementation("taps"), pytest.raises(TypeError, match="traced array"):
+        accelerate(by_numpy)(X)
+
+
+def test_errors_of_the_function_are_its_own():
+    with pytest.raises(ValueError, match="6 // 1 != 5"):
+        accelerate(conv)(X, normal(3, 2, 5, 6))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_types_that_the_family_has_not_are_left(dtype):
+    def fn(x, kernel):
+        return conv(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.int32)
+
+    x, kernel = jnp.round(X), jnp.round(KERNEL)
+    (left,) = jaxconv.explain(accelerate(fn), x, kernel).convs
+    assert (left.operator, left.kernel) == (None, "lax")
+    assert f"{dtype} operands" in left.reason
+    assert "conv_general_dilated" in primitives(accelerate(fn), x, kernel)
+    assert_close(jax.jit(accelerate(fn))(x, kernel), jax.jit(fn)(x, kernel))
+
+
+@pytest.mark.parametrize("preferred", [None, "float32"])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_floats_of_8_bits(dtype, preferred):
+    """The values and gradients that they have in lax, which alone computes 8-bit results."""
+
+    def fn(x, kernel):
+        y = conv(x.astype(dtype), kernel.astype(dtype), preferred_element_type=preferred)
+        return y.astype(jnp.float32)
+
+    (found,) = jaxconv.explain(accelerate(fn), X, KERNEL).convs
+    assert found.operator is jaxconv.Operator.CONV
+    assert preferred or found.kernel == "lax"
+    for step in (fn, jax.grad(lambda *args: jnp.sum(jnp.sin(fn(*args))), (0, 1))):
+        assert_close(jax.jit(accelerate(step))(X, KERNEL), jax.jit(step)(X, KERNEL))
 
 
 def test_arguments_that_cannot_be_compared_are_refused():
