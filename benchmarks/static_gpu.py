@@ -32,35 +32,13 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
+from gpu_targets import TARGETS, describe  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh  # noqa: E402
 
 from jaxconv import primitives  # noqa: E402
 from jaxconv.kernels import pallas_gpu  # noqa: E402
 from jaxconv.spec import Operator  # noqa: E402
 from jaxconv.workloads import DEPTHWISE  # noqa: E402
-
-# What XLA asks of a device, from NVIDIA's data sheets and CUDA's table of compute capabilities.
-TARGETS = {
-    "H100": ("NVIDIA H100 80GB HBM3", "sm_90a", 132, 9, 233472, 232448, 3352320000000, 52428800),
-    "A100": ("NVIDIA A100-SXM4-80GB", "sm_80", 108, 8, 167936, 166912, 2039000000000, 41943040),
-}
-CONFIG = """
-gpu_device_info {{
-  threads_per_block_limit: 1024  threads_per_warp: 32
-  shared_memory_per_block: 49152  shared_memory_per_core: {shared}
-  shared_memory_per_block_optin: {optin}
-  threads_per_core_limit: 2048  core_count: {cores}  fpus_per_core: 64
-  block_dim_limit_x: 2147483647  block_dim_limit_y: 65535  block_dim_limit_z: 65535
-  memory_bandwidth: {bandwidth}  l2_cache_size: {cache}  clock_rate_ghz: 1.4
-  device_memory_size: 84942979072
-  registers_per_core_limit: 65536  registers_per_block_limit: 65536
-  cuda_compute_capability {{ major: {major} }}
-}}
-platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 10 patch: 0 }}
-device_description_str: "{kind}"
-"""
 
 
 def main() -> None:
@@ -116,11 +94,8 @@ def measure(device: str, implementation: str, case) -> dict[str, Any]:
 
 
 def compile_for(device: str, implementation: str, operator: Operator, spec, dtype):
-    kind, _, cores, major, shared, optin, bandwidth, cache = TARGETS[device]
-    names = ("kind", "cores", "major", "shared", "optin", "bandwidth", "cache")
-    values = (kind, cores, major, shared, optin, bandwidth, cache)
-    config = CONFIG.format(**dict(zip(names, values, strict=True)))
-    topology = topologies.get_topology_desc(device, "cuda", target_config=config, topology="1x1x1")
+    kind, _, cores, *_ = TARGETS[device]
+    topology = describe(device)
     place = jax.sharding.SingleDeviceSharding(topology.devices[0])
     shapes = [
         jax.ShapeDtypeStruct(shape, dtype, sharding=place)

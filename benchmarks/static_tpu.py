@@ -53,7 +53,7 @@ def main() -> None:
         print("This needs the TPU compiler, which `pip install libtpu` installs; no TPU is needed.")
         return
     # Of lax nothing is dumped, since 31x31 alone makes gigabytes: another process compiles it.
-    _prepare()
+    prepare()
     other = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     with tempfile.TemporaryDirectory() as dump, other:
         other.submit(os.getpid).result()
@@ -79,7 +79,8 @@ def main() -> None:
     print(markdown(report))
 
 
-def _prepare() -> None:
+def prepare() -> None:
+    """What jax and libtpu must find in the environment before they are loaded."""
     sys.path.insert(0, str(Path(__file__).parent))
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no TPU to ask about
