@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -73,10 +74,27 @@ def lookup(platform: str, operator: Operator, spec: ConvSpec, dtype) -> Tuned | 
 
 def table_path() -> pathlib.Path | None:
     """The file that dispatch reads, whether or not it exists."""
-    named = os.environ.get(VARIABLE) or (_named[-1] if _named else None)
+    named = _given()
     if named is not None:
         return None if named == "off" else pathlib.Path(named)
     return None if jax.process_count() > 1 else cache_path()
+
+
+def _given() -> str | pathlib.Path | None:
+    return os.environ.get(VARIABLE) or (_named[-1] if _named else None)
+
+
+def fingerprint() -> str:
+    """The same in processes that several processes' rules make choose alike; no backend starts."""
+    named = _given()
+    if named is None or named == "off":
+        return "none"
+    try:
+        content = pathlib.Path(named).read_bytes()
+    except OSError as error:
+        return f"none that can be read ({error.strerror})"
+    # A table has a section for each device.
+    return f"{hashlib.sha256(content).hexdigest()[:12]} on {processor()}, {os.cpu_count()} threads"
 
 
 def name(path: pathlib.Path) -> None:

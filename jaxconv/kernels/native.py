@@ -48,6 +48,12 @@ def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     return _engine_refusal(operator, spec, name)
 
 
+def missing() -> str | None:
+    """Why there is no engine here, or None if there is."""
+    library = _library()
+    return library if isinstance(library, str) else None
+
+
 def inject_threads(count: int) -> None:
     """Runs later calls on ``count`` threads of the engine's own; 0 goes back to XLA's."""
     _loaded().jaxconv_inject_threads(count)

@@ -1,7 +1,8 @@
 """Training real networks on real data: ``python -m jaxconv.train RECIPE``.
 
 One loop (``loop``: optax, progress, Ctrl-C), one form of checkpoint (``checkpoint``: orbax), one
-set of pictures (``plots``) and of measurements (``report``); a recipe is a small module of this
+set of pictures (``plots``) and of measurements (``report``); on several devices and in several
+processes as ``placement`` and ``processes`` say; a recipe is a small module of this
 package that declares its data, network, loss and report (``recipe.Recipe``).
 """
 

@@ -1,4 +1,8 @@
-"""Checkpoints: orbax writes and reads them; each is checked, byte by byte, before it is read."""
+"""Checkpoints: orbax writes and reads them; each is checked, byte by byte, before it is read.
+
+Several processes save and restore together, in a folder that all of them see; the first does what
+orbax does not.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from . import processes
 from .errors import BadInputError, TrainingError
 from .loop import History, Training
 
@@ -70,7 +75,10 @@ class Checkpoints:
         """
         self._sweep()
         try:
-            self._write(history)
+            with processes.others_may_end():
+                processes.meet("saving")
+                self._write(history)
+                processes.meet("saved")
         except (OSError, ValueError) as error:
             raise TrainingError(f"cannot save in {self.folder}: {_reason(error)}") from error
         finally:
@@ -86,6 +94,8 @@ class Checkpoints:
                 ),
                 force=True,
             )
+        if not processes.first():
+            return
         saved = self.folder / str(history.step)
         partial = saved / f"{DIGESTS}.tmp"
         partial.write_text(json.dumps(_digests(saved)))
@@ -93,10 +103,11 @@ class Checkpoints:
 
     def discard(self) -> None:
         """Removes what an earlier run saved."""
-        if self.folder.is_dir():
+        if processes.first() and self.folder.is_dir():
             shutil.rmtree(self.folder)
-        else:
+        elif processes.first():
             self.folder.unlink(missing_ok=True)
+        processes.meet("discarded")
 
     def _finished(self) -> int | None:
         """The newest step that has its digests: a kill may leave a newer one without."""
@@ -105,6 +116,8 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes all but the newest finished checkpoint: older ones, and what is half-written."""
+        if not processes.first():
+            return
         kept = str(self._finished())
         for path in self.folder.glob("[0-9]*"):
             if path.name != kept:

@@ -21,7 +21,9 @@ from flax import nnx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from . import processes
 from .errors import InterruptedRunError, TrainingError
+from .placement import Placement
 from .recipe import Batch, Recipe
 
 
@@ -55,21 +57,30 @@ class Training:
         recipe: What to train.
         seed: Fixes the initial parameters, the order of the examples and the augmentation.
         epochs: How often every training example is seen.
+        placement: The devices that share the work, and how; one of this process's by default.
+
+    Raises:
+        BadInputError: The devices do not divide a batch or a layer.
     """
 
-    def __init__(self, recipe: Recipe, seed: int, epochs: int):
+    def __init__(self, recipe: Recipe, seed: int, epochs: int, placement: Placement | None = None):
         self.recipe, self.seed, self.epochs = recipe, seed, epochs
+        self.placement = placement or Placement(jax.local_devices()[:1])
         self.data = recipe.data()
-        self.train = {name: jnp.asarray(array) for name, array in self.data.train.items()}
+        self.placement.check_batch(self.data.train, recipe.batch_size)
+        self.train = self.placement.put(self.data.train)
         self.batches = _length(self.data.train) // recipe.batch_size
         self.steps = self.batches * epochs
         schedule = optax.cosine_onecycle_schedule(self.steps, recipe.learning_rate)
         self.optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
         self.graph, parameters, rest = nnx.split(recipe.network(nnx.Rngs(seed)), nnx.Param, ...)
-        self.state = State(parameters, rest, self.optimizer.init(parameters))
-        self.step = jax.jit(self._step)
-        self.apply = jax.jit(self._outputs)
+        state = State(parameters, rest, self.optimizer.init(parameters))
+        self.state = self.placement.put(state)
+        whole = self.placement.whole
+        self.step = jax.jit(self._step, out_shardings=whole)
+        self.apply = jax.jit(self._outputs, out_shardings=whole)
         self._order = functools.lru_cache(maxsize=1)(self._order)
+        self.placement.check_layers(self.step, *self.arguments(0))
 
     @property
     def parameters(self) -> int:
@@ -106,7 +117,7 @@ class Training:
         return order[: self.batches * self.recipe.batch_size].reshape(self.batches, -1)
 
     def _step(self, state: State, train: Batch, indices: Any, key: jax.Array) -> tuple:
-        batch = self.recipe.augment(key, _take(train, indices))
+        batch = self.placement.cut(self.recipe.augment(key, _take(train, indices)))
 
         def loss_of(parameters):
             network = nnx.merge(self.graph, parameters, state.rest, copy=True)
@@ -121,7 +132,7 @@ class Training:
     def _outputs(self, state: State, batch: Batch) -> jax.Array:
         network = nnx.merge(self.graph, state.parameters, state.rest, copy=True)
         network.eval()
-        return self.recipe.outputs(network, batch)
+        return self.recipe.outputs(network, self.placement.cut(batch))
 
 
 def fit(training: Training, history: History, save: Callable[[], None], console: Console) -> None:
@@ -146,9 +157,10 @@ def fit(training: Training, history: History, save: Callable[[], None], console:
                 history.held_out_score.append(held_out_score)
             history.seconds += time.perf_counter() - began
             bar.show()
-            if ends_epoch or interrupted():
+            stops = interrupted(history.step)
+            if ends_epoch or stops:
                 save()
-            if interrupted() and history.step < training.steps:
+            if stops and history.step < training.steps:
                 raise InterruptedRunError(f"stopped after step {history.step} of {training.steps}")
 
 
@@ -196,17 +208,21 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C only makes the yielded function true; a second one interrupts at once."""
+def _interrupts() -> Iterator[Callable[[int], bool]]:
+    """Ctrl-C only makes the yielded function true; a second one interrupts at once.
+
+    The function is asked after every step, and is true after the same one in all processes.
+    """
     asked = []
 
     def ask(*_) -> None:
         asked.append(True)
         signal.signal(signal.SIGINT, previous)
+        processes.stop_all()
 
     previous = signal.signal(signal.SIGINT, ask)
     try:
-        yield lambda: bool(asked)
+        yield lambda step: processes.stops(step, bool(asked))
     finally:
         signal.signal(signal.SIGINT, previous)
 
