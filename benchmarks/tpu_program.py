@@ -17,7 +17,8 @@ from jax.extend.core import jaxpr_as_fun
 
 from jaxconv.kernels import lax, pallas_tpu, tpu_blocks
 from jaxconv.kernels.tpu_job import job_of
-from jaxconv.kernels.tpu_tiling import GENERATIONS, SUBLANES, plan, round_up
+from jaxconv.kernels.tpu_layout import ends, padded, plan
+from jaxconv.kernels.tpu_tiling import GENERATIONS, LANES, SUBLANES
 from jaxconv.spec import Operator
 from jaxconv.workloads import DEPTHWISE, Workload
 
@@ -49,7 +50,8 @@ def measure_lax(case: Case, topology: tuple[str, str]) -> dict[str, Any]:
         return getattr(lax, operator.value)(a, b, spec, dtype=case.dtype)
 
     compiled = _compiled(reference, case, topology)
-    return _memory(compiled) | {"moved": compiled.cost_analysis()["bytes accessed"] / _floor(case)}
+    moved = compiled.cost_analysis()["bytes accessed"]
+    return _memory(compiled) | {"moved": moved / _floor(compiled)}
 
 
 def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
@@ -71,16 +73,17 @@ def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]
         "kernel_calls": ours.as_text().count('custom_call_target="tpu_custom_call"'),
         # A multiplication and an addition for each tap.
         "vector_floor": 2 * spec.taps / schedule.capacity["VALU"],
-        "moved": moved / _floor(case),
+        "moved": moved / _floor(ours),
         "bundles": schedule.bundles / _registers(operator, spec),
         "vector": schedule.occupancy("VALU"),
         "spills": schedule.spills,
     }
 
 
-def _floor(case: Case) -> int:
-    p = plan(case.operator, case.workload.spec)
-    return tpu_blocks.floor_bytes(case.operator, p, case.dtype.itemsize)
+def _floor(compiled) -> int:
+    """Operands and result, as the device lays them out at the borders of a program."""
+    memory = compiled.memory_analysis()
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes
 
 
 def versions() -> dict[str, str]:
@@ -107,9 +110,8 @@ def _compiled(call, case: Case, topology: tuple[str, str]):
 
 
 def _memory(compiled) -> dict[str, float]:
-    memory = compiled.memory_analysis()
-    operands = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return {"temporaries": memory.temp_size_in_bytes / operands}
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    return {"temporaries": temporaries / _floor(compiled)}
 
 
 def _registers(operator: Operator, spec) -> int:
@@ -117,8 +119,8 @@ def _registers(operator: Operator, spec) -> int:
     p = plan(operator, spec)
     gradient = operator is Operator.INPUT_GRAD
     pixels = [line.source if gradient else line.result for line in p.lines]
-    features = round_up(spec.out_features, tpu_blocks.LANES) // tpu_blocks.LANES
-    return p.images * math.prod(pixels[:3]) * -(-pixels[3] // SUBLANES) * features
+    lanes = ends(operator, p, p.whole)[0 if gradient else 1]
+    return p.images * math.prod(pixels[:3]) * -(-pixels[3] // SUBLANES) * -(-lanes // LANES)
 
 
 def _schedule(case: Case, dump: Path) -> tpu_schedule.Schedule:
@@ -162,4 +164,4 @@ def _copied(block, grid: tuple[int, ...]) -> int:
         min(getattr(extent, "block_size", 1), whole)  # a squeezed extent has no size
         for extent, whole in zip(block.block_shape, array.shape, strict=True)
     ]
-    return changes * tpu_blocks.padded(extents, array.dtype.itemsize)
+    return changes * padded(extents, array.dtype.itemsize)

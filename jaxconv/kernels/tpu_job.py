@@ -11,8 +11,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ..spec import Operator
-from .tpu_blocks import lanes_of, windows_of
-from .tpu_tiling import LANES, Across, Blocks, Plan, Window
+from .tpu_blocks import windows_of
+from .tpu_layout import Plan
+from .tpu_tiling import LANES, Across, Blocks, Window
 
 
 class Job(NamedTuple):
@@ -26,6 +27,11 @@ class Job(NamedTuple):
     channels: int  # lanes of a block
     features: int
     zeros_once: bool  # the same zeros surround what every grid step stages
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the result has channels, and what is summed has their features."""
+        return self.operator is Operator.INPUT_GRAD and self.plan.lanes is None
 
     @property
     def tiles(self) -> range:
@@ -54,7 +60,12 @@ def job_of(operator: Operator, p: Plan, cut: Blocks, alone: bool) -> Job:
     """``alone`` says that one core walks the whole grid, so that zeros stay from step to step."""
     leading, side = windows_of(p, cut)
     uncut = all(line.result <= t for line, t in zip(p.lines[:3], cut.tile, strict=False))
-    return Job(operator, p, cut, tuple(leading), side, *lanes_of(p), alone and uncut)
+    return Job(operator, p, cut, tuple(leading), side, *p.block, alone and uncut)
+
+
+def row_of(ref, i, j, k, columns) -> tuple:
+    """The index of a row of pixels, whose single image may stand behind them."""
+    return (i, j, k, columns) if len(ref.shape) == 5 else (i, j, k, columns, 0)
 
 
 def first_image(*axes: int):

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from ..spec import Operator
+from . import tpu_weights
 from .tpu_blocks import UNROLLED
-from .tpu_job import Job, each, each3, first_image, fold
+from .tpu_job import Job, each, each3, first_image, fold, row_of
 from .tpu_staging import STAGED, stage, take, zero
 from .tpu_tiling import LANES, SUBLANES, Taps, round_up
 
@@ -36,12 +36,10 @@ def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> Non
 
     @pl.when(first_image())
     def _():
-        for tile in job.tiles:
-            weights[tile, :, : job.width(tile)] = kernel[:, job.lanes(tile)].astype(jnp.float32)
+        tpu_weights.unpack(job, kernel, weights)
 
     stage(job, source, staged)
-    gathers = job.operator is Operator.INPUT_GRAD
-    parts = [tuple(job.tiles)] if gathers else [(tile,) for tile in job.tiles]
+    parts = [tuple(job.tiles)] if job.gathers else [(tile,) for tile in job.tiles]
     leading = job.plan.lines[:3]
     for phases in itertools.product(*[range(line.step) for line in leading]):
         for tiles in parts:
@@ -70,10 +68,11 @@ class _Rows(NamedTuple):
         lines = zip((self.i, self.j, self.k + n), self.job.plan.lines, self.phases, strict=False)
         at = [x * line.step + phase for x, line, phase in lines]
         width, lanes = self.job.channels, pl.ds(0, self.job.channels)
-        if self.job.operator is Operator.CONV:
+        if not self.job.gathers:
             width, lanes = self.job.width(self.tiles[0]), self.job.lanes(self.tiles[0])
         values = values[:, :width].astype(self.result.dtype)
-        self.result[*at, pl.ds(column, values.shape[0]), lanes] = values
+        to = row_of(self.result, *at, pl.ds(column, values.shape[0]))
+        self.result[*to, lanes] = values
 
 
 def _some_rows(job: Job, staged, weights, out: _Rows, *merged) -> None:
@@ -128,8 +127,8 @@ def _sums(job: Job, staged, weights, tile: int, phases, at, size: int, width: in
                 place[2] += row
                 x = staged[tile, *place[:3], _ds(place[3], width, lines[3].stride)]
                 for n, v in users:
-                    index = _tap(lines, taps, (i, j, third[v], s))
-                    sums[n] += x * weights[tile, pl.ds(index, 1)]
+                    index = _tap(job, taps, (i, j, third[v], s))
+                    sums[n] += x * tpu_weights.weight(job, weights, tile, index, at[3], width)
         return sums
 
     if level == 0:
@@ -154,7 +153,8 @@ def filters(job: Job, source, cotangent, result, staged, sums) -> None:
     @pl.when(sum(steps) == 0)
     def _():
         for tile in job.tiles:
-            each(sums.shape[1], STAGED, functools.partial(zero, sums.at[tile]))
+            some = max(1, STAGED * SUBLANES // sums.shape[2])
+            each(sums.shape[1], some, functools.partial(zero, sums.at[tile]))
 
     stage(job, source, staged)
     for tile in job.tiles:
@@ -162,13 +162,7 @@ def filters(job: Job, source, cotangent, result, staged, sums) -> None:
 
     @pl.when(sum(steps) == sum(last))
     def _():
-        for tile in job.tiles:
-
-            def taps(t, n, tile=tile):
-                values = sums[tile, pl.ds(t, n)].sum(1)[:, : job.width(tile)]
-                result[pl.ds(t, n), job.lanes(tile)] = values.astype(result.dtype)
-
-            each(result.shape[0], 2 * SUBLANES, taps)
+        tpu_weights.write(job, sums, result)
 
 
 def _filter_sums(job: Job, tile: int, cotangent, staged, sums) -> None:
@@ -193,7 +187,8 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
     """The sums of the taps ``us``."""
     lines, lanes = job.plan.lines, job.width(tile)
     taps = [line.phases[0] for line in lines]
-    room = max(1, FILTERS * SUBLANES // (len(us) * job.blocks.columns))
+    columns = job.blocks.columns if job.plan.lanes is None else SUBLANES
+    room = max(1, FILTERS * SUBLANES // (len(us) * columns))
     size = max(n for n in range(1, min(room, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
     copies = max(1, CHAINS // len(us))
 
@@ -202,7 +197,8 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
         for n, start in itertools.product(range(size), range(0, count, SUBLANES)):
             chain = len(us) * ((n * count + start) // SUBLANES % copies)
             valid = min(SUBLANES, count - start)
-            g = cotangent[i, j, k + n, pl.ds(column + start, valid), job.lanes(tile)]
+            pixels = row_of(cotangent, i, j, k + n, pl.ds(column + start, valid))
+            g = cotangent[*pixels, job.lanes(tile)]
             origin = _origin(job, (i, j, k + n, column + start))
             for t, u in enumerate(us):
                 *row, at = [b + tap.at(v) for b, tap, v in zip(origin, taps, u, strict=True)]
@@ -213,14 +209,23 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
                 carry[chain + t] += product
         return carry
 
-    zeros = [jnp.zeros((SUBLANES, lanes), jnp.float32)] * (len(us) * copies)
-    totals = _fold_pixels(job, size, products, zeros)
-    for t, u in enumerate(us):
-        sums[tile, _tap(lines, taps, u), :, :lanes] += sum(totals[t :: len(us)])
+    def add(first, count, to) -> None:
+        zeros = [jnp.zeros((SUBLANES, lanes), jnp.float32)] * (len(us) * copies)
+        totals = _fold_pixels(job, size, (first, count, columns), products, zeros)
+        for t, u in enumerate(us):
+            tap = _tap(job, taps, u)
+            sums[tile, tap, to, :lanes] += sum(totals[t :: len(us)])
+
+    if job.plan.lanes is None:
+        add(0, job.counts[3], slice(None))
+    else:  # every channel has sums of its own
+        each(job.counts[3], SUBLANES, lambda c, n: add(c, n, pl.ds(c, SUBLANES)))
 
 
-def _fold_pixels(job: Job, size: int, body: Callable, carry):
-    counts, columns = job.counts, job.blocks.columns
+def _fold_pixels(job: Job, size: int, across, body: Callable, carry):
+    """``across``: the first column, their number, and how many are taken at a time."""
+    counts = job.counts
+    first, number, columns = across
 
     def i_step(i, _, carry):
         return fold(counts[1], 1, functools.partial(j_step, i), carry)
@@ -229,7 +234,10 @@ def _fold_pixels(job: Job, size: int, body: Callable, carry):
         return fold(counts[2], size, functools.partial(k_step, i, j), carry)
 
     def k_step(i, j, k, n, carry):
-        return fold(counts[3], columns, functools.partial(body, i, j, k, n), carry)
+        def some(column, count, carry):
+            return body(i, j, k, n, first + column, count, carry)
+
+        return fold(number, columns, some, carry)
 
     return fold(counts[0], 1, i_step, carry)
 
@@ -237,7 +245,7 @@ def _fold_pixels(job: Job, size: int, body: Callable, carry):
 def _gathered(job: Job, sums: list[list]) -> list:
     """The sums of one tile; in an input gradient, of all features of each channel."""
     multiplier = job.plan.multiplier
-    if multiplier == 1 or job.operator is not Operator.INPUT_GRAD:
+    if multiplier == 1 or not job.gathers:
         return sums[0]
     lane = lax.broadcasted_iota(jnp.int32, sums[0][0].shape, 1)
     totals = [jnp.zeros_like(values) for values in sums[0]]
@@ -257,12 +265,10 @@ def _origin(job: Job, at) -> list:
     return [x * line.stride + m - line.low for x, line, m in zip(at, lines, margins, strict=True)]
 
 
-def _tap(lines, taps: list[Taps], us):
-    """The row of the kernel ``[taps, features]`` that holds the taps ``us`` of a phase."""
-    index = 0
-    for line, t, u in zip(lines, taps, us, strict=True):
-        index = index * line.kernel + t.tap + t.tap_step * u
-    return index
+def _tap(job: Job, taps: list[Taps], us):
+    """Which of all taps of the kernel the taps ``us`` of a phase are."""
+    steps = zip(job.plan.tap_steps, taps, us, strict=True)
+    return sum(step * (t.tap + t.tap_step * u) for step, t, u in steps)
 
 
 def _ds(start, size: int, stride: int):

@@ -3,19 +3,22 @@
 There a tap is a load at another offset: a register of 8 pixels by 128 channels may start at any
 pixel. In bfloat16 two pixels share a sublane, so that loads could not start anywhere.
 
+Lanes are shifted here too: where they hold pixels, there is a plane for every tap along them.
+
 With a multiplier M, feature ``f`` has channel ``f // M``, and every tile of 128 features is staged
 with its channels spread over it.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from ..spec import Operator
-from .tpu_job import Job, each3, first_image
-from .tpu_tiling import LANES, SUBLANES
+from .tpu_job import Job, each3, first_image, row_of
+from .tpu_tiling import LANES, SUBLANES, Line
 
 # Registers staged, or set to zero, in one straight line of code.
 STAGED = 56
@@ -43,10 +46,10 @@ def stage(job: Job, source, staged) -> None:
     def rows(i, j, k, size):
         for n in range(size):
             place = [p + x for p, x in zip(places, (i, j, k + n), strict=True)]
-            for tile, values in _spread(
-                job, source.at[i, j, k + n, columns], staged.at[0, *place, to]
-            ):
-                staged[tile, *place, to, : values.shape[-1]] = values
+            pixels = source.at[row_of(source, i, j, k + n, columns)]
+            for tile, plane, at, values in _staged(job, pixels, staged.at[0, *place, to]):
+                there = (place[0], place[1] + plane, place[2], to, pl.ds(at, values.shape[-1]))
+                staged[tile, *there] = values
 
     high = max(1, side.stored // SUBLANES) * len(job.tiles)
     each3([w.extent for w in job.leading], max(1, STAGED // high), rows)
@@ -56,9 +59,25 @@ def zero(rows, start, size) -> None:
     rows[pl.ds(start, size)] = jnp.zeros((size, *rows.shape[1:]), rows.dtype)
 
 
+def _staged(job: Job, pixels, room):
+    """A row of pixels in float32, for every tile of features and every plane of shifted lanes; and
+    the lane where it starts."""
+    if job.plan.lanes is None:
+        return [(tile, 0, 0, values) for tile, values in _spread(job, pixels, room)]
+    return _shifted(job, pixels[...].astype(jnp.float32), job.plan.lanes)
+
+
+def _shifted(job: Job, values, line: Line):
+    for tile, tap in itertools.product(job.tiles, range(line.kernel)):
+        at = tile * LANES + line.phases[0].at(tap)
+        first, last = max(at, 0), min(at + job.width(tile), line.source)
+        if first < last:
+            yield tile, tap, first - at, values[:, first:last]
+
+
 def _spread(job: Job, pixels, room):
-    """The pixels of a row for every tile of features, in float32."""
-    if job.operator is Operator.INPUT_GRAD:
+    """A row of pixels for every tile of features."""
+    if job.gathers:
         return [(t, pixels[:, job.lanes(t)].astype(jnp.float32)) for t in job.tiles]
     values = pixels[...].astype(jnp.float32)
     if job.plan.multiplier == 1:

@@ -8,9 +8,8 @@ on each axis the result pixel ``r + step*p`` of the phase ``r`` meets the source
 The convolution and the filter gradient have one phase, ``step`` 1, and the offsets ``i*d - low``.
 The input gradient has the cotangent as its source, ``stride`` 1 and as many phases as strides.
 
-A TPU's registers hold 8 sublanes by 128 lanes. Channels lie on lanes. On sublanes lies the last
-spatial axis or, where it pads less, the batch, as XLA itself lays such arrays out; what remains
-are three leading axes, of extent 1 where the convolution has fewer.
+A TPU's registers hold 8 sublanes by 128 lanes. ``tpu_layout`` says which axes lie there; what
+remains are three leading axes, of extent 1 where the convolution has fewer.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ import dataclasses
 import functools
 import math
 from typing import NamedTuple
-
-from ..spec import ConvSpec, Operator
 
 LANES = 128
 SUBLANES = 8
@@ -100,38 +97,6 @@ def line(n: int, o: int, k: int, s: int, d: int, low: int, gradient: bool) -> Li
 def free(n: int) -> Line:
     """An axis without taps."""
     return Line(n, n, 1, 1, 1, (Taps(1, 0, 1, 0, 1),))
-
-
-class Plan(NamedTuple):
-    """A convolution as the kernels see it: arrays ``[images, *leading, sublanes, channels]``."""
-
-    batch_on_sublanes: bool
-    images: int
-    lines: tuple[Line, ...]  # three leading axes and the sublane axis
-    channels: int
-    multiplier: int
-
-
-def plan(operator: Operator, spec: ConvSpec) -> Plan:
-    gradient = operator is Operator.INPUT_GRAD
-    sizes = (spec.input_spatial, spec.output_spatial, spec.kernel_spatial, spec.strides)
-    axes = zip(*sizes, spec.dilation, spec.padding, strict=True)
-    lines = [line(n, o, k, s, d, low, gradient) for n, o, k, s, d, (low, _) in axes]
-    on_sublanes = _batch_on_sublanes(spec)
-    images = spec.batch
-    if on_sublanes:
-        images, lines = 1, [*lines, free(spec.batch)]
-    lines = (free(1),) * (4 - len(lines)) + tuple(lines)
-    return Plan(on_sublanes, images, lines, spec.in_features, spec.group_out)
-
-
-def _batch_on_sublanes(spec: ConvSpec) -> bool:
-    """As XLA lays out arrays at the borders of a program, which so need not be copied: the batch is
-    on sublanes where it fills them and the last spatial axis does not. Two images, or one, would
-    leave most of each register empty."""
-    fills = spec.batch == 4 or spec.batch % SUBLANES == 0
-    ends = (spec.input_spatial[-1], spec.output_spatial[-1])
-    return fills and any(n % SUBLANES for n in ends)
 
 
 @dataclasses.dataclass(frozen=True)
