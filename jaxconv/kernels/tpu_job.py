@@ -73,31 +73,37 @@ def first_image(*axes: int):
     return sum(pl.program_id(axis) for axis in (*axes, 4, 5)) == 0
 
 
-def each(extent: int, size: int, body: Callable) -> None:
-    """``body(start, size)`` for the pieces of an extent, of which the last may be shorter."""
-    fold(extent, size, lambda start, n, carry: body(start, n) or carry, ())
+def each(extent: int, size: int, body: Callable, turns: int = 1) -> None:
+    """``body(start, size)`` for the pieces of an extent, as ``fold`` has them."""
+    fold(extent, size, lambda start, n, carry: body(start, n) or carry, (), turns)
 
 
-def each3(extents, size: int, body: Callable) -> None:
-    """``body(i, j, k, size)`` over three axes, of which the last is cut into pieces."""
-    each(
-        extents[0],
-        1,
-        lambda i, _: each(
-            extents[1], 1, lambda j, _: each(extents[2], size, functools.partial(body, i, j))
-        ),
-    )
+def each3(extents, size: int, body: Callable, turns: int = 1) -> None:
+    """``body(i, j, k, size)`` over three axes, of which the last is cut into pieces; ``turns`` of
+    them, or of the rows of one piece each, are straight-line code."""
+    within, across = (turns, 1) if extents[2] > size else (1, turns)
+
+    def row(i, j, n):
+        each(extents[2], size, functools.partial(body, i, j), within)
+
+    each(extents[0], 1, lambda i, n: each(extents[1], 1, functools.partial(row, i), across))
 
 
-def fold(extent: int, size: int, body: Callable, carry):
-    """``carry = body(start, size, carry)`` for the pieces of an extent."""
+def fold(extent: int, size: int, body: Callable, carry, turns: int = 1):
+    """``carry = body(start, size, carry)`` for the pieces of an extent, of which the last may be
+    shorter. ``turns`` of them are straight-line code, so that the end of one runs beside the start
+    of the next."""
     full, rest = divmod(extent, size)
-    if full == 1:
-        carry = body(0, size, carry)
-    elif full > 1:
+    turns = max(1, min(turns, full // 2))
+    rounds = full // turns
 
-        def step(i, carry):
-            return body(pl.multiple_of(i * size, size), size, carry)
+    def step(i, carry):
+        for turn in range(turns):
+            carry = body(pl.multiple_of((i * turns + turn) * size, size), size, carry)
+        return carry
 
-        carry = lax.fori_loop(0, full, step, carry)
+    if rounds > 1:
+        carry = lax.fori_loop(0, rounds, step, carry)
+    for piece in range(rounds * turns if rounds > 1 else 0, full):
+        carry = body(piece * size, size, carry)
     return body(full * size, rest, carry) if rest else carry

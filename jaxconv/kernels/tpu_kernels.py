@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from . import tpu_weights
 from .tpu_blocks import UNROLLED
 from .tpu_job import Job, each, each3, first_image, fold, row_of
-from .tpu_staging import STAGED, stage, take, zero
+from .tpu_staging import stage, take
 from .tpu_tiling import LANES, SUBLANES, Taps, round_up
 
 # Multiply-accumulates of registers in one straight line of a filter gradient's code.
@@ -29,6 +29,13 @@ FILTERS = 256
 # many it adds to by turns, so that one addition need not wait for the last.
 SUMS = 16
 CHAINS = 8
+
+# Pieces of rows in one straight line of code, so that the end of one runs beside the start of the
+# next: 3x3 8x14x14x512 took 7.8 bundles a register with one and 6.3 with 4 on v5e. Only where a
+# piece has all columns and few products: with two pieces across 3x3 8x56x56x128 spilled, and with
+# 25 taps 5x5 8x7x7x960.
+TURNS = 4
+PRODUCTS = 144
 
 
 def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> None:
@@ -41,6 +48,7 @@ def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> Non
     stage(job, source, staged)
     parts = [tuple(job.tiles)] if job.gathers else [(tile,) for tile in job.tiles]
     leading = job.plan.lines[:3]
+    turns = _turns(job)
     for phases in itertools.product(*[range(line.step) for line in leading]):
         for tiles in parts:
 
@@ -48,7 +56,14 @@ def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> Non
                 out = _Rows(job, result, tiles, phases, *at)
                 _some_rows(job, staged, weights, out, *merged)
 
-            each3(job.counts[:3], job.blocks.rows, rows)
+            each3(job.counts[:3], job.blocks.rows, rows, turns)
+
+
+def _turns(job: Job) -> int:
+    products = job.plan.taps * job.blocks.rows * job.blocks.columns // SUBLANES
+    narrow = job.counts[3] <= job.blocks.columns
+    alone = not job.gathers or len(job.tiles) == 1
+    return TURNS if narrow and alone and products <= PRODUCTS else 1
 
 
 class _Rows(NamedTuple):
@@ -153,8 +168,7 @@ def filters(job: Job, source, cotangent, result, staged, sums) -> None:
     @pl.when(sum(steps) == 0)
     def _():
         for tile in job.tiles:
-            some = max(1, STAGED * SUBLANES // sums.shape[2])
-            each(sums.shape[1], some, functools.partial(zero, sums.at[tile]))
+            tpu_weights.clear(sums.at[tile])
 
     stage(job, source, staged)
     for tile in job.tiles:
@@ -192,6 +206,10 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
     size = max(n for n in range(1, min(room, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
     copies = max(1, CHAINS // len(us))
 
+    def turns(number):
+        # With half of each register unused, 5x5 s2 4x35x35x72 spilled.
+        return 1 if number < SUBLANES else room * columns // (size * round_up(number, SUBLANES))
+
     def products(i, j, k, size, column, count, carry):
         carry = list(carry)
         for n, start in itertools.product(range(size), range(0, count, SUBLANES)):
@@ -211,7 +229,8 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
 
     def add(first, count, to) -> None:
         zeros = [jnp.zeros((SUBLANES, lanes), jnp.float32)] * (len(us) * copies)
-        totals = _fold_pixels(job, size, (first, count, columns), products, zeros)
+        across = (first, count, columns)
+        totals = _fold_pixels(job, size, across, turns(count), products, zeros)
         for t, u in enumerate(us):
             tap = _tap(job, taps, u)
             sums[tile, tap, to, :lanes] += sum(totals[t :: len(us)])
@@ -222,16 +241,17 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
         each(job.counts[3], SUBLANES, lambda c, n: add(c, n, pl.ds(c, SUBLANES)))
 
 
-def _fold_pixels(job: Job, size: int, across, body: Callable, carry):
+def _fold_pixels(job: Job, size: int, across, turns: int, body: Callable, carry):
     """``across``: the first column, their number, and how many are taken at a time."""
     counts = job.counts
     first, number, columns = across
+    inner, outer = (turns, 1) if counts[2] > size else (1, turns)
 
     def i_step(i, _, carry):
-        return fold(counts[1], 1, functools.partial(j_step, i), carry)
+        return fold(counts[1], 1, functools.partial(j_step, i), carry, outer)
 
     def j_step(i, j, _, carry):
-        return fold(counts[2], size, functools.partial(k_step, i, j), carry)
+        return fold(counts[2], size, functools.partial(k_step, i, j), carry, inner)
 
     def k_step(i, j, k, n, carry):
         def some(column, count, carry):

@@ -12,11 +12,13 @@ with its channels spread over it.
 from __future__ import annotations
 
 import itertools
+import math
 
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from .tpu_blocks import grid_of
 from .tpu_job import Job, each3, first_image, row_of
 from .tpu_tiling import LANES, SUBLANES, Line
 
@@ -30,13 +32,8 @@ def stage(job: Job, source, staged) -> None:
 
     @pl.when(first_image(0) if job.zeros_once else first_image())
     def _():
-        rows = max(1, STAGED * SUBLANES // (staged.shape[4] * len(job.tiles)))
-
-        def some(i, j, k, n):
-            for tile in job.tiles:
-                zero(staged.at[tile, i, j], k, n)
-
-        each3(staged.shape[1:4], rows, some)
+        for starts, extents in _borders(job, staged.shape[1:5]):
+            _zero(job, staged, starts, extents)
 
     if side.stored <= 0:
         return
@@ -51,12 +48,45 @@ def stage(job: Job, source, staged) -> None:
                 there = (place[0], place[1] + plane, place[2], to, pl.ds(at, values.shape[-1]))
                 staged[tile, *there] = values
 
-    high = max(1, side.stored // SUBLANES) * len(job.tiles)
-    each3([w.extent for w in job.leading], max(1, STAGED // high), rows)
+    extents = [w.extent for w in job.leading]
+    size, turns = _straight(extents[2], side.stored * len(job.tiles))
+    each3(extents, size, rows, turns)
 
 
-def zero(rows, start, size) -> None:
-    rows[pl.ds(start, size)] = jnp.zeros((size, *rows.shape[1:]), rows.dtype)
+def _straight(rows: int, sublanes: int) -> tuple[int, int]:
+    """How many of ``rows``, and how many times these, are one straight line of code."""
+    high = max(1, STAGED * SUBLANES // max(sublanes, SUBLANES))
+    return high, max(1, high // rows)
+
+
+def _borders(job: Job, whole) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The boxes, each a start and extents, of the staged source that some window does not cover."""
+    boxes = [((0, 0, 0, start), (*whole[:3], extent)) for start, extent in job.side.outside]
+    grid = grid_of(job.plan, job.blocks)[1:4]
+    for axis, (w, blocks) in enumerate(zip(job.leading, grid, strict=True)):
+        for start, extent in w.outside(blocks):
+            starts, extents = [0] * 4, list(whole)
+            starts[axis], extents[axis] = start, extent
+            boxes.append((tuple(starts), tuple(extents)))
+    shifted = job.plan.lanes is not None
+    if shifted or sum(math.prod(extents) for _, extents in boxes) > math.prod(whole):
+        return [((0, 0, 0, 0), tuple(whole))]
+    return boxes
+
+
+def _zero(job: Job, staged, starts, extents) -> None:
+    columns = pl.ds(starts[3], extents[3])
+
+    def some(i, j, k, n):
+        for tile in job.tiles:
+            rows = pl.ds(starts[2] + k, n)
+            shape = (n, extents[3], LANES)
+            staged[tile, starts[0] + i, starts[1] + j, rows, columns] = jnp.zeros(
+                shape, staged.dtype
+            )
+
+    size, turns = _straight(extents[2], extents[3] * len(job.tiles))
+    each3(extents[:3], size, some, turns)
 
 
 def _staged(job: Job, pixels, room):

@@ -136,6 +136,13 @@ class Window(NamedTuple):
         """The staged row of that pixel."""
         return self.start(t, clip) - (t * self.step + self.low) + self.margin
 
+    def outside(self, blocks: int) -> list[tuple[int, int]]:
+        """The first and the number of staged rows, below and above, that some block's window does
+        not cover."""
+        places = [self.place(t, lambda v, low, high: min(max(v, low), high)) for t in range(blocks)]
+        end = min(places) + self.extent
+        return [piece for piece in ((0, max(places)), (end, self.staged - end)) if piece[1] > 0]
+
 
 @functools.lru_cache(maxsize=4096)
 def window(line: Line, tile: int) -> Window:
@@ -163,6 +170,13 @@ class Across(NamedTuple):
     stored: int
     at: int
     staged: int
+
+    @property
+    def outside(self) -> list[tuple[int, int]]:
+        """The first and the number of staged columns, in whole registers, that hold any zeros."""
+        low = round_up(self.at, SUBLANES) if self.stored else self.staged
+        high = (self.at + self.stored) // SUBLANES * SUBLANES if self.stored else self.staged
+        return [piece for piece in ((0, low), (high, self.staged - high)) if piece[1] > 0]
 
 
 def across(line: Line, tile: int) -> Across:

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from .tpu_job import Job, each
-from .tpu_tiling import LANES
+from .tpu_tiling import LANES, SUBLANES
 
 # Rows unpacked, or written, in one straight line of code.
 ROWS = 16
+
+# Registers set to zero so.
+ZEROS = 56
 
 
 def unpack(job: Job, kernel, weights) -> None:
@@ -41,6 +44,15 @@ def weight(job: Job, weights, tile: int, tap, column, width: int):
     if job.plan.lanes is not None:
         return weights[0, tap, pl.ds(column, width)]
     return weights[tile, pl.ds(tap, 1)]
+
+
+def clear(sums) -> None:
+    taps, sublanes, _ = sums.shape
+
+    def some(first, n):
+        sums[pl.ds(first, n)] = jnp.zeros((n, *sums.shape[1:]), sums.dtype)
+
+    each(taps, max(1, ZEROS * SUBLANES // sublanes), some)
 
 
 def write(job: Job, sums, result) -> None:
