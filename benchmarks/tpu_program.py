@@ -127,17 +127,23 @@ def _schedule(case: Case, dump: Path) -> tpu_schedule.Schedule:
     operator, spec = case.operator, case.workload.spec
     p = plan(operator, spec)
     cut = pallas_tpu.blocks(operator, spec, case.dtype, case.generation)
-    job = job_of(operator, p, cut, GENERATIONS[case.generation].cores == 1)
+    job = job_of(operator, p, cut, GENERATIONS[case.generation])
     grid = tpu_blocks.grid_of(p, cut)
     steps, images = math.prod(grid), grid[4] * grid[5]
-    zeros = (0, 1 / (images * (grid[0] if job.zeros_once else 1)))
+    inner = math.prod(grid[1:])
+    first = [(0, 1 / (steps if job.alone else images))]
+    if job.alone and not job.uncut:
+        first.append((0, 1 / images))
     if operator is Operator.FILTER_GRAD:
-        inner = math.prod(grid[1:])
-        shares = [(0, 1 / inner), zeros, (sum(n - 1 for n in grid[1:]), 1 / inner)]
+        shares = [(0, 1 / inner), *first, (sum(n - 1 for n in grid[1:]), 1 / inner)]
     else:
-        shares = [(0, 1 / images), zeros]
+        shares = [(0, 1 / (inner if job.alone else images)), *first]
     return tpu_schedule.read(
-        dump, f"depthwise_{operator.value}", steps, [share for share in shares if share[1] < 1]
+        dump,
+        f"depthwise_{operator.value}",
+        steps,
+        [share for share in shares if share[1] < 1],
+        GENERATIONS[case.generation].cores,
     )
 
 

@@ -47,14 +47,32 @@ SPECS = int(os.environ.get("JAXCONV_TPU_SPECS", "8"))
 
 
 @pytest.fixture
-def interpreted():
+def interpreted(capsys):
     """Kernels run interpreted, and what they left in the interpreter is dropped."""
-    params = pltpu.InterpretParams(
-        detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan"
-    )
-    with pallas_tpu.target("v5e", params):
+    with pallas_tpu.target("v5e", interpreter()):
         yield
+    assert_no_race(capsys)
+
+
+@pytest.fixture
+def on_two_cores(capsys):
+    """Kernels run interpreted as on a generation whose two cores share the parallel axes."""
+    with pallas_tpu.target("v5p", interpreter(num_cores_or_threads=2)):
+        yield
+    assert_no_race(capsys)
+
+
+def interpreter(**options) -> pltpu.InterpretParams:
+    return pltpu.InterpretParams(
+        detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan", **options
+    )
+
+
+def assert_no_race(capsys) -> None:
+    """jax 0.10 prints races where later versions raise."""
     pltpu.reset_tpu_interpret_mode_state()
+    printed = capsys.readouterr()
+    assert "RACE" not in printed.out + printed.err
 
 
 def run(operator: Operator, case: Case, values: dict, dtype=None, blocks=None) -> jax.Array:
@@ -147,6 +165,17 @@ def test_several_blocks(interpreted, name, operator):
 
 
 @by_operator
+@pytest.mark.parametrize("name", ["2-D in rows", "2-D on lanes", "gaps"])
+def test_two_cores_share_the_grid(on_two_cores, name, operator):
+    case = NAMED[name]
+    values = dict(zip("xkg", operands(case), strict=True))
+    cuts = pallas_tpu.candidates(operator, as_spec(case), np.dtype(np.float32), "v5p", 64)
+    p = plan(operator, as_spec(case))
+    cut = next(cut for cut in cuts if max(tpu_blocks.grid_of(p, cut)[1:4]) > 1)
+    assert_kernel(operator, case, values, cut)
+
+
+@by_operator
 def test_mixed_operands(interpreted, operator):
     case = NAMED["2-D in rows"]
     x, k = operands(case, ml_dtypes.bfloat16, "xk")
@@ -169,16 +198,17 @@ def test_wrong_results_are_seen(interpreted):
 # --- in the family --------------------------------------------------------------------------------
 
 
-def on_kernels(fn):
+def on_kernels(fn, ran: list):
     """``fn`` with every convolution of its jaxpr computed by the interpreted kernels, outside any
-    lowering, where the interpreter's ordered effects have no place."""
+    lowering, where the interpreter's ordered effects have no place; and noted in ``ran``."""
 
     def evaluate(jaxpr, consts, *args):
         values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
         for eqn in jaxpr.eqns:
             read = [v.val if isinstance(v, core.Literal) else values[v] for v in eqn.invars]
             if eqn.primitive in OPERATORS:
-                compute = getattr(pallas_tpu, OPERATORS[eqn.primitive].value)
+                ran.append(OPERATORS[eqn.primitive])
+                compute = getattr(pallas_tpu, ran[-1].value)
                 call = functools.partial(
                     compute, spec=eqn.params["spec"], dtype=eqn.params["dtype"]
                 )
@@ -199,24 +229,41 @@ def on_kernels(fn):
     return run
 
 
-def test_second_derivatives_and_maps_run_on_the_kernels(interpreted):
-    case = Case(2, 32, 32, (9,), (3,), (2,), ((1, 2),), (1,), 32)
+FAMILY = {
+    "1-D strided": Case(2, 32, 32, (9,), (3,), (2,), ((1, 2),), (1,), 32),
+    "2-D on lanes": Case(1, 33, 33, (4, 60), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 33),
+}
+
+
+def curvature(loss, k, x):
+    """Forward over reverse, in both operands."""
+    return jax.jvp(lambda k, x: jax.grad(loss, (0, 1))(k, x), (k, x), (k, x))[1]
+
+
+def each_gradient(loss, k, x):
+    """A gradient for each example, of each example."""
+    return jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(k, x[:, None])
+
+
+def mapped_kernels(loss, k, x):
+    return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(jnp.stack([k, 2 * k, -k]), x)
+
+
+@pytest.mark.parametrize("case", FAMILY.values(), ids=FAMILY)
+@pytest.mark.parametrize("transform", [curvature, each_gradient, mapped_kernels])
+def test_transforms_run_on_the_kernels(interpreted, transform, case):
     x, k, _ = map(jnp.asarray, operands(case))
 
     def loss(k, x):
         return jnp.sum(jaxconv.conv(x, k, **case.options()) ** 3)
 
-    def curvature(k, x):
-        return jax.jvp(lambda x: jax.grad(loss, (0, 1))(k, x), (x,), (x,))[1]
-
-    def each_gradient(k, x):
-        return jax.vmap(jax.grad(loss), (None, 0))(k, x[:, None])
-
-    for transformed in (curvature, each_gradient):
-        results, expected = on_kernels(transformed)(k, x), jax.tree.leaves(transformed(k, x))
-        for got, wanted in zip(results, expected, strict=True):
-            scale = np.abs(wanted).max()
-            np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-5)
+    transformed = functools.partial(transform, loss)
+    ran: list[Operator] = []
+    results, expected = on_kernels(transformed, ran)(k, x), jax.tree.leaves(transformed(k, x))
+    assert set(ran) == set(Operator)
+    for got, wanted in zip(results, expected, strict=True):
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-5)
 
 
 @pytest.fixture

@@ -50,9 +50,10 @@ CHANNELS = 32
 # Registers of the sublane axis computed at a time, where there are rows to compute with them.
 COLUMNS = 4
 
-# Multiply-accumulates of registers in one straight line of code; more taps run in a loop. With 432
-# of them 3x3x3 2x16x32x32x64 spilled registers on v5e, with 225 of them 5x5 s2 4x35x35x72.
-UNROLLED = 224
+# Multiply-accumulates of registers in one straight line of code, for each register of sums that a
+# generation leaves; more taps run in a loop. With 432 of them 3x3x3 2x16x32x32x64 spilled registers
+# on v5e, with 225 of them 5x5 s2 4x35x35x72.
+UNROLLED = 14
 
 # What a grid step costs beside its bytes, in bytes: about 0.35 us at v5e's 0.8 TB/s.
 STEP = 256 << 10
@@ -216,8 +217,8 @@ def _sublane_tile(p: Plan) -> int:
 def _registers(p: Plan, tile, chip: Generation) -> tuple[int, int]:
     """Rows and columns that are computed at a time, whose sums fill the registers allowed."""
     count, columns = -(-tile[2] // p.lines[2].step), -(-tile[3] // p.lines[3].step)
-    registers = -(-columns // SUBLANES)
-    sums = min(chip.sums, max(1, UNROLLED // p.lines[3].kernel))
+    registers = -(-columns // SUBLANES) if p.lanes is None else 1  # each has weights of its own
+    sums = min(chip.sums, max(1, UNROLLED * chip.sums // p.lines[3].kernel))
     high = min(sums, max(COLUMNS, sums // count))
     if registers > high:
         high = next((n for n in range(high, high // 2, -1) if registers % n == 0), high)

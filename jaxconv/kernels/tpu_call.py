@@ -24,8 +24,7 @@ def run(
     operator: Operator, p: Plan, cut: Blocks, a, b, dtype, generation: str, interpret
 ) -> jax.Array:
     """``operator`` of operands as ``tpu_layout`` shapes them."""
-    alone = GENERATIONS[generation].cores == 1
-    job = job_of(operator, p, cut, alone)
+    job = job_of(operator, p, cut, GENERATIONS[generation])
     filters = operator is Operator.FILTER_GRAD
     sizes = [array.dtype.itemsize for array in (a, b, jnp.zeros((), dtype))]
     if filters:
@@ -59,9 +58,9 @@ def run(
 
 
 def _semantics(job: Job) -> tuple[pltpu.GridDimensionSemantics, ...]:
-    """The first axes are parallel unless later steps use what earlier ones left: zeros, or sums."""
-    filters = job.operator is Operator.FILTER_GRAD
-    parallel = 0 if job.zeros_once else 1 if filters else 4
+    """The first axes are parallel unless later steps use what earlier ones left: zeros, unpacked
+    kernels, or sums."""
+    parallel = 0 if job.alone else 1 if job.operator is Operator.FILTER_GRAD else 4
     return (pltpu.PARALLEL,) * parallel + (pltpu.ARBITRARY,) * (6 - parallel)
 
 

@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from ..spec import Operator
 from .tpu_blocks import windows_of
 from .tpu_layout import Plan
-from .tpu_tiling import LANES, Across, Blocks, Window
+from .tpu_tiling import LANES, Across, Blocks, Generation, Window
 
 
 class Job(NamedTuple):
@@ -26,7 +26,28 @@ class Job(NamedTuple):
     side: Across
     channels: int  # lanes of a block
     features: int
-    zeros_once: bool  # the same zeros surround what every grid step stages
+    chip: Generation
+
+    @property
+    def alone(self) -> bool:
+        """Whether one core walks the whole grid, and the next step has what this one leaves."""
+        return self.chip.cores == 1
+
+    @property
+    def uncut(self) -> bool:
+        """Whether every block has whole leading axes, and so the same zeros around its source."""
+        lines = zip(self.plan.lines[:3], self.blocks.tile, strict=False)
+        return all(line.result <= extent for line, extent in lines)
+
+    @property
+    def first_step(self):
+        """Whether nothing is staged yet."""
+        return first_image(*(range(4) if self.alone else ()))
+
+    @property
+    def first_of_channels(self):
+        """Whether these channels' kernel has not been unpacked yet."""
+        return first_image(*(range(1, 4) if self.alone else ()))
 
     @property
     def gathers(self) -> bool:
@@ -56,11 +77,9 @@ class Job(NamedTuple):
         return [-(-extent // line.step) for extent, line in axes]
 
 
-def job_of(operator: Operator, p: Plan, cut: Blocks, alone: bool) -> Job:
-    """``alone`` says that one core walks the whole grid, so that zeros stay from step to step."""
+def job_of(operator: Operator, p: Plan, cut: Blocks, chip: Generation) -> Job:
     leading, side = windows_of(p, cut)
-    uncut = all(line.result <= t for line, t in zip(p.lines[:3], cut.tile, strict=False))
-    return Job(operator, p, cut, tuple(leading), side, *p.block, alone and uncut)
+    return Job(operator, p, cut, tuple(leading), side, *p.block, chip)
 
 
 def row_of(ref, i, j, k, columns) -> tuple:

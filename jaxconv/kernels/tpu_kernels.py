@@ -18,37 +18,33 @@ from jax.experimental import pallas as pl
 
 from . import tpu_weights
 from .tpu_blocks import UNROLLED
-from .tpu_job import Job, each, each3, first_image, fold, row_of
+from .tpu_job import Job, each, each3, fold, row_of
 from .tpu_staging import stage, take
 from .tpu_tiling import LANES, SUBLANES, Taps, round_up
 
-# Multiply-accumulates of registers in one straight line of a filter gradient's code.
-FILTERS = 256
-
-# The sums that a filter gradient keeps in registers: with 25, 5x5 8x7x7x960 spilled on v5e. And how
-# many it adds to by turns, so that one addition need not wait for the last.
-SUMS = 16
-CHAINS = 8
+# A filter gradient keeps the sums of as many taps in registers as a generation allows: with 25, 5x5
+# 8x7x7x960 spilled on v5e. And it adds to half as many by turns, so that one addition need not wait
+# for the last.
+CHAINS = 2
 
 # Pieces of rows in one straight line of code, so that the end of one runs beside the start of the
 # next: 3x3 8x14x14x512 took 7.8 bundles a register with one and 6.3 with 4 on v5e. Only where a
-# piece has all columns and few products: with two pieces across 3x3 8x56x56x128 spilled, and with
-# 25 taps 5x5 8x7x7x960.
+# piece has all columns and few products for each register of sums: with two pieces across 3x3
+# 8x56x56x128 spilled, and with 25 taps 5x5 8x7x7x960. v4 spilled with more than one.
 TURNS = 4
-PRODUCTS = 144
+PRODUCTS = 9
 
 
 def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> None:
     """The convolution and the input gradient."""
 
-    @pl.when(first_image())
+    @pl.when(job.first_of_channels)
     def _():
         tpu_weights.unpack(job, kernel, weights)
 
     stage(job, source, staged)
     parts = [tuple(job.tiles)] if job.gathers else [(tile,) for tile in job.tiles]
     leading = job.plan.lines[:3]
-    turns = _turns(job)
     for phases in itertools.product(*[range(line.step) for line in leading]):
         for tiles in parts:
 
@@ -56,14 +52,20 @@ def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> Non
                 out = _Rows(job, result, tiles, phases, *at)
                 _some_rows(job, staged, weights, out, *merged)
 
-            each3(job.counts[:3], job.blocks.rows, rows, turns)
+            each3(job.counts[:3], job.blocks.rows, rows, _turns(job)[0])
 
 
-def _turns(job: Job) -> int:
+def _turns(job: Job) -> tuple[int, int]:
+    """Pieces of rows, and of columns, in one straight line of code."""
     products = job.plan.taps * job.blocks.rows * job.blocks.columns // SUBLANES
     narrow = job.counts[3] <= job.blocks.columns
     alone = not job.gathers or len(job.tiles) == 1
-    return TURNS if narrow and alone and products <= PRODUCTS else 1
+    few = job.chip.sums < TURNS**2
+    if products > PRODUCTS * job.chip.sums or few or not alone:
+        return 1, 1
+    if job.plan.lanes is not None:
+        return 1, TURNS
+    return TURNS if narrow else 1, 1
 
 
 class _Rows(NamedTuple):
@@ -108,7 +110,7 @@ def _some_rows(job: Job, staged, weights, out: _Rows, *merged) -> None:
                     to = pl.ds(column * sublane.step + phase, width, stride=sublane.step)
                     merged[0][n, to] = values
 
-    each(job.side.pixels, job.blocks.columns, columns)
+    each(job.side.pixels, job.blocks.columns, columns, _turns(job)[1])
     if sublane.step > 1:
         for n in range(out.size):
             out.write(n, 0, merged[0][n, : job.blocks.tile[3]])
@@ -122,7 +124,7 @@ def _sums(job: Job, staged, weights, tile: int, phases, at, size: int, width: in
     sums = [jnp.zeros((width, LANES), jnp.float32)] * size
     if not all(counts):
         return sums
-    unrolled = UNROLLED * SUBLANES // (size * width * job.phases)
+    unrolled = UNROLLED * job.chip.sums * SUBLANES // (size * width * job.phases)
     level = 3
     while level and math.prod(counts[level - 1 :]) <= unrolled:
         level -= 1
@@ -183,12 +185,12 @@ def _filter_sums(job: Job, tile: int, cotangent, staged, sums) -> None:
     """Some taps at a time, whose sums stay in registers while a block is read."""
     counts = [line.kernel for line in job.plan.lines]
     level = 3
-    while level and math.prod(counts[level - 1 :]) <= SUMS:
+    while level and math.prod(counts[level - 1 :]) <= job.chip.sums:
         level -= 1
     together = list(itertools.product(*[range(n) for n in counts[level:]]))
-    for first in range(0, len(together), SUMS):
+    for first in range(0, len(together), job.chip.sums):
 
-        def group(t, _, some=together[first : first + SUMS]):
+        def group(t, _, some=together[first : first + job.chip.sums]):
             fixed = _unflattened(t, counts[:level])
             _some_filter_sums(
                 job, tile, [(*fixed, *rest) for rest in some], cotangent, staged, sums
@@ -201,14 +203,16 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
     """The sums of the taps ``us``."""
     lines, lanes = job.plan.lines, job.width(tile)
     taps = [line.phases[0] for line in lines]
-    columns = job.blocks.columns if job.plan.lanes is None else SUBLANES
-    room = max(1, FILTERS * SUBLANES // (len(us) * columns))
+    columns, number = job.blocks.columns, job.counts[3]
+    if job.plan.lanes is not None:
+        columns = number = SUBLANES
+    # Two pieces of columns are straight-line code too.
+    across = min(round_up(number, SUBLANES), 2 * columns)
+    room = max(1, job.chip.filters * SUBLANES // (len(us) * across))
     size = max(n for n in range(1, min(room, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
-    copies = max(1, CHAINS // len(us))
-
-    def turns(number):
-        # With half of each register unused, 5x5 s2 4x35x35x72 spilled.
-        return 1 if number < SUBLANES else room * columns // (size * round_up(number, SUBLANES))
+    # With half of each register unused, 5x5 s2 4x35x35x72 spilled.
+    turns = 1 if number < SUBLANES else room // size
+    copies = max(1, job.chip.sums // CHAINS // len(us))
 
     def products(i, j, k, size, column, count, carry):
         carry = list(carry)
@@ -230,7 +234,7 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
     def add(first, count, to) -> None:
         zeros = [jnp.zeros((SUBLANES, lanes), jnp.float32)] * (len(us) * copies)
         across = (first, count, columns)
-        totals = _fold_pixels(job, size, across, turns(count), products, zeros)
+        totals = _fold_pixels(job, size, across, turns, products, zeros)
         for t, u in enumerate(us):
             tap = _tap(job, taps, u)
             sums[tile, tap, to, :lanes] += sum(totals[t :: len(us)])

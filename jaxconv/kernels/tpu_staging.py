@@ -30,10 +30,19 @@ def stage(job: Job, source, staged) -> None:
     places = [w.place(pl.program_id(1 + axis), jnp.clip) for axis, w in enumerate(job.leading)]
     side = job.side
 
-    @pl.when(first_image(0) if job.zeros_once else first_image())
+    fixed, moving = _borders(job, staged.shape[1:5])
+
+    @pl.when(job.first_step)
     def _():
-        for starts, extents in _borders(job, staged.shape[1:5]):
-            _zero(job, staged, starts, extents)
+        for box in (*fixed, *moving):
+            _zero(job, staged, *box)
+
+    if not job.uncut and job.alone:
+
+        @pl.when(first_image())
+        def _():
+            for box in moving:
+                _zero(job, staged, *box)
 
     if side.stored <= 0:
         return
@@ -59,19 +68,23 @@ def _straight(rows: int, sublanes: int) -> tuple[int, int]:
     return high, max(1, high // rows)
 
 
-def _borders(job: Job, whole) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The boxes, each a start and extents, of the staged source that some window does not cover."""
-    boxes = [((0, 0, 0, start), (*whole[:3], extent)) for start, extent in job.side.outside]
+def _borders(job: Job, whole) -> tuple[list, list]:
+    """The boxes of the staged source, each a start and extents, that some window does not cover: in
+    all rows, and the rows that depend on where the block lies."""
+    planes = job.plan.lanes is not None  # all written, and each has lanes of its own outside
+    fixed = [((0, 0, 0, start), (*whole[:3], extent)) for start, extent in job.side.outside]
+    if planes:
+        fixed = [((0, 0, 0, 0), tuple(whole))]
+    moving = []
     grid = grid_of(job.plan, job.blocks)[1:4]
     for axis, (w, blocks) in enumerate(zip(job.leading, grid, strict=True)):
-        for start, extent in w.outside(blocks):
+        for start, extent in w.outside(blocks) if not (planes and axis == 1) else ():
             starts, extents = [0] * 4, list(whole)
             starts[axis], extents[axis] = start, extent
-            boxes.append((tuple(starts), tuple(extents)))
-    shifted = job.plan.lanes is not None
-    if shifted or sum(math.prod(extents) for _, extents in boxes) > math.prod(whole):
-        return [((0, 0, 0, 0), tuple(whole))]
-    return boxes
+            moving.append((tuple(starts), tuple(extents)))
+    if sum(math.prod(extents) for _, extents in moving) > math.prod(whole):
+        moving = [((0, 0, 0, 0), tuple(whole))]
+    return fixed, moving
 
 
 def _zero(job: Job, staged, starts, extents) -> None:

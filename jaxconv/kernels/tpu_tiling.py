@@ -24,24 +24,27 @@ SUBLANES = 8
 
 
 class Generation(NamedTuple):
-    """What the tiling depends on: one core's VMEM, the cores that share a grid, and how many
-    registers of sums leave the compiler enough for what is multiplied."""
+    """What the tiling depends on: one core's VMEM, the cores that share a grid, how many registers
+    of sums leave the compiler enough for what is multiplied, and how many multiply-accumulates it
+    can have in one straight line of a filter gradient."""
 
     vmem: int
     cores: int
     sums: int
+    filters: int
 
 
 MIB = 1 << 20
 
 # Sums: on 3x3 8x56x56x128 in bfloat16, 16 registers took 4.9 bundles each and spilled nothing on
-# v5e and v6e, where 24 spilled; v4 has half the registers.
+# v5e and v6e, where 24 spilled; v4 has half the registers. Filters: v5p spilled with 252 on 3x3 d2
+# 8x56x56x64, v4 with 126 on 3x3 8x14x14x512.
 GENERATIONS = {
-    "v4": Generation(16 * MIB, 2, 8),
-    "v5e": Generation(128 * MIB, 1, 16),
-    "v5p": Generation(64 * MIB, 2, 16),
-    "v6e": Generation(128 * MIB, 1, 16),
-    "v7x": Generation(64 * MIB, 1, 16),
+    "v4": Generation(16 * MIB, 2, 8, 64),
+    "v5e": Generation(128 * MIB, 1, 16, 256),
+    "v5p": Generation(64 * MIB, 2, 16, 128),
+    "v6e": Generation(128 * MIB, 1, 16, 256),
+    "v7x": Generation(64 * MIB, 1, 16, 256),
 }
 
 
