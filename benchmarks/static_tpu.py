@@ -7,8 +7,9 @@
 All figures are static: properties of compiled programs, none of them a time.
 
     moved        bytes between HBM and VMEM over the least there can be: operands and result once,
-                 in the device's padded layout. Our kernels' are counted from the grid, the index
-                 maps and the blocks, with all that XLA adds around them; lax's are XLA's own count.
+                 as the compiled program lays them out. Our kernels' are counted from the grid, the
+                 index maps and the blocks, with all that XLA adds around them; lax's are XLA's own
+                 count, in which accesses to VMEM are too.
     temporaries  HBM that the program allocates beside operands and result, over these
     bundles      instruction words for each 8x128 register of the result (in an input gradient, of
                  the cotangent), every loop counted; in parentheses over what the vector unit needs

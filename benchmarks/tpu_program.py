@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tpu_schedule
+import tpu_traffic
 from jax.experimental import topologies
 from jax.extend.core import jaxpr_as_fun
 
@@ -147,16 +148,15 @@ def _schedule(case: Case, dump: Path) -> tpu_schedule.Schedule:
     )
 
 
-def _moved(call, compiled, case: Case) -> float:
-    """What the kernel copies, and what the rest of the program accesses."""
+def _moved(call, compiled, case: Case) -> int:
+    """What the kernel copies from and to HBM, and what the rest of the program moves."""
     operator, spec = case.operator, case.workload.spec
     shapes = spec.operand_shapes(operator)
     jaxpr = jax.make_jaxpr(call)(*[jax.ShapeDtypeStruct(s, case.dtype) for s in shapes])
     (kernel,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pallas_call"]
-    estimate = kernel.params["cost_estimate"].bytes_accessed
-    rest = max(0.0, compiled.cost_analysis()["bytes accessed"] - estimate)
     mapping = kernel.params["grid_mapping"]
-    return rest + sum(_copied(block, mapping.grid) for block in mapping.block_mappings)
+    copied = [_copied(block, mapping.grid) for block in mapping.block_mappings]
+    return tpu_traffic.moved(compiled.as_text(), copied)
 
 
 def _copied(block, grid: tuple[int, ...]) -> int:

@@ -27,11 +27,9 @@ from .tpu_tiling import LANES, SUBLANES, Taps, round_up
 # for the last.
 CHAINS = 2
 
-# Pieces of rows in one straight line of code, so that the end of one runs beside the start of the
-# next: 3x3 8x14x14x512 took 7.8 bundles a register with one and 6.3 with 4 on v5e. Only where a
-# piece has all columns and few products for each register of sums: with two pieces across 3x3
-# 8x56x56x128 spilled, and with 25 taps 5x5 8x7x7x960. v4 spilled with more than one.
-TURNS = 4
+# Pieces of rows are in one straight line of code only where a piece has all columns, and no more
+# products for each register of sums: with two pieces across 3x3 8x56x56x128 spilled, and with 25
+# taps 5x5 8x7x7x960.
 PRODUCTS = 9
 
 
@@ -60,12 +58,11 @@ def _turns(job: Job) -> tuple[int, int]:
     products = job.plan.taps * job.blocks.rows * job.blocks.columns // SUBLANES
     narrow = job.counts[3] <= job.blocks.columns
     alone = not job.gathers or len(job.tiles) == 1
-    few = job.chip.sums < TURNS**2
-    if products > PRODUCTS * job.chip.sums or few or not alone:
+    if products > PRODUCTS * job.chip.sums or not alone:
         return 1, 1
     if job.plan.lanes is not None:
-        return 1, TURNS
-    return TURNS if narrow else 1, 1
+        return 1, job.chip.turns
+    return job.chip.turns if narrow else 1, 1
 
 
 class _Rows(NamedTuple):

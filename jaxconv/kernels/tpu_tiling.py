@@ -25,26 +25,29 @@ SUBLANES = 8
 
 class Generation(NamedTuple):
     """What the tiling depends on: one core's VMEM, the cores that share a grid, how many registers
-    of sums leave the compiler enough for what is multiplied, and how many multiply-accumulates it
-    can have in one straight line of a filter gradient."""
+    of sums leave the compiler enough for what is multiplied, how many multiply-accumulates it can
+    have in one straight line of a filter gradient, and how many pieces of rows."""
 
     vmem: int
     cores: int
     sums: int
     filters: int
+    turns: int
 
 
 MIB = 1 << 20
 
 # Sums: on 3x3 8x56x56x128 in bfloat16, 16 registers took 4.9 bundles each and spilled nothing on
 # v5e and v6e, where 24 spilled; v4 has half the registers. Filters: v5p spilled with 252 on 3x3 d2
-# 8x56x56x64, v4 with 126 on 3x3 8x14x14x512.
+# 8x56x56x64, v4 with 126 on 3x3 8x14x14x512. Turns, so that the end of one piece runs beside the
+# start of the next: 3x3 8x14x14x512 took 7.8 bundles a register with one and 6.3 with 4 on v5e; v4
+# spilled with more than one.
 GENERATIONS = {
-    "v4": Generation(16 * MIB, 2, 8, 64),
-    "v5e": Generation(128 * MIB, 1, 16, 256),
-    "v5p": Generation(64 * MIB, 2, 16, 128),
-    "v6e": Generation(128 * MIB, 1, 16, 256),
-    "v7x": Generation(64 * MIB, 1, 16, 256),
+    "v4": Generation(16 * MIB, 2, 8, 64, 1),
+    "v5e": Generation(128 * MIB, 1, 16, 256, 4),
+    "v5p": Generation(64 * MIB, 2, 16, 128, 4),
+    "v6e": Generation(128 * MIB, 1, 16, 256, 4),
+    "v7x": Generation(64 * MIB, 1, 16, 256, 4),
 }
 
 
