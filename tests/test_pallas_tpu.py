@@ -266,18 +266,58 @@ def test_transforms_run_on_the_kernels(interpreted, transform, case):
         np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-5)
 
 
-@pytest.fixture
-def forced(monkeypatch):
-    """The kernels under a name of their own, so that a call can be forced onto them."""
-    monkeypatch.setitem(dispatch.KERNELS, "tpu kernels", {"tpu": pallas_tpu})
-    return "tpu kernels"
+# What the kernels cannot take, as a user would meet it, and why.
+REFUSED = {
+    "few channels": (
+        Case(1, 3, 3, (5, 6), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 3),
+        "3 channels leave most of a TPU's 128 lanes empty",
+    ),
+    "a huge kernel": (
+        Case(1, 32, 32, (2, 3), (1, 65), (1, 1), ((0, 0), (40, 40)), (1, 1), 32),
+        "65 taps on the last axis are too many to unroll",
+    ),
+    "a large multiplier": (
+        Case(1, 32, 288, (3, 4), (2, 3), (1, 1), ((0, 1), (1, 1)), (1, 1), 32),
+        "a channel multiplier of 9 needs more than 8 blocks",
+    ),
+    "float64": (NAMED["2-D in rows"], "the TPU kernels compute float32 and bfloat16, not float64"),
+}
 
 
-def test_forced_refusals_are_sentences(forced):
-    with pytest.raises(ValueError, match="3 channels leave most of a TPU's 128 lanes empty"):
-        jaxconv.depthwise_conv(
-            jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 1, 3)), implementation=forced
-        )
+def for_tpu(case: Case, dtype, **options) -> str:
+    x, k, g = (jnp.asarray(array) for array in operands(case, dtype))
+
+    def gradients(x, k, g):
+        y, pull = jax.vjp(lambda x, k: jaxconv.conv(x, k, **case.options(), **options), x, k)
+        return y, *pull(g)
+
+    return jax.jit(gradients).trace(x, k, g).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_runs_as_plain_xla_and_is_not_forced(name, x64):
+    case, reason = REFUSED[name]
+    dtype = np.float64 if name == "float64" else np.float32
+    assert "tpu_custom_call" not in for_tpu(case, dtype)
+    with pytest.raises(ValueError, match=f'implementation "pallas" cannot serve.*: .*{reason}'):
+        for_tpu(case, dtype, implementation="pallas")
+    x, k, g = operands(case, dtype)
+    values = {"x": x, "k": k, "g": g}
+    for operator in Operator:
+        choice = dispatch.choose(operator, "tpu", as_spec(case), np.dtype(dtype))
+        assert reason in choice.against["pallas"]
+        role = ROLES[operator]
+        others = {key: array for key, array in values.items() if key != role}
+        form = getattr(dispatch.KERNELS[choice.kernel]["tpu"], operator.value)
+        got = form(*(values[role] for role in OPERANDS[operator]), as_spec(case))
+        oracle.assert_right(got, role, case, **others)
+
+
+@by_operator
+def test_tiny_extents_are_served(interpreted, operator):
+    case = Case(1, 32, 32, (1, 1), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 32)
+    assert dispatch.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).kernel == "pallas"
+    assert_kernel(operator, case, dict(zip("xkg", operands(case), strict=True)))
 
 
 # --- the choice of blocks -------------------------------------------------------------------------
