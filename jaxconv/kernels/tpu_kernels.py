@@ -80,12 +80,12 @@ class _Rows(NamedTuple):
     def write(self, n: int, column, values) -> None:
         """The ``n``th pixel, from ``column`` on."""
         lines = zip((self.i, self.j, self.k + n), self.job.plan.lines, self.phases, strict=False)
-        at = [x * line.step + phase for x, line, phase in lines]
+        i, j, k = (x * line.step + phase for x, line, phase in lines)
         width, lanes = self.job.channels, pl.ds(0, self.job.channels)
         if not self.job.gathers:
             width, lanes = self.job.width(self.tiles[0]), self.job.lanes(self.tiles[0])
         values = values[:, :width].astype(self.result.dtype)
-        to = row_of(self.result, *at, pl.ds(column, values.shape[0]))
+        to = row_of(self.result, i, j, k, pl.ds(column, values.shape[0]))
         self.result[*to, lanes] = values
 
 

@@ -112,11 +112,11 @@ def _lanes_serve(spec: ConvSpec) -> bool:
 
 
 def _lanes_pad_least(spec: ConvSpec, width: int) -> bool:
-    batch = spec.batch if spec.batch < SUBLANES else round_up(spec.batch, SUBLANES)
-    here = spec.batch * round_up(spec.in_features, SUBLANES) * round_up(width, LANES)
-    channels = round_up(spec.in_features, LANES)
-    pixels = spec.batch * round_up(width, SUBLANES) * channels
-    return here < min(pixels, round_up(batch, 1 << (batch - 1).bit_length()) * width * channels)
+    batch, channels = spec.batch, round_up(spec.in_features, LANES)
+    tile = min(SUBLANES, 1 << (batch - 1).bit_length())
+    lanes = batch * round_up(spec.in_features, SUBLANES) * round_up(width, LANES)
+    pixels = batch * round_up(width, SUBLANES) * channels
+    return lanes < min(pixels, round_up(batch, tile) * width * channels)
 
 
 def padded(shape, itemsize: int) -> int:
@@ -131,7 +131,10 @@ def padded(shape, itemsize: int) -> int:
 def ends(operator: Operator, p: Plan, lanes: tuple[int, int]) -> tuple[int, int]:
     """Of lanes with channels and with features, those of the source and of the result (or, in a
     filter gradient, the cotangent)."""
-    return lanes[::-1] if operator is Operator.INPUT_GRAD and p.lanes is None else lanes
+    channels, features = lanes
+    if operator is Operator.INPUT_GRAD and p.lanes is None:
+        return features, channels
+    return channels, features
 
 
 def single(p: Plan, pixels: int, itemsize: int) -> tuple[int, ...]:

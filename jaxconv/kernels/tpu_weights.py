@@ -6,6 +6,7 @@ on sublanes, it is a register that holds each channel's weight in all of its lan
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax.numpy as jnp
@@ -62,7 +63,7 @@ def write(job: Job, sums, result) -> None:
     def turned(first, n):
         for i in range(n):
             taps = pl.ds((first + i) * size, size)
-            totals = sum(sums[tile, taps] for tile in job.tiles)
+            totals = functools.reduce(jnp.add, [sums[tile, taps] for tile in job.tiles])
             values = [totals[m].T.sum(0, keepdims=True) for m in range(size)]
             values = jnp.concatenate(values)[:, :features]
             result[first + i] = values.astype(result.dtype)
