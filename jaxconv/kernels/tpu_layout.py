@@ -9,7 +9,8 @@ others. So the kernels take these, which compile to no copy at all on any genera
     CHANNELS    [N, *S, C, W]   few channels of long rows: W, the last spatial axis, is on lanes
 
 Of a single image of 32-bit elements whose last axis would pad, XLA puts the batch on sublanes, in
-tiles of one: PIXELS with an axis of 1 before the channels.
+tiles of one: PIXELS with an axis of 1 before the channels. What it lays out in other ways, as two
+images (on sublanes) or 128 (on lanes), it copies.
 """
 
 from __future__ import annotations
