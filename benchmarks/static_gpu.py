@@ -157,7 +157,30 @@ def markdown(rows: list[dict[str, Any]]) -> str:
         a_load = " ".join(map(str, sizes))
         cells = [*named, *most, row["temporary_bytes"], a_load, len(programs), calls]
         lines.append([str(cell) for cell in cells])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join([*map(_line, lines), "", *map(_line, summary(rows))])
+
+
+def summary(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Of all workloads, for each device, operator and dtype."""
+    header = ["device", "operator", "dtype", "registers a thread", "spilled bytes"]
+    header += ["our temporaries, MB", "lax's, MB"]
+    lines = [header, ["---"] * len(header)]
+    groups: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        name = (row["device"], row["operator"], row["dtype"])
+        groups.setdefault(name, {"pallas": [], "lax": []})[row["kernel"]].append(row)
+    for name, by in groups.items():
+        most = [max(program["registers"] for program in row["programs"]) for row in by["pallas"]]
+        spilled = [program["spilled_bytes"] for row in by["pallas"] for program in row["programs"]]
+        megabytes = [
+            f"{sum(row['temporary_bytes'] for row in by[kernel]) / 1e6:.1f}" for kernel in by
+        ]
+        lines.append([*name, f"{min(most)} to {max(most)}", str(sum(spilled)), *megabytes])
+    return lines
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@
 All figures are static: properties of compiled programs, none of them a time.
 
     moved        bytes between HBM and VMEM over the least there can be: operands and result once,
-                 in the device's padded layout. Our kernels' are counted from the grid, the index
-                 maps and the blocks, with all that XLA adds around them; lax's are XLA's own count.
+                 as the compiled program lays them out. Our kernels' are counted from the grid, the
+                 index maps and the blocks, with all that XLA adds around them; lax's are XLA's own
+                 count, in which accesses to VMEM are too.
     temporaries  HBM that the program allocates beside operands and result, over these
     bundles      instruction words for each 8x128 register of the result (in an input gradient, of
                  the cotangent), every loop counted; in parentheses over what the vector unit needs
@@ -90,12 +91,34 @@ def prepare() -> None:
 
 
 def markdown(report: dict[str, Any]) -> str:
+    """A row for each program, then one for each generation, dtype and operator."""
     header = ["TPU", "dtype", "workload", "operator", "moved", "lax moved"]
     header += ["temporaries", "lax temporaries", "bundles (÷ floor)", "vector", "spills"]
     lines = [_line(header), _line(["---"] * len(header))]
     lines += [_line(_cells(row)) for row in report["rows"]]
     facts = ", ".join(f"{key} {value}" for key, value in report["versions"].items())
-    return "\n".join([*lines, "", f"Static figures of compiled programs, not times. {facts}."])
+    lines += ["", *summary(report["rows"]), ""]
+    return "\n".join([*lines, f"Static figures of compiled programs, not times. {facts}."])
+
+
+def summary(rows: list[dict[str, Any]]) -> list[str]:
+    """The worst of all workloads, and the bundles over the vector unit's floor: of the first, and
+    the least and the most of any."""
+    header = ["TPU", "dtype", "operator", "workloads", "moved, at most", "temporaries, at most"]
+    header += [f"bundles ÷ floor, {rows[0]['workload']}", "of any", "spills"]
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "refused" not in row["ours"]:
+            name = (row["generation"], row["dtype"], row["operator"])
+            groups.setdefault(name, []).append(row["ours"])
+    lines = [_line(header), _line(["---"] * len(header))]
+    for name, ours in groups.items():
+        ratios = [one["bundles"] / one["vector_floor"] for one in ours]
+        worst = [f"{max(one[key] for one in ours):.2f}" for key in ("moved", "temporaries")]
+        counts = [f"{ratios[0]:.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"]
+        spills = str(sum(one["spills"] for one in ours))
+        lines.append(_line([*name, str(len(ours)), *worst, *counts, spills]))
+    return lines
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tpu_schedule
+import tpu_traffic
 from jax.experimental import topologies
 from jax.extend.core import jaxpr_as_fun
 
 from jaxconv.kernels import lax, pallas_tpu, tpu_blocks
 from jaxconv.kernels.tpu_job import job_of
-from jaxconv.kernels.tpu_tiling import GENERATIONS, SUBLANES, plan, round_up
+from jaxconv.kernels.tpu_layout import ends, padded, plan
+from jaxconv.kernels.tpu_tiling import GENERATIONS, LANES, SUBLANES
 from jaxconv.spec import Operator
 from jaxconv.workloads import DEPTHWISE, Workload
 
@@ -49,7 +51,8 @@ def measure_lax(case: Case, topology: tuple[str, str]) -> dict[str, Any]:
         return getattr(lax, operator.value)(a, b, spec, dtype=case.dtype)
 
     compiled = _compiled(reference, case, topology)
-    return _memory(compiled) | {"moved": compiled.cost_analysis()["bytes accessed"] / _floor(case)}
+    moved = compiled.cost_analysis()["bytes accessed"]
+    return _memory(compiled) | {"moved": moved / _floor(compiled)}
 
 
 def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
@@ -71,16 +74,17 @@ def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]
         "kernel_calls": ours.as_text().count('custom_call_target="tpu_custom_call"'),
         # A multiplication and an addition for each tap.
         "vector_floor": 2 * spec.taps / schedule.capacity["VALU"],
-        "moved": moved / _floor(case),
+        "moved": moved / _floor(ours),
         "bundles": schedule.bundles / _registers(operator, spec),
         "vector": schedule.occupancy("VALU"),
         "spills": schedule.spills,
     }
 
 
-def _floor(case: Case) -> int:
-    p = plan(case.operator, case.workload.spec)
-    return tpu_blocks.floor_bytes(case.operator, p, case.dtype.itemsize)
+def _floor(compiled) -> int:
+    """Operands and result, as the device lays them out at the borders of a program."""
+    memory = compiled.memory_analysis()
+    return memory.argument_size_in_bytes + memory.output_size_in_bytes
 
 
 def versions() -> dict[str, str]:
@@ -107,9 +111,8 @@ def _compiled(call, case: Case, topology: tuple[str, str]):
 
 
 def _memory(compiled) -> dict[str, float]:
-    memory = compiled.memory_analysis()
-    operands = memory.argument_size_in_bytes + memory.output_size_in_bytes
-    return {"temporaries": memory.temp_size_in_bytes / operands}
+    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    return {"temporaries": temporaries / _floor(compiled)}
 
 
 def _registers(operator: Operator, spec) -> int:
@@ -117,38 +120,43 @@ def _registers(operator: Operator, spec) -> int:
     p = plan(operator, spec)
     gradient = operator is Operator.INPUT_GRAD
     pixels = [line.source if gradient else line.result for line in p.lines]
-    features = round_up(spec.out_features, tpu_blocks.LANES) // tpu_blocks.LANES
-    return p.images * math.prod(pixels[:3]) * -(-pixels[3] // SUBLANES) * features
+    lanes = ends(operator, p, p.whole)[0 if gradient else 1]
+    return p.images * math.prod(pixels[:3]) * -(-pixels[3] // SUBLANES) * -(-lanes // LANES)
 
 
 def _schedule(case: Case, dump: Path) -> tpu_schedule.Schedule:
     operator, spec = case.operator, case.workload.spec
     p = plan(operator, spec)
     cut = pallas_tpu.blocks(operator, spec, case.dtype, case.generation)
-    job = job_of(operator, p, cut, GENERATIONS[case.generation].cores == 1)
+    job = job_of(operator, p, cut, GENERATIONS[case.generation])
     grid = tpu_blocks.grid_of(p, cut)
     steps, images = math.prod(grid), grid[4] * grid[5]
-    zeros = (0, 1 / (images * (grid[0] if job.zeros_once else 1)))
+    inner = math.prod(grid[1:])
+    first = [(0, 1 / (steps if job.alone else images))]
+    if job.alone and not job.uncut:
+        first.append((0, 1 / images))
     if operator is Operator.FILTER_GRAD:
-        inner = math.prod(grid[1:])
-        shares = [(0, 1 / inner), zeros, (sum(n - 1 for n in grid[1:]), 1 / inner)]
+        shares = [(0, 1 / inner), *first, (sum(n - 1 for n in grid[1:]), 1 / inner)]
     else:
-        shares = [(0, 1 / images), zeros]
+        shares = [(0, 1 / (inner if job.alone else images)), *first]
     return tpu_schedule.read(
-        dump, f"depthwise_{operator.value}", steps, [share for share in shares if share[1] < 1]
+        dump,
+        f"depthwise_{operator.value}",
+        steps,
+        [share for share in shares if share[1] < 1],
+        GENERATIONS[case.generation].cores,
     )
 
 
-def _moved(call, compiled, case: Case) -> float:
-    """What the kernel copies, and what the rest of the program accesses."""
+def _moved(call, compiled, case: Case) -> int:
+    """What the kernel copies from and to HBM, and what the rest of the program moves."""
     operator, spec = case.operator, case.workload.spec
     shapes = spec.operand_shapes(operator)
     jaxpr = jax.make_jaxpr(call)(*[jax.ShapeDtypeStruct(s, case.dtype) for s in shapes])
     (kernel,) = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "pallas_call"]
-    estimate = kernel.params["cost_estimate"].bytes_accessed
-    rest = max(0.0, compiled.cost_analysis()["bytes accessed"] - estimate)
     mapping = kernel.params["grid_mapping"]
-    return rest + sum(_copied(block, mapping.grid) for block in mapping.block_mappings)
+    copied = [_copied(block, mapping.grid) for block in mapping.block_mappings]
+    return tpu_traffic.moved(compiled.as_text(), copied)
 
 
 def _copied(block, grid: tuple[int, ...]) -> int:
@@ -162,4 +170,4 @@ def _copied(block, grid: tuple[int, ...]) -> int:
         min(getattr(extent, "block_size", 1), whole)  # a squeezed extent has no size
         for extent, whole in zip(block.block_shape, array.shape, strict=True)
     ]
-    return changes * tpu_blocks.padded(extents, array.dtype.itemsize)
+    return changes * padded(extents, array.dtype.itemsize)

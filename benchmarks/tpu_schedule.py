@@ -42,15 +42,16 @@ class _Line:
 
 
 def read(
-    directory: Path, kernel: str, grid_steps: int, shares: list[tuple[int, float]]
+    directory: Path, kernel: str, grid_steps: int, shares: list[tuple[int, float]], cores: int = 1
 ) -> Schedule:
-    """The schedule of the kernel whose name starts with ``kernel``.
+    """The schedule of the kernel whose name starts with ``kernel``: what all cores run that share
+    the grid, if any do.
 
     ``shares`` lists the bodies that run where a sum of grid indices equals a number, in the order
     of the program: the number, and the share of grid steps in which it is so; shares of 1 left out.
     """
     lines = _lines(_one(directory, kernel, "*-final_bundles.txt", ("schedule", "static")))
-    _weigh(lines, grid_steps, shares)
+    _weigh(lines, grid_steps, shares, cores)
     capacity, used = _utilization(
         _one(directory, kernel, "*-final_hlo-static-per-bundle-utilization.txt", ())
     )
@@ -93,7 +94,9 @@ def _lines(text: str) -> list[_Line]:
     return lines
 
 
-def _weigh(lines: list[_Line], grid_steps: int, shares: list[tuple[int, float]]) -> None:
+def _weigh(
+    lines: list[_Line], grid_steps: int, shares: list[tuple[int, float]], cores: int
+) -> None:
     """How often each bundle runs: a branch back repeats what lies between, one ahead skips it."""
     starts: dict[str, int] = {}
     for i, line in enumerate(lines):
@@ -102,25 +105,39 @@ def _weigh(lines: list[_Line], grid_steps: int, shares: list[tuple[int, float]])
     text = "\n".join(line.text for line in lines)
     trips = dict(_TRIPS.findall(text))
     tests = dict(_TESTED.findall(text))
-    tested: list[tuple[int, list[_Line]]] = []
+    # The loop over the grid runs one prologue and one epilogue more.
+    grids = (grid_steps + 2, grid_steps // cores + 2, -(-grid_steps // cores) + 2)
+    tested: list[tuple[int, range]] = []
+    loops: list[tuple[int, range]] = []
     for i, line in enumerate(lines):
         for predicate, region in _BRANCH.findall(line.text):
-            to = starts.get(region)
-            if to is None:
-                raise ValueError(f"a branch to a region that does not start: {line.text[:80]!r}")
+            to = starts.get(region, len(lines))  # what follows the last bundle has no start
             if to <= i:
                 if predicate not in trips:
                     raise ValueError(f"a loop that is not counted: {line.text[:80]!r}")
-                # The loop over the grid runs one prologue and one epilogue more.
-                grid = int(trips[predicate]) == grid_steps + 2
-                _multiply(lines[to : i + 1 + _DELAY], grid_steps if grid else int(trips[predicate]))
+                loops.append((int(trips[predicate]), range(to, i + 1 + _DELAY)))
             elif predicate in tests:
-                tested.append((int(tests[predicate]), lines[i + 1 + _DELAY : to]))
-    for n, (key, body) in enumerate(tested):
-        if len(tested) == len(shares):
-            _multiply(body, shares[n][1])
+                tested.append((int(tests[predicate]), range(i + 1 + _DELAY, to)))
+    outermost = max((len(body) for _, body in loops), default=0)
+    gridded = False
+    for number, body in loops:
+        of_grid = number in grids and len(body) == outermost
+        gridded |= of_grid
+        _multiply(lines[body.start : body.stop], grid_steps if of_grid else number)
+    if not gridded:  # each core has one step, and no loop
+        _multiply(lines, grid_steps)
+    # What encloses another test is the pipeline's own: whether there is a block, or a core, at all.
+    own = [
+        (key, body)
+        for key, body in tested
+        if not any(body.start < other.start and other.stop <= body.stop for _, other in tested)
+    ]
+    for n, (key, body) in enumerate(own):
+        if len(own) == len(shares):
+            share = shares[n][1]
         else:  # some were merged; the largest share is a bound
-            _multiply(body, max((share for k, share in shares if k == key), default=1.0))
+            share = max((share for k, share in shares if k == key), default=1.0)
+        _multiply(lines[body.start : body.stop], share)
 
 
 def _multiply(lines: list[_Line], factor: float) -> None:

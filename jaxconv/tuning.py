@@ -183,7 +183,7 @@ def _content(path: pathlib.Path) -> dict | str:
     """What a file holds, or why it is no table."""
     try:
         content = json.loads(path.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or too deep for Python
         return f"it is no JSON: {error}"
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         return f'it is not of the format "{FORMAT}"'

@@ -132,7 +132,9 @@ def section(**changes) -> str:
 
 BAD = {
     "no JSON": "{",
-    "no text": "\x00\x01",
+    "no text": b"\xff\xfe\x80",
+    "empty": "",
+    "nested": "[" * 100_000,
     "another format": json.dumps({"format": "another"}),
     "a list": "[]",
     "no devices": json.dumps({"format": tuning.FORMAT}),
@@ -146,11 +148,33 @@ BAD = {
 
 @pytest.mark.parametrize("content", BAD.values(), ids=BAD)
 def test_a_bad_file_is_ignored_with_one_warning(table, content):
-    table.write_text(content)
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.warns(UserWarning, match="ignores the tuning table .*tuning.json: .+"):
         first = chosen()
     assert first != "dots"
     assert chosen(Operator.INPUT_GRAD)  # a second warning would be an error
+
+
+def test_a_directory_is_ignored_with_one_warning(table):
+    table.mkdir()
+    with pytest.warns(UserWarning, match="directory"):
+        chosen()
+    chosen()
+
+
+def test_what_was_jitted_keeps_its_kernel(table):
+    """As the docstring of ``autotune`` says."""
+    keep(table, "lax")
+    before = jax.jit(lambda x, k: conv(x, k))
+    lowered = before.lower(X, K)
+    wanted = before(X, K)
+    keep(table, "dots")
+    assert before._cache_size() == 1
+    np.testing.assert_array_equal(before(X, K), wanted)
+    assert before._cache_size() == 1
+    after = jax.jit(lambda x, k: conv(x, k)).lower(X, K)
+    assert "stablehlo.convolution" in lowered.as_text()
+    assert "stablehlo.convolution" not in after.as_text()
 
 
 def test_a_missing_named_file_warns_once(table):

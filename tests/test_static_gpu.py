@@ -33,6 +33,14 @@ def test_without_the_compiler_a_sentence_says_how_to_install_it():
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="installed")
+def test_without_libtpu_a_sentence_says_how_to_install_it():
+    done = run("static_tpu.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "`pip install libtpu`" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
 def test_without_a_device_a_sentence_says_so():
     done = run("run.py", "--platform", "cuda")
     if "there is nothing to time" not in done.stdout:

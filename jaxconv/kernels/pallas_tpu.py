@@ -2,7 +2,8 @@
 
 A grid step takes one block of the result and the window of the source under it, halo included,
 straight from HBM: windows overlap, so that no padded copy is ever made. ``tpu_tiling`` has the
-geometry, ``tpu_blocks`` chooses the blocks, ``tpu_staging`` and ``tpu_kernels`` compute one.
+geometry, ``tpu_layout`` says which axes lie where, ``tpu_blocks`` chooses the blocks,
+``tpu_staging``, ``tpu_weights`` and ``tpu_kernels`` compute one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from ..spec import ConvSpec, Operator
 from . import tpu_blocks
 from .tpu_blocks import blocks as blocks
 from .tpu_blocks import candidates as candidates
-from .tpu_tiling import GENERATIONS, Blocks, Plan, plan
+from .tpu_layout import (
+    canonical,
+    kernel_shape,
+    natural,
+    plan,
+    result_shape,
+    source_shape,
+)
+from .tpu_tiling import GENERATIONS, Blocks
 
 # What is assumed of a TPU that is not known: the least VMEM.
 SMALLEST = "v4"
@@ -98,25 +107,12 @@ def _call(operator: Operator, a, b, spec: ConvSpec, dtype, cut: Blocks | None):
     chosen = _target.value or Target(generation())
     cut = cut or blocks(operator, spec, computed, chosen.generation)
     p = plan(operator, spec)
-    a = _canonical(a, p)
+    a = canonical(a, p, source_shape(operator, p, a.dtype.itemsize))
     if operator is Operator.FILTER_GRAD:
-        b = _canonical(b, p)
+        b = canonical(b, p, result_shape(operator, p, b.dtype.itemsize))
     else:
-        b = b.reshape(spec.taps, spec.out_features)
+        b = b.reshape(kernel_shape(p, p.whole, b.dtype.itemsize))
     out = tpu_call.run(operator, p, cut, a, b, dtype, chosen.generation, chosen.interpret)
     if operator is Operator.FILTER_GRAD:
         return out.reshape(spec.kernel_shape)
-    return _natural(out, p, spec)
-
-
-def _canonical(x, p: Plan):
-    """``[N, *S, C] -> [images, *leading, sublanes, C]``"""
-    if p.batch_on_sublanes:
-        x = jnp.moveaxis(x, 0, -2)[None]
-    return x.reshape(x.shape[0], *(1,) * (6 - x.ndim), *x.shape[1:])
-
-
-def _natural(y, p: Plan, spec: ConvSpec):
-    if p.batch_on_sublanes:
-        return jnp.moveaxis(y.reshape(y.shape[4 - spec.rank :]), -2, 0)
-    return y.reshape(y.shape[0], *y.shape[5 - spec.rank :])
+    return natural(out, p, spec.result_shape(operator))

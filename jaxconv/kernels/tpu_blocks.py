@@ -10,6 +10,17 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 
 from ..spec import ConvSpec, Operator
+from .tpu_layout import (
+    Arrangement,
+    Plan,
+    ends,
+    kernel_shape,
+    padded,
+    plan,
+    result_shape,
+    single,
+    source_shape,
+)
 from .tpu_tiling import (
     GENERATIONS,
     LANES,
@@ -19,10 +30,8 @@ from .tpu_tiling import (
     Blocks,
     Generation,
     Line,
-    Plan,
     Window,
     across,
-    plan,
     round_up,
     window,
 )
@@ -41,9 +50,10 @@ CHANNELS = 32
 # Registers of the sublane axis computed at a time, where there are rows to compute with them.
 COLUMNS = 4
 
-# Multiply-accumulates of registers in one straight line of code; more taps run in a loop. With 432
-# of them 3x3x3 2x16x32x32x64 spilled registers on v5e, with 225 of them 5x5 s2 4x35x35x72.
-UNROLLED = 224
+# Multiply-accumulates of registers in one straight line of code, for each register of sums that a
+# generation leaves; more taps run in a loop. With 432 of them 3x3x3 2x16x32x32x64 spilled registers
+# on v5e, with 225 of them 5x5 s2 4x35x35x72.
+UNROLLED = 14
 
 # What a grid step costs beside its bytes, in bytes: about 0.35 us at v5e's 0.8 TB/s.
 STEP = 256 << 10
@@ -61,47 +71,35 @@ def windows_of(p: Plan, blocks: Blocks) -> tuple[list[Window], Across]:
 def grid_of(p: Plan, blocks: Blocks) -> tuple[int, ...]:
     """Blocks of channels, of the four axes, and images; the last two meet the same padding."""
     tiles = [-(-line.result // t) for line, t in zip(p.lines, blocks.tile, strict=True)]
-    return (-(-p.channels // LANES), *tiles, p.images)
+    lanes = 1 if p.lanes is not None else -(-p.channels // LANES)
+    return (lanes, *tiles, p.images)
 
 
-def lanes_of(p: Plan) -> tuple[int, int]:
-    """Lanes of one block of channels, and of one of features."""
-    if p.channels <= LANES:
-        return p.channels, p.channels * p.multiplier
-    return LANES, LANES * p.multiplier
-
-
-def taps_of(p: Plan) -> int:
-    return math.prod(line.kernel for line in p.lines)
-
-
-def padded(shape, itemsize: int) -> int:
-    """The bytes of an array in tiles of 128 lanes by 8 sublanes, or by 4, 2 or 1 of short axes."""
-    *leading, sublanes, lanes = shape
-    tile = min(SUBLANES, 1 << (sublanes - 1).bit_length())
-    elements = math.prod(leading) * round_up(sublanes, tile) * round_up(lanes, LANES)
-    return elements * itemsize
-
-
-def block_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[int, ...]]:
+def block_shapes(
+    operator: Operator, p: Plan, blocks: Blocks, itemsize: int
+) -> list[tuple[int, ...]]:
     """Of the source, the result (or, in a filter gradient, the cotangent) and the kernel."""
     leading, side = windows_of(p, blocks)
-    channels, features = lanes_of(p)
-    ends = (features, channels) if operator is Operator.INPUT_GRAD else (channels, features)
-    source = (*[w.extent for w in leading], side.source, ends[0])
-    return [source, (*blocks.tile, ends[1]), (taps_of(p), features)]
+    source, result = ends(operator, p, p.block)
+    ones = [single(p, n, itemsize) for n in (p.lines[3].source, p.lines[3].result)]
+    return [
+        (*[w.extent for w in leading], side.source, *ones[0], source),
+        (*blocks.tile, *ones[1], result),
+        kernel_shape(p, p.block, itemsize),
+    ]
 
 
 def scratch_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[int, ...]]:
     """The staged source; then the kernel in float32, or the sums of a filter gradient; and the
     rows in which the phases of a strided sublane axis meet."""
     leading, side = windows_of(p, blocks)
-    tiles = -(-lanes_of(p)[1] // LANES)
-    taps = taps_of(p)
+    tiles = -(-p.block[1] // LANES)
+    rows = SUBLANES if p.lanes is None else round_up(p.channels, SUBLANES)
     shapes = [(tiles, *[w.staged for w in leading], side.staged, LANES)]
     if operator is Operator.FILTER_GRAD:
-        return [*shapes, (tiles, round_up(taps, SUBLANES), SUBLANES, LANES)]
-    shapes.append((tiles, taps, LANES))
+        return [*shapes, (tiles, p.taps, rows, LANES)]
+    # Weights of channels on sublanes are the same in all lanes.
+    shapes.append((tiles, p.taps, LANES) if p.lanes is None else (1, p.taps, rows, LANES))
     step = p.lines[3].step
     if step > 1:
         shapes.append((blocks.rows, round_up(side.pixels, SUBLANES) * step, LANES))
@@ -110,7 +108,7 @@ def scratch_shapes(operator: Operator, p: Plan, blocks: Blocks) -> list[tuple[in
 
 def vmem_bytes(operator: Operator, p: Plan, blocks: Blocks, itemsize: int) -> int:
     """VMEM that the kernel takes: every block twice, so that copies overlap the computation."""
-    doubled = sum(padded(shape, itemsize) for shape in block_shapes(operator, p, blocks))
+    doubled = sum(padded(shape, itemsize) for shape in block_shapes(operator, p, blocks, itemsize))
     return 2 * doubled + sum(padded(s, 4) for s in scratch_shapes(operator, p, blocks))
 
 
@@ -119,7 +117,7 @@ def moved_bytes(operator: Operator, p: Plan, blocks: Blocks, itemsize: int) -> i
     every step of all grid axes up to the last on which it depends."""
     grid = grid_of(p, blocks)
     source, result, kernel = (
-        padded(shape, itemsize) for shape in block_shapes(operator, p, blocks)
+        padded(shape, itemsize) for shape in block_shapes(operator, p, blocks, itemsize)
     )
     leading, _ = windows_of(p, blocks)
     depends = [True, *[w.last > 0 for w in leading], grid[4] > 1, grid[5] > 1]
@@ -130,12 +128,8 @@ def moved_bytes(operator: Operator, p: Plan, blocks: Blocks, itemsize: int) -> i
 
 def floor_bytes(operator: Operator, p: Plan, itemsize: int) -> int:
     """Bytes of operands and result, each moved once, in the device's padded layout."""
-    source = (p.images, *[line.source for line in p.lines])
-    result = (p.images, *[line.result for line in p.lines])
-    ends = (p.channels, p.channels * p.multiplier)
-    if operator is Operator.INPUT_GRAD:
-        ends = ends[::-1]
-    shapes = [(*source, ends[0]), (*result, ends[1]), (taps_of(p), p.channels * p.multiplier)]
+    shapes = [make(operator, p, itemsize) for make in (source_shape, result_shape)]
+    shapes.append(kernel_shape(p, p.whole, itemsize))
     return sum(padded(shape, itemsize) for shape in shapes)
 
 
@@ -216,15 +210,15 @@ def _cuts(line: Line, exact: bool) -> list[int]:
 
 def _sublane_tile(p: Plan) -> int:
     line = p.lines[3]
-    tiled = p.batch_on_sublanes and line.result % (2 * SUBLANES) == 0
+    tiled = p.arrangement is Arrangement.BATCH and line.result % (2 * SUBLANES) == 0
     return 2 * SUBLANES if tiled else line.result
 
 
 def _registers(p: Plan, tile, chip: Generation) -> tuple[int, int]:
     """Rows and columns that are computed at a time, whose sums fill the registers allowed."""
     count, columns = -(-tile[2] // p.lines[2].step), -(-tile[3] // p.lines[3].step)
-    registers = -(-columns // SUBLANES)
-    sums = min(chip.sums, max(1, UNROLLED // p.lines[3].kernel))
+    registers = -(-columns // SUBLANES) if p.lanes is None else 1  # each has weights of its own
+    sums = min(chip.sums, max(1, UNROLLED * chip.sums // p.lines[3].kernel))
     high = min(sums, max(COLUMNS, sums // count))
     if registers > high:
         high = next((n for n in range(high, high // 2, -1) if registers % n == 0), high)

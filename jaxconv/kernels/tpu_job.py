@@ -11,8 +11,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ..spec import Operator
-from .tpu_blocks import lanes_of, windows_of
-from .tpu_tiling import LANES, Across, Blocks, Plan, Window
+from .tpu_blocks import windows_of
+from .tpu_layout import Plan
+from .tpu_tiling import LANES, Across, Blocks, Generation, Window
 
 
 class Job(NamedTuple):
@@ -25,7 +26,33 @@ class Job(NamedTuple):
     side: Across
     channels: int  # lanes of a block
     features: int
-    zeros_once: bool  # the same zeros surround what every grid step stages
+    chip: Generation
+
+    @property
+    def alone(self) -> bool:
+        """Whether one core walks the whole grid, and the next step has what this one leaves."""
+        return self.chip.cores == 1
+
+    @property
+    def uncut(self) -> bool:
+        """Whether every block has whole leading axes, and so the same zeros around its source."""
+        lines = zip(self.plan.lines[:3], self.blocks.tile, strict=False)
+        return all(line.result <= extent for line, extent in lines)
+
+    @property
+    def first_step(self):
+        """Whether nothing is staged yet."""
+        return first_image(*(range(4) if self.alone else ()))
+
+    @property
+    def first_of_channels(self):
+        """Whether these channels' kernel has not been unpacked yet."""
+        return first_image(*(range(1, 4) if self.alone else ()))
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the result has channels, and what is summed has their features."""
+        return self.operator is Operator.INPUT_GRAD and self.plan.lanes is None
 
     @property
     def tiles(self) -> range:
@@ -50,11 +77,14 @@ class Job(NamedTuple):
         return [-(-extent // line.step) for extent, line in axes]
 
 
-def job_of(operator: Operator, p: Plan, cut: Blocks, alone: bool) -> Job:
-    """``alone`` says that one core walks the whole grid, so that zeros stay from step to step."""
+def job_of(operator: Operator, p: Plan, cut: Blocks, chip: Generation) -> Job:
     leading, side = windows_of(p, cut)
-    uncut = all(line.result <= t for line, t in zip(p.lines[:3], cut.tile, strict=False))
-    return Job(operator, p, cut, tuple(leading), side, *lanes_of(p), alone and uncut)
+    return Job(operator, p, cut, tuple(leading), side, *p.block, chip)
+
+
+def row_of(ref, i, j, k, columns) -> tuple:
+    """The index of a row of pixels, whose single image may stand behind them."""
+    return (i, j, k, columns) if len(ref.shape) == 5 else (i, j, k, columns, 0)
 
 
 def first_image(*axes: int):
@@ -62,31 +92,37 @@ def first_image(*axes: int):
     return sum(pl.program_id(axis) for axis in (*axes, 4, 5)) == 0
 
 
-def each(extent: int, size: int, body: Callable) -> None:
-    """``body(start, size)`` for the pieces of an extent, of which the last may be shorter."""
-    fold(extent, size, lambda start, n, carry: body(start, n) or carry, ())
+def each(extent: int, size: int, body: Callable, turns: int = 1) -> None:
+    """``body(start, size)`` for the pieces of an extent, as ``fold`` has them."""
+    fold(extent, size, lambda start, n, carry: body(start, n) or carry, (), turns)
 
 
-def each3(extents, size: int, body: Callable) -> None:
-    """``body(i, j, k, size)`` over three axes, of which the last is cut into pieces."""
-    each(
-        extents[0],
-        1,
-        lambda i, _: each(
-            extents[1], 1, lambda j, _: each(extents[2], size, functools.partial(body, i, j))
-        ),
-    )
+def each3(extents, size: int, body: Callable, turns: int = 1) -> None:
+    """``body(i, j, k, size)`` over three axes, of which the last is cut into pieces; ``turns`` of
+    them, or of the rows of one piece each, are straight-line code."""
+    within, across = (turns, 1) if extents[2] > size else (1, turns)
+
+    def row(i, j, n):
+        each(extents[2], size, functools.partial(body, i, j), within)
+
+    each(extents[0], 1, lambda i, n: each(extents[1], 1, functools.partial(row, i), across))
 
 
-def fold(extent: int, size: int, body: Callable, carry):
-    """``carry = body(start, size, carry)`` for the pieces of an extent."""
+def fold(extent: int, size: int, body: Callable, carry, turns: int = 1):
+    """``carry = body(start, size, carry)`` for the pieces of an extent, of which the last may be
+    shorter. ``turns`` of them are straight-line code, so that the end of one runs beside the start
+    of the next."""
     full, rest = divmod(extent, size)
-    if full == 1:
-        carry = body(0, size, carry)
-    elif full > 1:
+    turns = max(1, min(turns, full // 2))
+    rounds = full // turns
 
-        def step(i, carry):
-            return body(pl.multiple_of(i * size, size), size, carry)
+    def step(i, carry):
+        for turn in range(turns):
+            carry = body(pl.multiple_of((i * turns + turn) * size, size), size, carry)
+        return carry
 
-        carry = lax.fori_loop(0, full, step, carry)
+    if rounds > 1:
+        carry = lax.fori_loop(0, rounds, step, carry)
+    for piece in range(rounds * turns if rounds > 1 else 0, full):
+        carry = body(piece * size, size, carry)
     return body(full * size, rest, carry) if rest else carry

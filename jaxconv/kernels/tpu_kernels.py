@@ -16,32 +16,32 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from ..spec import Operator
+from . import tpu_weights
 from .tpu_blocks import UNROLLED
-from .tpu_job import Job, each, each3, first_image, fold
-from .tpu_staging import STAGED, stage, take, zero
+from .tpu_job import Job, each, each3, fold, row_of
+from .tpu_staging import stage, take
 from .tpu_tiling import LANES, SUBLANES, Taps, round_up
 
-# Multiply-accumulates of registers in one straight line of a filter gradient's code.
-FILTERS = 256
+# A filter gradient keeps the sums of as many taps in registers as a generation allows: with 25, 5x5
+# 8x7x7x960 spilled on v5e. And it adds to half as many by turns, so that one addition need not wait
+# for the last.
+CHAINS = 2
 
-# The sums that a filter gradient keeps in registers: with 25, 5x5 8x7x7x960 spilled on v5e. And how
-# many it adds to by turns, so that one addition need not wait for the last.
-SUMS = 16
-CHAINS = 8
+# Pieces of rows are in one straight line of code only where a piece has all columns, and no more
+# products for each register of sums: with two pieces across 3x3 8x56x56x128 spilled, and with 25
+# taps 5x5 8x7x7x960.
+PRODUCTS = 9
 
 
 def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> None:
     """The convolution and the input gradient."""
 
-    @pl.when(first_image())
+    @pl.when(job.first_of_channels)
     def _():
-        for tile in job.tiles:
-            weights[tile, :, : job.width(tile)] = kernel[:, job.lanes(tile)].astype(jnp.float32)
+        tpu_weights.unpack(job, kernel, weights)
 
     stage(job, source, staged)
-    gathers = job.operator is Operator.INPUT_GRAD
-    parts = [tuple(job.tiles)] if gathers else [(tile,) for tile in job.tiles]
+    parts = [tuple(job.tiles)] if job.gathers else [(tile,) for tile in job.tiles]
     leading = job.plan.lines[:3]
     for phases in itertools.product(*[range(line.step) for line in leading]):
         for tiles in parts:
@@ -50,7 +50,19 @@ def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> Non
                 out = _Rows(job, result, tiles, phases, *at)
                 _some_rows(job, staged, weights, out, *merged)
 
-            each3(job.counts[:3], job.blocks.rows, rows)
+            each3(job.counts[:3], job.blocks.rows, rows, _turns(job)[0])
+
+
+def _turns(job: Job) -> tuple[int, int]:
+    """Pieces of rows, and of columns, in one straight line of code."""
+    products = job.plan.taps * job.blocks.rows * job.blocks.columns // SUBLANES
+    narrow = job.counts[3] <= job.blocks.columns
+    alone = not job.gathers or len(job.tiles) == 1
+    if products > PRODUCTS * job.chip.sums or not alone:
+        return 1, 1
+    if job.plan.lanes is not None:
+        return 1, job.chip.turns
+    return job.chip.turns if narrow else 1, 1
 
 
 class _Rows(NamedTuple):
@@ -68,12 +80,13 @@ class _Rows(NamedTuple):
     def write(self, n: int, column, values) -> None:
         """The ``n``th pixel, from ``column`` on."""
         lines = zip((self.i, self.j, self.k + n), self.job.plan.lines, self.phases, strict=False)
-        at = [x * line.step + phase for x, line, phase in lines]
+        i, j, k = (x * line.step + phase for x, line, phase in lines)
         width, lanes = self.job.channels, pl.ds(0, self.job.channels)
-        if self.job.operator is Operator.CONV:
+        if not self.job.gathers:
             width, lanes = self.job.width(self.tiles[0]), self.job.lanes(self.tiles[0])
         values = values[:, :width].astype(self.result.dtype)
-        self.result[*at, pl.ds(column, values.shape[0]), lanes] = values
+        to = row_of(self.result, i, j, k, pl.ds(column, values.shape[0]))
+        self.result[*to, lanes] = values
 
 
 def _some_rows(job: Job, staged, weights, out: _Rows, *merged) -> None:
@@ -94,7 +107,7 @@ def _some_rows(job: Job, staged, weights, out: _Rows, *merged) -> None:
                     to = pl.ds(column * sublane.step + phase, width, stride=sublane.step)
                     merged[0][n, to] = values
 
-    each(job.side.pixels, job.blocks.columns, columns)
+    each(job.side.pixels, job.blocks.columns, columns, _turns(job)[1])
     if sublane.step > 1:
         for n in range(out.size):
             out.write(n, 0, merged[0][n, : job.blocks.tile[3]])
@@ -108,7 +121,7 @@ def _sums(job: Job, staged, weights, tile: int, phases, at, size: int, width: in
     sums = [jnp.zeros((width, LANES), jnp.float32)] * size
     if not all(counts):
         return sums
-    unrolled = UNROLLED * SUBLANES // (size * width * job.phases)
+    unrolled = UNROLLED * job.chip.sums * SUBLANES // (size * width * job.phases)
     level = 3
     while level and math.prod(counts[level - 1 :]) <= unrolled:
         level -= 1
@@ -128,8 +141,8 @@ def _sums(job: Job, staged, weights, tile: int, phases, at, size: int, width: in
                 place[2] += row
                 x = staged[tile, *place[:3], _ds(place[3], width, lines[3].stride)]
                 for n, v in users:
-                    index = _tap(lines, taps, (i, j, third[v], s))
-                    sums[n] += x * weights[tile, pl.ds(index, 1)]
+                    index = _tap(job, taps, (i, j, third[v], s))
+                    sums[n] += x * tpu_weights.weight(job, weights, tile, index, at[3], width)
         return sums
 
     if level == 0:
@@ -154,7 +167,7 @@ def filters(job: Job, source, cotangent, result, staged, sums) -> None:
     @pl.when(sum(steps) == 0)
     def _():
         for tile in job.tiles:
-            each(sums.shape[1], STAGED, functools.partial(zero, sums.at[tile]))
+            tpu_weights.clear(sums.at[tile])
 
     stage(job, source, staged)
     for tile in job.tiles:
@@ -162,25 +175,19 @@ def filters(job: Job, source, cotangent, result, staged, sums) -> None:
 
     @pl.when(sum(steps) == sum(last))
     def _():
-        for tile in job.tiles:
-
-            def taps(t, n, tile=tile):
-                values = sums[tile, pl.ds(t, n)].sum(1)[:, : job.width(tile)]
-                result[pl.ds(t, n), job.lanes(tile)] = values.astype(result.dtype)
-
-            each(result.shape[0], 2 * SUBLANES, taps)
+        tpu_weights.write(job, sums, result)
 
 
 def _filter_sums(job: Job, tile: int, cotangent, staged, sums) -> None:
     """Some taps at a time, whose sums stay in registers while a block is read."""
     counts = [line.kernel for line in job.plan.lines]
     level = 3
-    while level and math.prod(counts[level - 1 :]) <= SUMS:
+    while level and math.prod(counts[level - 1 :]) <= job.chip.sums:
         level -= 1
     together = list(itertools.product(*[range(n) for n in counts[level:]]))
-    for first in range(0, len(together), SUMS):
+    for first in range(0, len(together), job.chip.sums):
 
-        def group(t, _, some=together[first : first + SUMS]):
+        def group(t, _, some=together[first : first + job.chip.sums]):
             fixed = _unflattened(t, counts[:level])
             _some_filter_sums(
                 job, tile, [(*fixed, *rest) for rest in some], cotangent, staged, sums
@@ -193,16 +200,24 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
     """The sums of the taps ``us``."""
     lines, lanes = job.plan.lines, job.width(tile)
     taps = [line.phases[0] for line in lines]
-    room = max(1, FILTERS * SUBLANES // (len(us) * job.blocks.columns))
+    columns, number = job.blocks.columns, job.counts[3]
+    if job.plan.lanes is not None:
+        columns = number = SUBLANES
+    # Two pieces of columns are straight-line code too.
+    across = min(round_up(number, SUBLANES), 2 * columns)
+    room = max(1, job.chip.filters * SUBLANES // (len(us) * across))
     size = max(n for n in range(1, min(room, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
-    copies = max(1, CHAINS // len(us))
+    # With half of each register unused, 5x5 s2 4x35x35x72 spilled.
+    turns = 1 if number < SUBLANES else room // size
+    copies = max(1, job.chip.sums // CHAINS // len(us))
 
     def products(i, j, k, size, column, count, carry):
         carry = list(carry)
         for n, start in itertools.product(range(size), range(0, count, SUBLANES)):
             chain = len(us) * ((n * count + start) // SUBLANES % copies)
             valid = min(SUBLANES, count - start)
-            g = cotangent[i, j, k + n, pl.ds(column + start, valid), job.lanes(tile)]
+            pixels = row_of(cotangent, i, j, k + n, pl.ds(column + start, valid))
+            g = cotangent[*pixels, job.lanes(tile)]
             origin = _origin(job, (i, j, k + n, column + start))
             for t, u in enumerate(us):
                 *row, at = [b + tap.at(v) for b, tap, v in zip(origin, taps, u, strict=True)]
@@ -213,23 +228,37 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
                 carry[chain + t] += product
         return carry
 
-    zeros = [jnp.zeros((SUBLANES, lanes), jnp.float32)] * (len(us) * copies)
-    totals = _fold_pixels(job, size, products, zeros)
-    for t, u in enumerate(us):
-        sums[tile, _tap(lines, taps, u), :, :lanes] += sum(totals[t :: len(us)])
+    def add(first, count, to) -> None:
+        zeros = [jnp.zeros((SUBLANES, lanes), jnp.float32)] * (len(us) * copies)
+        across = (first, count, columns)
+        totals = _fold_pixels(job, size, across, turns, products, zeros)
+        for t, u in enumerate(us):
+            tap = _tap(job, taps, u)
+            sums[tile, tap, to, :lanes] += sum(totals[t :: len(us)])
+
+    if job.plan.lanes is None:
+        add(0, job.counts[3], slice(None))
+    else:  # every channel has sums of its own
+        each(job.counts[3], SUBLANES, lambda c, n: add(c, n, pl.ds(c, SUBLANES)))
 
 
-def _fold_pixels(job: Job, size: int, body: Callable, carry):
-    counts, columns = job.counts, job.blocks.columns
+def _fold_pixels(job: Job, size: int, across, turns: int, body: Callable, carry):
+    """``across``: the first column, their number, and how many are taken at a time."""
+    counts = job.counts
+    first, number, columns = across
+    inner, outer = (turns, 1) if counts[2] > size else (1, turns)
 
     def i_step(i, _, carry):
-        return fold(counts[1], 1, functools.partial(j_step, i), carry)
+        return fold(counts[1], 1, functools.partial(j_step, i), carry, outer)
 
     def j_step(i, j, _, carry):
-        return fold(counts[2], size, functools.partial(k_step, i, j), carry)
+        return fold(counts[2], size, functools.partial(k_step, i, j), carry, inner)
 
     def k_step(i, j, k, n, carry):
-        return fold(counts[3], columns, functools.partial(body, i, j, k, n), carry)
+        def some(column, count, carry):
+            return body(i, j, k, n, first + column, count, carry)
+
+        return fold(number, columns, some, carry)
 
     return fold(counts[0], 1, i_step, carry)
 
@@ -237,7 +266,7 @@ def _fold_pixels(job: Job, size: int, body: Callable, carry):
 def _gathered(job: Job, sums: list[list]) -> list:
     """The sums of one tile; in an input gradient, of all features of each channel."""
     multiplier = job.plan.multiplier
-    if multiplier == 1 or job.operator is not Operator.INPUT_GRAD:
+    if multiplier == 1 or not job.gathers:
         return sums[0]
     lane = lax.broadcasted_iota(jnp.int32, sums[0][0].shape, 1)
     totals = [jnp.zeros_like(values) for values in sums[0]]
@@ -257,12 +286,10 @@ def _origin(job: Job, at) -> list:
     return [x * line.stride + m - line.low for x, line, m in zip(at, lines, margins, strict=True)]
 
 
-def _tap(lines, taps: list[Taps], us):
-    """The row of the kernel ``[taps, features]`` that holds the taps ``us`` of a phase."""
-    index = 0
-    for line, t, u in zip(lines, taps, us, strict=True):
-        index = index * line.kernel + t.tap + t.tap_step * u
-    return index
+def _tap(job: Job, taps: list[Taps], us):
+    """Which of all taps of the kernel the taps ``us`` of a phase are."""
+    steps = zip(job.plan.tap_steps, taps, us, strict=True)
+    return sum(step * (t.tap + t.tap_step * u) for step, t, u in steps)
 
 
 def _ds(start, size: int, stride: int):

@@ -8,9 +8,8 @@ on each axis the result pixel ``r + step*p`` of the phase ``r`` meets the source
 The convolution and the filter gradient have one phase, ``step`` 1, and the offsets ``i*d - low``.
 The input gradient has the cotangent as its source, ``stride`` 1 and as many phases as strides.
 
-A TPU's registers hold 8 sublanes by 128 lanes. Channels lie on lanes. On sublanes lies the last
-spatial axis or, where it pads less, the batch, as XLA itself lays such arrays out; what remains
-are three leading axes, of extent 1 where the convolution has fewer.
+A TPU's registers hold 8 sublanes by 128 lanes. ``tpu_layout`` says which axes lie there; what
+remains are three leading axes, of extent 1 where the convolution has fewer.
 """
 
 from __future__ import annotations
@@ -20,31 +19,35 @@ import functools
 import math
 from typing import NamedTuple
 
-from ..spec import ConvSpec, Operator
-
 LANES = 128
 SUBLANES = 8
 
 
 class Generation(NamedTuple):
-    """What the tiling depends on: one core's VMEM, the cores that share a grid, and how many
-    registers of sums leave the compiler enough for what is multiplied."""
+    """What the tiling depends on: one core's VMEM, the cores that share a grid, how many registers
+    of sums leave the compiler enough for what is multiplied, how many multiply-accumulates it can
+    have in one straight line of a filter gradient, and how many pieces of rows."""
 
     vmem: int
     cores: int
     sums: int
+    filters: int
+    turns: int
 
 
 MIB = 1 << 20
 
 # Sums: on 3x3 8x56x56x128 in bfloat16, 16 registers took 4.9 bundles each and spilled nothing on
-# v5e and v6e, where 24 spilled; v4 has half the registers.
+# v5e and v6e, where 24 spilled; v4 has half the registers. Filters: v5p spilled with 252 on 3x3 d2
+# 8x56x56x64, v4 with 126 on 3x3 8x14x14x512. Turns, so that the end of one piece runs beside the
+# start of the next: 3x3 8x14x14x512 took 7.8 bundles a register with one and 6.3 with 4 on v5e; v4
+# spilled with more than one.
 GENERATIONS = {
-    "v4": Generation(16 * MIB, 2, 8),
-    "v5e": Generation(128 * MIB, 1, 16),
-    "v5p": Generation(64 * MIB, 2, 16),
-    "v6e": Generation(128 * MIB, 1, 16),
-    "v7x": Generation(64 * MIB, 1, 16),
+    "v4": Generation(16 * MIB, 2, 8, 64, 1),
+    "v5e": Generation(128 * MIB, 1, 16, 256, 4),
+    "v5p": Generation(64 * MIB, 2, 16, 128, 4),
+    "v6e": Generation(128 * MIB, 1, 16, 256, 4),
+    "v7x": Generation(64 * MIB, 1, 16, 256, 4),
 }
 
 
@@ -102,38 +105,6 @@ def free(n: int) -> Line:
     return Line(n, n, 1, 1, 1, (Taps(1, 0, 1, 0, 1),))
 
 
-class Plan(NamedTuple):
-    """A convolution as the kernels see it: arrays ``[images, *leading, sublanes, channels]``."""
-
-    batch_on_sublanes: bool
-    images: int
-    lines: tuple[Line, ...]  # three leading axes and the sublane axis
-    channels: int
-    multiplier: int
-
-
-def plan(operator: Operator, spec: ConvSpec) -> Plan:
-    gradient = operator is Operator.INPUT_GRAD
-    sizes = (spec.input_spatial, spec.output_spatial, spec.kernel_spatial, spec.strides)
-    axes = zip(*sizes, spec.dilation, spec.padding, strict=True)
-    lines = [line(n, o, k, s, d, low, gradient) for n, o, k, s, d, (low, _) in axes]
-    on_sublanes = _batch_on_sublanes(spec)
-    images = spec.batch
-    if on_sublanes:
-        images, lines = 1, [*lines, free(spec.batch)]
-    lines = (free(1),) * (4 - len(lines)) + tuple(lines)
-    return Plan(on_sublanes, images, lines, spec.in_features, spec.group_out)
-
-
-def _batch_on_sublanes(spec: ConvSpec) -> bool:
-    """As XLA lays out arrays at the borders of a program, which so need not be copied: the batch is
-    on sublanes where it fills them and the last spatial axis does not. Two images, or one, would
-    leave most of each register empty."""
-    fills = spec.batch == 4 or spec.batch % SUBLANES == 0
-    ends = (spec.input_spatial[-1], spec.output_spatial[-1])
-    return fills and any(n % SUBLANES for n in ends)
-
-
 @dataclasses.dataclass(frozen=True)
 class Blocks:
     """How one kernel is cut.
@@ -171,6 +142,13 @@ class Window(NamedTuple):
         """The staged row of that pixel."""
         return self.start(t, clip) - (t * self.step + self.low) + self.margin
 
+    def outside(self, blocks: int) -> list[tuple[int, int]]:
+        """The first and the number of staged rows, below and above, that some block's window does
+        not cover."""
+        places = [self.place(t, lambda v, low, high: min(max(v, low), high)) for t in range(blocks)]
+        end = min(places) + self.extent
+        return [piece for piece in ((0, max(places)), (end, self.staged - end)) if piece[1] > 0]
+
 
 @functools.lru_cache(maxsize=4096)
 def window(line: Line, tile: int) -> Window:
@@ -198,6 +176,13 @@ class Across(NamedTuple):
     stored: int
     at: int
     staged: int
+
+    @property
+    def outside(self) -> list[tuple[int, int]]:
+        """The first and the number of staged columns, in whole registers, that hold any zeros."""
+        low = round_up(self.at, SUBLANES) if self.stored else self.staged
+        high = (self.at + self.stored) // SUBLANES * SUBLANES if self.stored else self.staged
+        return [piece for piece in ((0, low), (high, self.staged - high)) if piece[1] > 0]
 
 
 def across(line: Line, tile: int) -> Across:
