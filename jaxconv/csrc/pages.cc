@@ -1,8 +1,8 @@
 #include "pages.h"
 
-#include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <mutex>
 
 #if defined(__linux__)
 #include <fcntl.h>
@@ -97,39 +97,43 @@ class Maps {
   char buffer_[4096];
 };
 
-// The block found last: programs are run again and again, and get theirs at one address.
-std::atomic<uintptr_t> block_begin{0}, block_end{0};
+// Programs are run again and again, and get their blocks at a few addresses.
+class Blocks {
+ public:
+  // The block that holds [first, last), or an empty span.
+  Span find(uintptr_t first, uintptr_t last) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const Span& block : known_) {
+      if (block.holds(first, last)) return block;
+    }
+    // Reading the maps takes up to a millisecond: not more than a fiftieth of the time may go there.
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_search_) return {0, 0};
+    next_search_ = now + std::chrono::milliseconds(50);
+    const Span found = Maps().find(first, last);
+    if (found.end - found.begin < kOwnBlock) return {0, 0};
+    known_[next_] = found;
+    next_ = (next_ + 1) % kKnown;
+    return found;
+  }
 
-// Reading the maps takes up to a millisecond: not more than a hundredth of the time may go there.
-constexpr int64_t kPause = 100'000'000;  // nanoseconds
-std::atomic<int64_t> last_search{-kPause};
+ private:
+  static constexpr int kKnown = 32;
 
-bool may_search() {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch();
-  const int64_t time = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
-  int64_t last = last_search.load(std::memory_order_relaxed);
-  return time - last >= kPause &&
-         last_search.compare_exchange_strong(last, time, std::memory_order_relaxed);
-}
+  std::mutex mutex_;
+  std::chrono::steady_clock::time_point next_search_{};
+  Span known_[kKnown] = {};
+  int next_ = 0;
+};
 
-// The block that holds [first, last), or an empty span.
-Span block_of(uintptr_t first, uintptr_t last) {
-  const Span known{block_begin.load(std::memory_order_relaxed),
-                   block_end.load(std::memory_order_relaxed)};
-  if (known.holds(first, last)) return known;
-  const Span found = may_search() ? Maps().find(first, last) : Span{0, 0};
-  if (found.end - found.begin < kOwnBlock) return {0, 0};
-  block_begin.store(found.begin, std::memory_order_relaxed);
-  block_end.store(found.end, std::memory_order_relaxed);
-  return found;
-}
+Blocks blocks;
 
 }  // namespace
 
 void prefer_large_pages(const void* result, int64_t bytes) {
   if (bytes < static_cast<int64_t>(kLargePage)) return;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(result);
-  const Span block = block_of(begin, begin + static_cast<uintptr_t>(bytes));
+  const Span block = blocks.find(begin, begin + static_cast<uintptr_t>(bytes));
   const uintptr_t first = (block.begin + kLargePage - 1) / kLargePage * kLargePage;
   const uintptr_t last = block.end / kLargePage * kLargePage;
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
