@@ -103,27 +103,31 @@ class Blocks {
   // The block that holds [first, last), or an empty span.
   Span find(uintptr_t first, uintptr_t last) {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (const Span& block : known_) {
-      if (block.holds(first, last)) return block;
+    Span* known = nullptr;
+    for (Span& block : known_) {
+      if (block.holds(first, last)) known = &block;
     }
-    // Reading the maps takes up to a millisecond: not more than a fiftieth of the time may go there.
+    // Reading the maps takes up to a millisecond: not more than a fiftieth of the time may go there,
+    // and less to see whether what is known still holds.
     const auto now = std::chrono::steady_clock::now();
-    if (now < next_search_) return {0, 0};
+    if (now < (known != nullptr ? next_check_ : next_search_)) {
+      return known != nullptr ? *known : Span{0, 0};
+    }
     next_search_ = now + std::chrono::milliseconds(50);
-    const Span found = Maps().find(first, last);
-    if (found.end - found.begin < kOwnBlock) return {0, 0};
-    known_[next_] = found;
-    next_ = (next_ + 1) % kKnown;
-    return found;
+    next_check_ = now + std::chrono::seconds(1);
+    if (known == nullptr) known = &known_[next_++ % kKnown];
+    *known = Maps().find(first, last);
+    if (known->end - known->begin < kOwnBlock) *known = {0, 0};
+    return *known;
   }
 
  private:
   static constexpr int kKnown = 32;
 
   std::mutex mutex_;
-  std::chrono::steady_clock::time_point next_search_{};
+  std::chrono::steady_clock::time_point next_search_{}, next_check_{};
   Span known_[kKnown] = {};
-  int next_ = 0;
+  unsigned next_ = 0;
 };
 
 Blocks blocks;
