@@ -25,20 +25,21 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, cwd=FOLDER, capture_output=True, text=True)
 
 
+def assert_says_how_to_install(program: str, command: str) -> None:
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert command in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
 @pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is not None, reason="installed")
 def test_without_the_compiler_a_sentence_says_how_to_install_it():
-    done = run("static_gpu.py")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert 'pip install "jax[cuda13]"' in done.stdout
-    assert done.stdout.count("\n") == 1
+    assert_says_how_to_install("static_gpu.py", 'pip install "jax[cuda13]"')
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="installed")
 def test_without_libtpu_a_sentence_says_how_to_install_it():
-    done = run("static_tpu.py")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "`pip install libtpu`" in done.stdout
-    assert done.stdout.count("\n") == 1
+    assert_says_how_to_install("static_tpu.py", "`pip install libtpu`")
 
 
 def test_without_a_device_a_sentence_says_so():

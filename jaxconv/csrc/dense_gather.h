@@ -187,7 +187,6 @@ class DenseGather {
   int64_t chunk_at(int64_t cost) const {
     const int64_t i = region_of(first_cost_, cost);
     const int64_t chunks = first_chunk_[i + 1] - first_chunk_[i];
-    if (chunks == 0) return first_chunk_[i];
     const int64_t each = (first_cost_[i + 1] - first_cost_[i]) / chunks;
     return first_chunk_[i] + ceil_div(cost - first_cost_[i], each);
   }
@@ -217,7 +216,7 @@ class DenseGather {
     // pixels, threads share the panels too.
     const int64_t panel_bytes = panel_size_ * static_cast<int64_t>(sizeof(A));
     const int64_t splits = clamp(ceil_div(panels * panel_bytes, kSplitBytes),
-                                 ceil_div(kLeastUnits, larger(chunks, 1)), panels);
+                                 ceil_div(kLeastUnits, chunks), panels);
     const int64_t cost = first_cost_[regions_.count()];
     const int64_t vectors = ceil_div(panels, splits) * kernel_.vectors * kernel_.pixels;
     const int64_t pieces = pieces_for(cost * chunk_tiles_ * vectors * splits, chunks * splits);

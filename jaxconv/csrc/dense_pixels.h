@@ -24,8 +24,7 @@ struct PixelGrid {
   // Whether every tap of every pixel has a source.
   bool whole() const {
     for (const Phase& p : axis) {
-      if (p.taps > 0 && p.count > 0 &&
-          (p.origin < 0 || p.source(p.count - 1, p.taps - 1) >= p.sources)) {
+      if (p.taps > 0 && (p.origin < 0 || p.source(p.count - 1, p.taps - 1) >= p.sources)) {
         return false;
       }
     }

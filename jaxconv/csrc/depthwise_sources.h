@@ -94,19 +94,6 @@ struct Stretch {
   }
 };
 
-// Lists `count` pointers, each `step` elements after the last: by whole vectors, without the products
-// that make compilers' own vectors slow.
-template <class A>
-JAXCONV_INLINE void list_pointers(const A* from, int64_t step, int64_t count, const A** to) {
-  constexpr int N = kVectorBytes / sizeof(int64_t);
-  const int64_t stride = step * static_cast<int64_t>(sizeof(A));
-  Vec<int64_t, N> next;
-  for (int l = 0; l < N; ++l) next[l] = reinterpret_cast<int64_t>(from) + l * stride;
-  int64_t c = 0;
-  for (; c + N <= count; c += N, next += N * stride) std::memcpy(to + c, &next, sizeof next);
-  for (from += c * step; c < count; ++c, from += step) to[c] = from;
-}
-
 // Lists pointers to the columns of a stretch. first_of(row, first column, its source's index) is
 // where a run of them would begin; the next are `step` elements apart.
 template <class A, class F>
@@ -117,7 +104,7 @@ JAXCONV_INLINE void list_columns(const Stretch& s, int64_t step, const A* zeros,
     const A** entry = table + r * columns + first;
     const A* from = first_of(r, first, at);
     for (int64_t c = 0; c < found.begin; ++c) entry[c] = zeros;
-    list_pointers(from + found.begin * step, step, found.end - found.begin, entry + found.begin);
+    for (int64_t c = found.begin; c < found.end; ++c) entry[c] = from + c * step;
     for (int64_t c = found.end; c < length; ++c) entry[c] = zeros;
   });
 }
