@@ -96,6 +96,10 @@ const char* depthwise_gather(const Call& call) {
     const auto first_weight = [&](const Stretch& s) JAXCONV_LAMBDA {
       return static_cast<const T*>(call.operand) + s.phase->tap_first * g.features + s.feature;
     };
+    const auto fetch_targets = [&](const Stretch& s) {
+      const int64_t row = walk.row_length() * target_channels;
+      fetch(walk.fetched(), static_cast<const T*>(call.result) + s.row * row, s.target_rows * row);
+    };
     const auto stage_weights = [&](const Stretch& s) {
       if (direct_weights) return;
       for (int64_t r = 0; r < walk.kernel_rows(); ++r) {
@@ -137,7 +141,7 @@ const char* depthwise_gather(const Call& call) {
     };
     walk.visit(units * piece / pieces, units * (piece + 1) / pieces,
                static_cast<const T*>(call.source), 0, g.features, row_size, mine.walk,
-               stage_weights, compute);
+               fetch_targets, stage_weights, compute);
   });
   return nullptr;
 }
@@ -234,10 +238,14 @@ const char* depthwise_filter_grad(const Call& call) {
         }
         tile(t);
       };
+      const auto fetch_cotangents = [&](const Stretch& s) {
+        const int64_t row = walk.row_length() * g.features;
+        fetch(walk.fetched(), static_cast<const T*>(call.operand) + s.row * row, row);
+      };
       walk.visit(units * part / cut.parts, units * (part + 1) / cut.parts,
                  static_cast<const T*>(call.source), begin, cut.features.end(chunk),
                  g.axis[2].kernel * lanes,
-                 mine.walk, [](const Stretch&) {}, compute);
+                 mine.walk, fetch_cotangents, [](const Stretch&) {}, compute);
     });
     const int64_t sweep = g.taps() * lanes * cut.parts * chunks / N;
     const int64_t pieces = pieces_for(sweep, g.taps());

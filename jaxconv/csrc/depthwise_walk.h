@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "depthwise_fetch.h"
 #include "depthwise_sources.h"
 #include "depthwise_tile.h"
 #include "geometry.h"
@@ -62,6 +63,13 @@ class DepthwiseWalk {
     band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
     band_ = ceil_div(band_, target_rows_);
     size_stretches();
+    const int64_t targets = targets_[0] * targets_[1] * targets_[2];
+    const int64_t sources = sources_[0] * sources_[1] * sources_[2];
+    const int64_t bytes =
+        batch_ * (sources * channels_ + targets * features_) * static_cast<int64_t>(sizeof(T));
+    if (!staged_ && bytes >= kFetchedBytes && source_rows() * row_bytes <= kFetchedRowsBytes) {
+      fetch_ = op == Operator::kFilterGrad ? Fetch::kRead : Fetch::kAsk;
+    }
   }
 
   int64_t rows() const { return batch_ * targets_[0] * targets_[1]; }
@@ -72,6 +80,7 @@ class DepthwiseWalk {
   int64_t unit() const { return unit_; }
 
   int64_t lanes() const { return lanes_; }  // of a staged pixel
+  Fetch fetched() const { return fetch_; }
 
   // Workspace for the walk, and for each of its members.
   int64_t bytes() const {
@@ -121,13 +130,15 @@ class DepthwiseWalk {
     return m;
   }
 
-  // For every stretch of units [begin, end) and every chunk of features [first, last), calls
-  // open(stretch), then compute(stretch, tile, sources, target, width) for the tiles. Kernel rows
-  // are `row_size` apart.
-  template <class Open, class Compute>
+  // For every one of units [begin, end) calls enter(stretch), for every stretch of it and every
+  // chunk of features [first, last) open(stretch), then compute(stretch, tile, sources, target,
+  // width) for the tiles. Kernel rows are `row_size` apart.
+  template <class Enter, class Open, class Compute>
   void visit(int64_t begin, int64_t end, const T* source, int64_t first, int64_t last,
-             int64_t row_size, const Member& m, Open&& open, Compute&& compute) const {
+             int64_t row_size, const Member& m, Enter&& enter, Open&& open,
+             Compute&& compute) const {
     const FeatureCut cut(last - first, widest_, unit_, N);
+    Front front;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t segment = unit % segments_, plane = targets_[0] * row_units_;
       const int64_t n = unit / segments_ / plane, walked = unit / segments_ % plane;
@@ -142,6 +153,8 @@ class DepthwiseWalk {
       s.rows = valid_rows(d, h, s.target_rows, row_size, m);
       s.source_row = m.source_row;
       for (int q = 0; q < 2; ++q) s.kernel_row[q] = m.kernel_row[q];
+      if (fetch_ != Fetch::kNone) fetch_sources(s, image, band, &front);
+      enter(s);
       for (const RowPhase* part = width_; part < width_ + row_phases_; ++part) {
         s.phase = &part->phase;
         s.spacing = part->spacing;
@@ -169,6 +182,22 @@ class DepthwiseWalk {
     int64_t spacing;
     Tile tile[2][kWidestTile];  // [rows of targets - 1][width - 1]
   };
+
+  // How far the rows of an image, or of a band of one, have been fetched.
+  struct Front {
+    const T* image = nullptr;
+    int64_t band = 0, row = 0;
+  };
+
+  // Fetches those of a stretch's rows of sources that no stretch had before.
+  void fetch_sources(const Stretch& s, const T* image, int64_t band, Front* front) const {
+    if (front->image != image || front->band != band) *front = {image, band, -1};
+    for (int64_t r = 0; r < s.rows; ++r) {
+      if (s.source_row[r] <= front->row) continue;
+      front->row = s.source_row[r];
+      fetch(fetch_, image + front->row, sources_[2] * channels_);
+    }
+  }
 
   // Of the targets of a phase that was cut into lattices, in columns.
   static int64_t spacing(const Phase& p) { return smaller(p.per_target / p.per_tap, p.taps); }
@@ -292,6 +321,7 @@ class DepthwiseWalk {
   int64_t target_rows_, row_units_;
   Spread<T> spread_;
   bool staged_;
+  Fetch fetch_ = Fetch::kNone;
   int64_t segments_, row_phases_, band_, widest_, lanes_, stretch_, table_size_;
   int64_t targets_[3], sources_[3], phases_[3];
   Phase *depth_ = nullptr, *height_ = nullptr;
