@@ -48,7 +48,7 @@ def random_spec(rng: random.Random) -> ConvSpec:
         rank = rng.choice((1, 2, 2, 3))
         kind = rng.random()
         if kind < 0.4:  # depthwise
-            groups = rng.choice((1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 70))
+            groups = rng.choice((1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 70, 512))
             channels, features = groups, groups * rng.choice((1, 1, 1, 2, 3, 5, 8))
         elif kind < 0.5:  # narrow groups, as many as fill whole vectors
             groups = rng.choice((2, 4, 8, 16, 24))
@@ -273,6 +273,13 @@ LARGE = (
     ConvSpec(2, 64, 72, (30, 29), (4, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 2),
     ConvSpec(1, 3, 40, (90, 90), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
     ConvSpec(1, 520, 700, (6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    # Pixels 2048 bytes apart, whose rows are copied and kept.
+    ConvSpec(3, 512, 512, (11, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 512),
+    ConvSpec(2, 512, 512, (12, 9), (5, 3), (2, 1), ((3, 1), (2, 2)), (2, 2), 512),
+    ConvSpec(2, 512, 512, (4, 7, 3), (2, 3, 3), (1, 2, 1), ((1, 0), (1, 1), (1, 1)), (1,) * 3, 512),
+    # More than stays in a cache, whose rows are fetched.
+    ConvSpec(3, 132, 132, (160, 45), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 132),
+    ConvSpec(2, 64, 64, (13, 61, 41), (2, 3, 2), (1, 1, 1), ((0, 0), (2, 0), (0, 1)), (1,) * 3, 64),
 )
 
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "depthwise_fetch.h"
+#include "depthwise_rows.h"
 #include "depthwise_sources.h"
 #include "depthwise_tile.h"
 #include "geometry.h"
@@ -45,7 +46,6 @@ class DepthwiseWalk {
     channels_ = g.features / spread;
     const int64_t multiplier = g.features / g.channels;
     unit_ = N / greatest_common_divisor(N, multiplier) * multiplier;
-    staged_ = kWiden || spread > 1 || features_ < N;
     for (int a = 0; a < 3; ++a) {
       targets_[a] = op == Operator::kInputGrad ? axis_[a].in : axis_[a].out;
       sources_[a] = op == Operator::kInputGrad ? axis_[a].out : axis_[a].in;
@@ -62,13 +62,17 @@ class DepthwiseWalk {
     row_units_ = ceil_div(targets_[1], target_rows_);
     band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
     band_ = ceil_div(band_, target_rows_);
+    const bool aliased = op != Operator::kFilterGrad &&
+                         channels_ * static_cast<int64_t>(sizeof(T)) % kAliasBytes == 0;
+    rows_ = KeptRows<T>(axis_[0].kernel, row_span(), sources_[2], features_);
+    const bool copied = kWiden || spread > 1 || features_ < N;
+    kept_ = (copied || aliased) && segments_ == 1 && rows_.fit();
+    staged_ = copied && !kept_;
     size_stretches();
-    const int64_t targets = targets_[0] * targets_[1] * targets_[2];
-    const int64_t sources = sources_[0] * sources_[1] * sources_[2];
-    const int64_t bytes =
-        batch_ * (sources * channels_ + targets * features_) * static_cast<int64_t>(sizeof(T));
-    if (!staged_ && bytes >= kFetchedBytes && source_rows() * row_bytes <= kFetchedRowsBytes) {
-      fetch_ = op == Operator::kFilterGrad ? Fetch::kRead : Fetch::kAsk;
+    if (!staged_ && !kept_ && source_rows() * row_bytes <= kFetchedRowsBytes) {
+      const int64_t targets = targets_[0] * targets_[1] * targets_[2] * features_;
+      const int64_t sources = sources_[0] * sources_[1] * sources_[2] * channels_;
+      fetch_ = fetch_for(op, batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T)));
     }
   }
 
@@ -88,8 +92,8 @@ class DepthwiseWalk {
            Workspace::bytes<Phase>(phases_[1]) + Workspace::bytes<A>(zeros_size());
   }
   int64_t member_bytes() const {
-    return 3 * Workspace::bytes<int64_t>(source_rows()) + Workspace::bytes<const A*>(table_size_) +
-           Workspace::bytes<A>(staged_size());
+    return 4 * Workspace::bytes<int64_t>(source_rows()) + Workspace::bytes<const A*>(table_size_) +
+           Workspace::bytes<A>(staged_size()) + (kept_ ? rows_.bytes() : 0);
   }
 
   // choose(taps, spacing, width, rows of targets) -> tile function.
@@ -116,28 +120,32 @@ class DepthwiseWalk {
   }
 
   struct Member {
-    int64_t *source_row, *kernel_row[2];
+    int64_t *source_row, *slot, *kernel_row[2];
     const A** table;
     A* staged;
+    typename KeptRows<T>::Slots kept;
   };
   Member member(Workspace& workspace) const {
-    Member m;
+    Member m{};
     m.source_row = workspace.take<int64_t>(source_rows());
+    m.slot = workspace.take<int64_t>(source_rows());
     for (int64_t*& row : m.kernel_row) row = workspace.take<int64_t>(source_rows());
     m.table = workspace.take<const A*>(table_size_);
     m.staged = workspace.take<A>(staged_size());
     if (features_ < N) std::memset(m.staged, 0, sizeof(A) * staged_size());  // the lanes past them
+    if (kept_) m.kept = rows_.take(workspace);
     return m;
   }
 
-  // For every one of units [begin, end) calls enter(stretch), for every stretch of it and every
-  // chunk of features [first, last) open(stretch), then compute(stretch, tile, sources, target,
-  // width) for the tiles. Kernel rows are `row_size` apart.
-  template <class Enter, class Open, class Compute>
+  // For every stretch of units [begin, end) and every chunk of features [first, last), calls
+  // open(stretch), then compute(stretch, tile, sources, target, width) for the tiles. Kernel rows
+  // are `row_size` apart. Where rows are fetched, first fetch_targets(stretch) for every unit.
+  template <class FetchTargets, class Open, class Compute>
   void visit(int64_t begin, int64_t end, const T* source, int64_t first, int64_t last,
-             int64_t row_size, const Member& m, Enter&& enter, Open&& open,
+             int64_t row_size, const Member& m, FetchTargets&& fetch_targets, Open&& open,
              Compute&& compute) const {
     const FeatureCut cut(last - first, widest_, unit_, N);
+    const T* before = nullptr;
     Front front;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t segment = unit % segments_, plane = targets_[0] * row_units_;
@@ -153,8 +161,15 @@ class DepthwiseWalk {
       s.rows = valid_rows(d, h, s.target_rows, row_size, m);
       s.source_row = m.source_row;
       for (int q = 0; q < 2; ++q) s.kernel_row[q] = m.kernel_row[q];
-      if (fetch_ != Fetch::kNone) fetch_sources(s, image, band, &front);
-      enter(s);
+      if (fetch_ != Fetch::kNone) {
+        fetch_sources(s, image, band, &front);
+        fetch_targets(s);
+      }
+      if (kept_) {
+        if (image != before) rows_.forget(m.kept);
+        keep_rows(s, image, first, last - first, m);
+        before = image;
+      }
       for (const RowPhase* part = width_; part < width_ + row_phases_; ++part) {
         s.phase = &part->phase;
         s.spacing = part->spacing;
@@ -168,7 +183,7 @@ class DepthwiseWalk {
             s.features = cut.end(c) - cut.begin(c);
             stage(s, image, m);
             open(s);
-            tiles(s, *part, m, compute);
+            tiles(s, *part, kept_ ? cut.begin(c) : staged_ ? 0 : s.feature, m, compute);
           }
         }
       }
@@ -210,6 +225,16 @@ class DepthwiseWalk {
     }
   }
 
+  // Rows of sources from the first to the last that a unit sees in a plane.
+  int64_t row_span() const {
+    int64_t span = 1;
+    for (int64_t i = 0; i < phases_[1]; ++i) {
+      const Phase p = phase(axis_[1], op_, i);
+      span = larger(span, p.per_tap * (p.taps + target_rows_ - 2) + 1);
+    }
+    return span;
+  }
+
   // Chooses the widest chunk and the longest stretch.
   void size_stretches() {
     int64_t widest_spacing = 1, longest = 1;
@@ -236,7 +261,7 @@ class DepthwiseWalk {
   }
 
   int64_t staged_size() const { return staged_ ? table_size_ * lanes_ : 0; }
-  int64_t zeros_size() const { return larger(channels_, lanes_); }
+  int64_t zeros_size() const { return larger(larger(channels_, lanes_), rows_.lanes()); }
 
   // The most that targets see.
   int64_t source_rows() const { return axis_[0].kernel * (axis_[1].kernel + target_rows_ - 1); }
@@ -260,8 +285,9 @@ class DepthwiseWalk {
         m.kernel_row[0][r] = kernel_row(upper, a, b);
         m.kernel_row[1][r] = kernel_row(lower, a, b - 1);
         if (m.kernel_row[0][r] < 0 && m.kernel_row[1][r] < 0) continue;
-        m.source_row[r++] =
-            (pd.source(jd, a) * sources_[1] + ph.source(jh, b)) * sources_[2] * channels_;
+        const int64_t row = ph.source(jh, b);
+        m.slot[r] = rows_.slot(a, row);
+        m.source_row[r++] = (pd.source(jd, a) * sources_[1] + row) * sources_[2] * channels_;
       }
     }
     return r;
@@ -270,7 +296,12 @@ class DepthwiseWalk {
   // Lists where the columns of a stretch are: in the image, or where they are going to be staged.
   void list(const Stretch& s, const T* image, const Member& m) const {
     const int64_t columns = s.columns();
-    if (staged_) {
+    if (kept_) {
+      list_columns<A>(s, s.phase->per_tap * rows_.lanes(), zeros_, m.table,
+                      [&](int64_t r, int64_t, int64_t at) {
+                        return rows_.row(m.kept, m.slot[r]) + at * rows_.lanes();
+                      });
+    } else if (staged_) {
       list_columns<A>(s, lanes_, zeros_, m.table, [&](int64_t r, int64_t first, int64_t) {
         return m.staged + (r * columns + first) * lanes_;
       });
@@ -279,6 +310,17 @@ class DepthwiseWalk {
                       [&](int64_t r, int64_t, int64_t at) {
                         return image + (s.source_row[r] + at * channels_);
                       });
+    }
+  }
+
+  // Copies those of a unit's rows that are not kept yet.
+  void keep_rows(const Stretch& s, const T* image, int64_t feature, int64_t features,
+                 const Member& m) const {
+    const int64_t channel = feature / spread_.multiplier();
+    const int64_t channels = features / spread_.multiplier();
+    for (int64_t r = 0; r < s.rows; ++r) {
+      rows_.keep(m.kept, m.slot[r], s.source_row[r], image + s.source_row[r] + channel, channels_,
+                 channels, spread_);
     }
   }
 
@@ -299,10 +341,11 @@ class DepthwiseWalk {
 
   // A stretch is cut evenly into as few tiles as can be: 14 as 7 + 7.
   template <class Compute>
-  void tiles(const Stretch& s, const RowPhase& part, const Member& m, Compute&& compute) const {
+  void tiles(const Stretch& s, const RowPhase& part, int64_t offset, const Member& m,
+             Compute&& compute) const {
     TileSources<A> sources;
     sources.columns = s.columns();
-    sources.offset = staged_ ? 0 : s.feature;
+    sources.offset = offset;
     sources.rows = s.rows;
     sources.taps = s.phase->taps;
     sources.spacing = s.spacing;
@@ -320,7 +363,8 @@ class DepthwiseWalk {
   int64_t batch_, features_, channels_, unit_;  // channels of a source pixel
   int64_t target_rows_, row_units_;
   Spread<T> spread_;
-  bool staged_;
+  KeptRows<T> rows_{1, 1, 1, 1};
+  bool staged_, kept_;
   Fetch fetch_ = Fetch::kNone;
   int64_t segments_, row_phases_, band_, widest_, lanes_, stretch_, table_size_;
   int64_t targets_[3], sources_[3], phases_[3];
