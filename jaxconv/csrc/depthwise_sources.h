@@ -30,6 +30,21 @@ struct FeatureCut {
   int64_t end(int64_t i) const { return i + 1 == count ? span : (i + 1) * size; }
 };
 
+// Arrays of rows of features that are copied, and read again for every tile, must not fall on the
+// sets of the L1 cache that the tiles' sources sweep: nine taps 2048 bytes apart were read from L2.
+constexpr int64_t kAliasBytes = 1024;
+
+template <class A>
+JAXCONV_INLINE bool aliased(int64_t features) {
+  return features * static_cast<int64_t>(sizeof(A)) % kAliasBytes == 0;
+}
+
+// From one row of so many features, in whole vectors, to the next.
+template <class A>
+JAXCONV_INLINE int64_t unaliased(int64_t features) {
+  return aliased<A>(features) ? features + kLanes<A> : features;
+}
+
 // Copies pixels as accumulators, each of their channels `multiplier` times over.
 template <class T>
 class Spread {

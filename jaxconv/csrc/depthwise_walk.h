@@ -62,11 +62,10 @@ class DepthwiseWalk {
     row_units_ = ceil_div(targets_[1], target_rows_);
     band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
     band_ = ceil_div(band_, target_rows_);
-    const bool aliased = op != Operator::kFilterGrad &&
-                         channels_ * static_cast<int64_t>(sizeof(T)) % kAliasBytes == 0;
     rows_ = KeptRows<T>(axis_[0].kernel, row_span(), sources_[2], features_);
     const bool copied = kWiden || spread > 1 || features_ < N;
-    kept_ = (copied || aliased) && segments_ == 1 && rows_.fit();
+    const bool crowded = op != Operator::kFilterGrad && channels_ * int64_t{sizeof(T)} % kSetsBytes == 0;
+    kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
     staged_ = copied && !kept_;
     size_stretches();
     if (!staged_ && !kept_ && source_rows() * row_bytes <= kFetchedRowsBytes) {
@@ -249,7 +248,7 @@ class DepthwiseWalk {
     const int64_t feature_bytes =
         kernel_rows() * (columns(kWidestTile) + taps) * static_cast<int64_t>(sizeof(A));
     widest_ = larger(kChunkBytes / feature_bytes / N, 2) * N;
-    lanes_ = FeatureCut(features_, widest_, unit_, N).lanes;
+    lanes_ = unaliased<A>(FeatureCut(features_, widest_, unit_, N).lanes);
     const int64_t column_bytes =
         source_rows() * (8 + (staged_ ? lanes_ * static_cast<int64_t>(sizeof(A)) : 0));
     const int64_t room = (staged_ ? kStagedBytes : kTableBytes) / column_bytes;
