@@ -108,7 +108,7 @@ const char* depthwise_gather(const Call& call) {
     A *weights, *targets;
   };
   const Axis &h = g.axis[1], &w = g.axis[2];
-  const bool pairs = h.stride == 1 && h.dilation == 1 && h.kernel > 1 && w.stride == 1 &&
+  const bool pairs = h.stride == 1 && h.kernel > 1 && w.stride == 1 &&
                      DepthwiseTiles<A>::gather_pair(w.kernel, 1, 1) != nullptr;
   Walk walk(g, call.op, gradient ? 1 : multiplier, pairs);
   const int64_t lanes = walk.lanes();
@@ -141,7 +141,10 @@ const char* depthwise_gather(const Call& call) {
     const Own& mine = own[member];
     const auto fetch_targets = [&](const Stretch& s) {
       const int64_t row = walk.row_length() * target_channels;
-      fetch(walk.fetched(), static_cast<const T*>(call.result) + s.row * row, s.target_rows * row);
+      for (int64_t q = 0; q < s.target_rows; ++q) {
+        fetch(walk.fetched(), static_cast<const T*>(call.result) + (s.row + q * s.row_step) * row,
+              row);
+      }
     };
     const auto stage_weights = [&](const Stretch& s) {
       if (kernel.whole()) return;
@@ -160,7 +163,7 @@ const char* depthwise_gather(const Call& call) {
       const int64_t pixel = s.row * walk.row_length() + p.first + p.step * first;
       T* target = static_cast<T*>(call.result) + pixel * target_channels + s.feature / fold;
       const int64_t target_step = p.step * target_channels;
-      const int64_t lower = walk.row_length() * target_channels;
+      const int64_t lower = s.row_step * walk.row_length() * target_channels;
       GatherTile<A> t{sources, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
                       mine.targets, lanes, kWidestTile * lanes};
       if (kernel.whole()) {

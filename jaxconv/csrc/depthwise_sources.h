@@ -77,12 +77,13 @@ class Spread {
   int32_t lane_[kMost][N];
 };
 
-// A stretch of one row of targets, or of two below one another, and a chunk of their features.
+// A stretch of one row of targets, or of two, and a chunk of their features.
 struct Stretch {
   const Phase* phase;
   int64_t spacing;            // of neighbouring targets, in columns
   int64_t row;                // of targets, counted over the batch and all axes but the last
   int64_t target_rows;        // 1 or 2
+  int64_t row_step;           // from one to the other
   int64_t target, targets;    // the phase's
   int64_t rows;                  // of sources
   const int64_t* source_row;     // where each begins in the image

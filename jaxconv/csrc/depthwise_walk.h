@@ -27,8 +27,9 @@ constexpr int64_t kStagedBytes = 256 << 10;
 constexpr int64_t kBandBytes = 256 << 10;
 
 // Tile: what DepthwiseTiles<A> returns. Features are walked: `spread` of them for each source
-// channel, in chunks of whole multiples of the convolution's multiplier. With `pairs`, two rows of
-// targets at once: they must be one row of sources apart.
+// channel, in chunks of whole multiples of the convolution's multiplier. With `pairs`, for which
+// the strides must be 1, two rows of targets at once that are one tap apart: neighbours, or with a
+// dilation of 2 rows 0 and 2, 1 and 3, 4 and 6.
 template <class T, class Tile>
 class DepthwiseWalk {
   using A = typename Accumulator<T>::type;
@@ -59,7 +60,9 @@ class DepthwiseWalk {
     const int64_t row_bytes = sources_[2] * channels_ * static_cast<int64_t>(sizeof(T));
     const int64_t band = kBandBytes / (row_bytes * axis_[0].kernel * axis_[1].stride);
     const int64_t longest = larger(targets_[1], axis_[1].kernel);
-    row_units_ = ceil_div(targets_[1], target_rows_);
+    row_step_ = pairs ? lattice_count(phase(axis_[1], op, 0)) : 1;
+    row_units_ = targets_[1] / (target_rows_ * row_step_) * row_step_ +
+                 smaller(row_step_, targets_[1] % (target_rows_ * row_step_));
     band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
     band_ = ceil_div(band_, target_rows_);
     rows_ = KeptRows<T>(axis_[0].kernel, row_span(), sources_[2], features_);
@@ -88,7 +91,7 @@ class DepthwiseWalk {
   // Workspace for the walk, and for each of its members.
   int64_t bytes() const {
     return Workspace::bytes<RowPhase>(row_phases_) + Workspace::bytes<Phase>(phases_[0]) +
-           Workspace::bytes<Phase>(phases_[1]) + Workspace::bytes<A>(zeros_size());
+           Workspace::bytes<Phase>(row_lattices()) + Workspace::bytes<A>(zeros_size());
   }
   int64_t member_bytes() const {
     return 4 * Workspace::bytes<int64_t>(source_rows()) + Workspace::bytes<const A*>(table_size_) +
@@ -99,9 +102,11 @@ class DepthwiseWalk {
   template <class Choose>
   void prepare(Workspace& workspace, Choose&& choose) {
     depth_ = workspace.take<Phase>(phases_[0]);
-    height_ = workspace.take<Phase>(phases_[1]);
+    height_ = workspace.take<Phase>(row_lattices());
     for (int64_t i = 0; i < phases_[0]; ++i) depth_[i] = phase(axis_[0], op_, i);
-    for (int64_t i = 0; i < phases_[1]; ++i) height_[i] = phase(axis_[1], op_, i);
+    for (int64_t i = 0; i < row_lattices(); ++i) {
+      height_[i] = row_step_ > 1 ? lattice(phase(axis_[1], op_, 0), i) : phase(axis_[1], op_, i);
+    }
     width_ = workspace.take<RowPhase>(row_phases_);
     RowPhase* next = width_;
     for_each_row_phase([&](const Phase& p) {
@@ -152,11 +157,13 @@ class DepthwiseWalk {
       const int64_t band = walked / (band_ * targets_[0]) * band_;
       const int64_t rows = smaller(band_, row_units_ - band);
       const int64_t d = (walked - band * targets_[0]) / rows;
-      const int64_t h = (band + (walked - band * targets_[0]) % rows) * target_rows_;
+      const int64_t unit_row = band + (walked - band * targets_[0]) % rows;
+      const int64_t h = unit_row / row_step_ * row_step_ * target_rows_ + unit_row % row_step_;
       const T* image = source + n * sources_[0] * sources_[1] * sources_[2] * channels_;
       Stretch s;
       s.row = (n * targets_[0] + d) * targets_[1] + h;
-      s.target_rows = smaller(target_rows_, targets_[1] - h);
+      s.row_step = row_step_;
+      s.target_rows = target_rows_ == 2 && h + row_step_ < targets_[1] ? 2 : 1;
       s.rows = valid_rows(d, h, s.target_rows, row_size, m);
       s.source_row = m.source_row;
       for (int q = 0; q < 2; ++q) s.kernel_row[q] = m.kernel_row[q];
@@ -200,16 +207,19 @@ class DepthwiseWalk {
   // How far the rows of an image, or of a band of one, have been fetched.
   struct Front {
     const T* image = nullptr;
-    int64_t band = 0, row = 0;
+    int64_t band = 0, end = 0;
   };
 
-  // Fetches those of a stretch's rows of sources that no stretch had before.
+  // Fetches those of a unit's rows of sources that no unit had before, and those between them that
+  // the next units are to have.
   void fetch_sources(const Stretch& s, const T* image, int64_t band, Front* front) const {
-    if (front->image != image || front->band != band) *front = {image, band, -1};
+    if (front->image != image || front->band != band) *front = {image, band, 0};
+    const int64_t row = sources_[2] * channels_;
     for (int64_t r = 0; r < s.rows; ++r) {
-      if (s.source_row[r] <= front->row) continue;
-      front->row = s.source_row[r];
-      fetch(fetch_, image + front->row, sources_[2] * channels_);
+      if (s.source_row[r] < front->end) continue;
+      const int64_t from = larger(front->end, s.source_row[r] - (row_step_ - 1) * row);
+      front->end = s.source_row[r] + row;
+      fetch(fetch_, image + from, front->end - from);
     }
   }
 
@@ -262,6 +272,9 @@ class DepthwiseWalk {
   int64_t staged_size() const { return staged_ ? table_size_ * lanes_ : 0; }
   int64_t zeros_size() const { return larger(larger(channels_, lanes_), rows_.lanes()); }
 
+  // Sets of rows of targets that see the same taps, each next one a tap further.
+  int64_t row_lattices() const { return phases_[1] * row_step_; }
+
   // The most that targets see.
   int64_t source_rows() const { return axis_[0].kernel * (axis_[1].kernel + target_rows_ - 1); }
 
@@ -269,8 +282,8 @@ class DepthwiseWalk {
   int64_t valid_rows(int64_t d, int64_t h, int64_t target_rows, int64_t row_size,
                      const Member& m) const {
     const Phase& pd = depth_[d % phases_[0]];
-    const Phase& ph = height_[h % phases_[1]];
-    const int64_t jd = d / phases_[0], jh = h / phases_[1];
+    const Phase& ph = height_[h % row_lattices()];
+    const int64_t jd = d / phases_[0], jh = h / row_lattices();
     const Range ud = valid_taps(pd, jd), upper = valid_taps(ph, jh);
     const Range lower = target_rows == 2 ? valid_taps(ph, jh + 1) : Range{0, 0};
     const auto kernel_row = [&](Range taps, int64_t a, int64_t b) -> int64_t {
@@ -360,7 +373,7 @@ class DepthwiseWalk {
   const Axis* axis_;
   Operator op_;
   int64_t batch_, features_, channels_, unit_;  // channels of a source pixel
-  int64_t target_rows_, row_units_;
+  int64_t target_rows_, row_step_, row_units_;  // row_step: from one row of a pair to the other
   Spread<T> spread_;
   KeptRows<T> rows_{1, 1, 1, 1};
   bool staged_, kept_;
