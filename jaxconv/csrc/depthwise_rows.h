@@ -1,8 +1,8 @@
 // Rows of sources copied whole, and kept as long as rows of targets see them.
 //
 // What tiles cannot read in place they read from copies: other types, features spread over their
-// multiplier, less than a vector of them, and pixels that lie a multiple of kSetsBytes apart. A row is
-// copied when the first row of targets sees it; the next ones find it in its slot.
+// multiplier, less than a vector of them, and pixels that lie a multiple of kSetsBytes apart. A row
+// is copied when the first row of targets sees it; the next ones find it in its slot.
 
 #pragma once
 
@@ -49,7 +49,9 @@ class KeptRows {
   bool fit() const { return fit_; }
   int64_t lanes() const { return lanes_; }  // of a pixel
 
-  int64_t bytes() const { return Workspace::bytes<int64_t>(slots_) + Workspace::bytes<A>(copies()); }
+  int64_t bytes() const {
+    return Workspace::bytes<int64_t>(slots_) + Workspace::bytes<A>(copies());
+  }
 
   Slots take(Workspace& workspace) const {
     Slots s{workspace.take<int64_t>(slots_), workspace.take<A>(copies())};

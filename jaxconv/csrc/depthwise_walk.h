@@ -57,7 +57,8 @@ class DepthwiseWalk {
     segments_ = rows >= 64 ? 1 : clamp(targets_[2] / 16, 1, ceil_div(64, larger(rows, 1)));
     // Walking whole planes, a 3-D convolution finds each of its kernel's planes pushed out of the
     // L2 cache by the last; it walks bands of rows through all planes instead.
-    const int64_t row_bytes = sources_[2] * channels_ * static_cast<int64_t>(sizeof(T));
+    const int64_t pixel_bytes = channels_ * static_cast<int64_t>(sizeof(T));
+    const int64_t row_bytes = sources_[2] * pixel_bytes;
     const int64_t band = kBandBytes / (row_bytes * axis_[0].kernel * axis_[1].stride);
     const int64_t longest = larger(targets_[1], axis_[1].kernel);
     row_step_ = pairs ? lattice_count(phase(axis_[1], op, 0)) : 1;
@@ -67,7 +68,7 @@ class DepthwiseWalk {
     band_ = ceil_div(band_, target_rows_);
     rows_ = KeptRows<T>(axis_[0].kernel, row_span(), sources_[2], features_);
     const bool copied = kWiden || spread > 1 || features_ < N;
-    const bool crowded = op != Operator::kFilterGrad && channels_ * int64_t{sizeof(T)} % kSetsBytes == 0;
+    const bool crowded = op != Operator::kFilterGrad && pixel_bytes % kSetsBytes == 0;
     kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
     staged_ = copied && !kept_;
     size_stretches();
