@@ -52,31 +52,9 @@ class DepthwiseWalk {
       sources_[a] = op == Operator::kInputGrad ? axis_[a].out : axis_[a].in;
       phases_[a] = phase_count(axis_[a], op);
     }
-    // A 1-D convolution has few, long rows: cut them, for threads to share.
-    const int64_t rows = this->rows();
-    segments_ = rows >= 64 ? 1 : clamp(targets_[2] / 16, 1, ceil_div(64, larger(rows, 1)));
-    // Walking whole planes, a 3-D convolution finds each of its kernel's planes pushed out of the
-    // L2 cache by the last; it walks bands of rows through all planes instead.
-    const int64_t pixel_bytes = channels_ * static_cast<int64_t>(sizeof(T));
-    const int64_t row_bytes = sources_[2] * pixel_bytes;
-    const int64_t band = kBandBytes / (row_bytes * axis_[0].kernel * axis_[1].stride);
-    const int64_t longest = larger(targets_[1], axis_[1].kernel);
-    row_step_ = pairs ? lattice_count(phase(axis_[1], op, 0)) : 1;
-    row_units_ = targets_[1] / (target_rows_ * row_step_) * row_step_ +
-                 smaller(row_step_, targets_[1] % (target_rows_ * row_step_));
-    band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
-    band_ = ceil_div(band_, target_rows_);
-    rows_ = KeptRows<T>(axis_[0].kernel, row_span(), sources_[2], features_);
-    const bool copied = kWiden || spread > 1 || features_ < N;
-    const bool crowded = op != Operator::kFilterGrad && pixel_bytes % kSetsBytes == 0;
-    kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
-    staged_ = copied && !kept_;
+    size_units();
+    choose_sources();
     size_stretches();
-    if (!staged_ && !kept_ && source_rows() * row_bytes <= kFetchedRowsBytes) {
-      const int64_t targets = targets_[0] * targets_[1] * targets_[2] * features_;
-      const int64_t sources = sources_[0] * sources_[1] * sources_[2] * channels_;
-      fetch_ = fetch_for(op, batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T)));
-    }
   }
 
   int64_t rows() const { return batch_ * targets_[0] * targets_[1]; }
@@ -234,6 +212,38 @@ class DepthwiseWalk {
       for (int64_t j = 0; j < lattice_count(whole); ++j) f(lattice(whole, j));
     }
   }
+
+  // Chooses what rows of targets are walked together, and where they are cut.
+  void size_units() {
+    // A 1-D convolution has few, long rows: cut them, for threads to share.
+    const int64_t rows = this->rows();
+    segments_ = rows >= 64 ? 1 : clamp(targets_[2] / 16, 1, ceil_div(64, larger(rows, 1)));
+    row_step_ = target_rows_ == 2 ? lattice_count(phase(axis_[1], op_, 0)) : 1;
+    row_units_ = targets_[1] / (target_rows_ * row_step_) * row_step_ +
+                 smaller(row_step_, targets_[1] % (target_rows_ * row_step_));
+    // Walking whole planes, a 3-D convolution finds each of its kernel's planes pushed out of the
+    // L2 cache by the last; it walks bands of rows through all planes instead.
+    const int64_t band = kBandBytes / (row_bytes() * axis_[0].kernel * axis_[1].stride);
+    const int64_t longest = larger(targets_[1], axis_[1].kernel);
+    band_ = axis_[0].kernel == 1 ? longest : clamp(band, axis_[1].kernel, longest);
+    band_ = ceil_div(band_, target_rows_);
+  }
+
+  // Chooses whether tiles read sources in place, rows of copies, or a stretch's copies.
+  void choose_sources() {
+    rows_ = KeptRows<T>(axis_[0].kernel, row_span(), sources_[2], features_);
+    const bool copied = kWiden || spread_.multiplier() > 1 || features_ < N;
+    const bool crowded = op_ != Operator::kFilterGrad && pixel_bytes() % kSetsBytes == 0;
+    kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
+    staged_ = copied && !kept_;
+    if (staged_ || kept_ || source_rows() * row_bytes() > kFetchedRowsBytes) return;
+    const int64_t targets = targets_[0] * targets_[1] * targets_[2] * features_;
+    const int64_t sources = sources_[0] * sources_[1] * sources_[2] * channels_;
+    fetch_ = fetch_for(op_, batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T)));
+  }
+
+  int64_t pixel_bytes() const { return channels_ * static_cast<int64_t>(sizeof(T)); }
+  int64_t row_bytes() const { return sources_[2] * pixel_bytes(); }
 
   // Rows of sources from the first to the last that a unit sees in a plane.
   int64_t row_span() const {
