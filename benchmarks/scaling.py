@@ -4,7 +4,8 @@
 
 Depthwise and dense 3×3, every operator. A row's times an output lie within 1.5 of each other from
 1 MFLOP on; below that dispatch counts, and such sizes are shown but not compared. Exits with 1
-where a row's do not.
+where a row's do not. A copy of as many bytes stands beside them, for what the caches and fresh
+pages alone cost.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxconv.spec import ConvSpec, Operator
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
+import roofline
 from timing import interleaved, median_ms
 
 MOST = 1.5
+COPY = "copy"
 LEAST_FLOPS = 1e6
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -54,21 +58,35 @@ def main() -> None:
             for name, specs in sweeps(kind).items():
                 print(f"\n| {kind} {name} | {' | '.join(specs)} | spread |")
                 print(f"|{' --- |' * (len(specs) + 2)}")
+                row(COPY, specs, {name: copy(spec) for name, spec in specs.items()}, args.seconds)
                 for operator in Operator:
-                    times = nanoseconds(operator, specs, args.seconds)
-                    spread = spread_of(specs, times)
+                    calls = {name: call(operator, spec) for name, spec in specs.items()}
+                    spread = row(operator.value, specs, calls, args.seconds)
                     failed = failed or spread > MOST
-                    cells = " | ".join(f"{time:.3g}" for time in times.values())
-                    print(f"| {operator.value} ns an output | {cells} | {spread:.2f} |", flush=True)
     raise SystemExit(failed)
 
 
-def nanoseconds(operator: Operator, specs: dict[str, ConvSpec], seconds: float) -> dict[str, float]:
+def copy(spec: ConvSpec) -> Callable[[], object]:
+    return roofline.copy_of(roofline.footprint(Operator.CONV, spec))
+
+
+def call(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
+    return peers.jaxconv(operator, spec, *peers.operands(operator, spec))[0]
+
+
+def row(name: str, specs: dict[str, ConvSpec], calls: dict, seconds: float) -> float:
+    """Prints a row, and returns how far its times lie apart."""
+    times = nanoseconds(specs, calls, seconds)
+    spread = spread_of(specs, times)
+    cells = " | ".join(f"{time:.3g}" for time in times.values())
+    print(f"| {name} ns an output | {cells} | {spread:.2f} |", flush=True)
+    return spread
+
+
+def nanoseconds(specs: dict[str, ConvSpec], calls: dict, seconds: float) -> dict[str, float]:
     """Median time of each size, an output of the forward convolution."""
-    calls = {}
-    for name, spec in specs.items():
-        calls[name], _ = peers.jaxconv(operator, spec, *peers.operands(operator, spec))
-        calls[name]()
+    for warm in calls.values():
+        warm()
     samples = interleaved(calls, seconds)
     return {
         name: 1e6 * median_ms(samples[name]) / math.prod(spec.output_shape)
