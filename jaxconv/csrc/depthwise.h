@@ -139,13 +139,6 @@ const char* depthwise_gather(const Call& call) {
   const int64_t pieces = pieces_for(depthwise_work<T>(g), units);
   share(*call.team, pieces, members, [&](int64_t piece, int64_t member) {
     const Own& mine = own[member];
-    const auto fetch_targets = [&](const Stretch& s) {
-      const int64_t row = walk.row_length() * target_channels;
-      for (int64_t q = 0; q < s.target_rows; ++q) {
-        fetch(walk.fetched(), static_cast<const T*>(call.result) + (s.row + q * s.row_step) * row,
-              row);
-      }
-    };
     const auto stage_weights = [&](const Stretch& s) {
       if (kernel.whole()) return;
       const T* first = static_cast<const T*>(call.operand) + s.phase->tap_first * g.features;
@@ -164,7 +157,7 @@ const char* depthwise_gather(const Call& call) {
       T* target = static_cast<T*>(call.result) + pixel * target_channels + s.feature / fold;
       const int64_t target_step = p.step * target_channels;
       const int64_t lower = s.row_step * walk.row_length() * target_channels;
-      GatherTile<A> t{sources, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
+      GatherTile<A> t{sources, s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
                       mine.targets, lanes, kWidestTile * lanes};
       if (kernel.whole()) {
         t.weights = whole_weights + p.tap_first * kernel.step() + s.feature;
@@ -175,6 +168,7 @@ const char* depthwise_gather(const Call& call) {
           t.targets = target;
           t.target_step = target_step;
           t.lower = lower;
+          t.ahead.pixel = s.rows_ahead * walk.row_length() * target_channels;
         }
       }
       tile(t);
@@ -188,7 +182,7 @@ const char* depthwise_gather(const Call& call) {
     };
     walk.visit(units * piece / pieces, units * (piece + 1) / pieces,
                static_cast<const T*>(call.source), 0, g.features, row_size, mine.walk,
-               fetch_targets, stage_weights, compute);
+               stage_weights, compute);
   });
   return nullptr;
 }
@@ -271,6 +265,7 @@ const char* depthwise_filter_grad(const Call& call) {
         const T* from = static_cast<const T*>(call.operand) + pixel * g.features + s.feature;
         const int64_t step = p.step * g.features;
         FilterTile<A> t{sources,
+                        s.ahead,
                         mine.cotangents,
                         staged_lanes,
                         sums + p.tap_first * lanes + (s.feature - begin),
@@ -280,6 +275,7 @@ const char* depthwise_filter_grad(const Call& call) {
           if (direct) {
             t.cotangents = from;
             t.cotangent_step = step;
+            t.ahead.pixel = s.rows_ahead * walk.row_length() * g.features;
           }
         }
         for (int64_t j = 0; !direct && j < width; ++j) {
@@ -287,14 +283,10 @@ const char* depthwise_filter_grad(const Call& call) {
         }
         tile(t);
       };
-      const auto fetch_cotangents = [&](const Stretch& s) {
-        const int64_t row = walk.row_length() * g.features;
-        fetch(walk.fetched(), static_cast<const T*>(call.operand) + s.row * row, row);
-      };
       walk.visit(units * part / cut.parts, units * (part + 1) / cut.parts,
                  static_cast<const T*>(call.source), begin, cut.features.end(chunk),
                  g.axis[2].kernel * lanes,
-                 mine.walk, fetch_cotangents, [](const Stretch&) {}, compute);
+                 mine.walk, [](const Stretch&) {}, compute);
     });
     const int64_t sweep = g.taps() * lanes * cut.parts * chunks / N;
     const int64_t pieces = pieces_for(sweep, g.taps());

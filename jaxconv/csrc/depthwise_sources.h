@@ -89,6 +89,8 @@ struct Stretch {
   const int64_t* source_row;     // where each begins in the image
   const int64_t* kernel_row[2];  // and the taps for each row of targets; negative where it has none
   int64_t feature, features;
+  Ahead ahead;  // without its pixels
+  int64_t rows_ahead;  // of targets
 
   // Targets' columns overlap or adjoin, or where they are too far apart, are runs of their own.
   bool shared() const { return phase->per_target <= phase->per_tap * phase->taps; }

@@ -37,9 +37,18 @@ struct TileSources {
   int64_t features;       // at least a vector of them
 };
 
+// What a later row of targets needs of arrays that no cache holds: sources that lie `source`
+// elements after those of the last `rows` rows, and pixels that lie `pixel` elements after the
+// tile's targets or cotangents.
+struct Ahead {
+  int64_t rows = 0;  // of sources; none where caches hold the arrays
+  int64_t source = 0, pixel = 0;
+};
+
 template <class A>
 struct GatherTile {
   TileSources<A> sources;
+  Ahead ahead;
   const A* weights;
   const int64_t* weight_row[2];  // offset of each row's first tap; of a pair, negative where the
                                  // upper or the lower row of targets has none
@@ -54,6 +63,7 @@ struct GatherTile {
 template <class A>
 struct FilterTile {
   TileSources<A> sources;
+  Ahead ahead;
   const A* cotangents;
   int64_t cotangent_step;
   A* sums;
@@ -109,6 +119,28 @@ JAXCONV_INLINE void for_each_product(const TileSources<A>& s, int64_t r, int64_t
   }
 }
 
+// Ask for a vector of what a later row of targets needs, while this one is computed. Tiles read P
+// pixels' first vectors, then their second ones, which the prefetchers of an AMD EPYC follow from
+// memory at 11 GB/s, where addresses that rise one by one come at 29.
+template <class A, int P, int K, int R>
+JAXCONV_INLINE void ask_for_sources(const Ahead& ahead, const TileSources<A>& s, int64_t at) {
+  constexpr int kColumns = P * (R > 0 ? R : 1), kFirst = K > R ? (K - R) / 2 : 0;
+  for (int64_t r = s.rows - ahead.rows; r < s.rows; ++r) {
+    const A* const* row = s.table + r * s.columns + kFirst;
+    unroll<kColumns>([&](auto c) JAXCONV_LAMBDA {
+      __builtin_prefetch(row[R > 0 ? c : c * s.spacing] + (at + ahead.source), 0, 2);
+    });
+  }
+}
+
+template <class A, int P>
+JAXCONV_INLINE void ask_for_pixels(const Ahead& ahead, const A* pixels, int64_t step) {
+  if (ahead.rows == 0) return;
+  unroll<P>([&](auto p) JAXCONV_LAMBDA {
+    __builtin_prefetch(pixels + (p * step + ahead.pixel), 0, 2);
+  });
+}
+
 // Calls f(taps as a constant, first tap) over all taps of a row: in one go where K is their number,
 // otherwise (K = 0) by fours, a two and a one.
 template <int K, class F>
@@ -131,6 +163,8 @@ void gather_tile(const GatherTile<A>& t) {
   constexpr int N = kLanes<A>;
   for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
     const int64_t at = t.sources.offset + feature;
+    ask_for_sources<A, P, K, R>(t.ahead, t.sources, at);
+    ask_for_pixels<A, P>(t.ahead, t.targets + feature, t.target_step);
     Vec<A, N> acc[P] = {};
     for (int64_t r = 0; r < t.sources.rows; ++r) {
       const A* weights = t.weights + t.weight_row[0][r] + feature;
@@ -159,6 +193,9 @@ void gather_pair_tile(const GatherTile<A>& t) {
   constexpr int N = kLanes<A>;
   for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
     const int64_t at = t.sources.offset + feature;
+    ask_for_sources<A, P, K, R>(t.ahead, t.sources, at);
+    ask_for_pixels<A, P>(t.ahead, t.targets + feature, t.target_step);
+    ask_for_pixels<A, P>(t.ahead, t.targets + t.lower + feature, t.target_step);
     Vec<A, N> acc[2][P] = {};
     const auto add = [&](auto first, auto last, int64_t r) JAXCONV_LAMBDA {
       constexpr int kFirst = decltype(first)::value, kEnd = decltype(last)::value + 1;
@@ -194,6 +231,8 @@ void filter_tile(const FilterTile<A>& t) {
   constexpr int N = kLanes<A>;
   for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t ordinal) JAXCONV_LAMBDA {
     const int64_t at = t.sources.offset + feature;
+    ask_for_sources<A, P, K, R>(t.ahead, t.sources, at);
+    ask_for_pixels<A, P>(t.ahead, t.cotangents + feature, t.cotangent_step);
     Vec<A, N> g[P];
     unroll<P>([&](auto p) JAXCONV_LAMBDA {
       g[p] = load<A, N>(t.cotangents + p * t.cotangent_step + feature);

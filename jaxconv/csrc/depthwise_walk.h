@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "depthwise_fetch.h"
 #include "depthwise_rows.h"
 #include "depthwise_sources.h"
 #include "depthwise_tile.h"
@@ -22,6 +21,11 @@ constexpr int64_t kChunkBytes = 32 << 10;
 // What a stretch may take: pointers of the L1 cache, copies of the L2 cache.
 constexpr int64_t kTableBytes = 32 << 10;
 constexpr int64_t kStagedBytes = 256 << 10;
+
+// Arrays that together take this much are asked for ahead of their use: two thirds of a last cache
+// of 32 MiB. Rows in use then must fit the L2 cache, or what was asked for is gone when it is used.
+constexpr int64_t kAheadBytes = int64_t{20} << 20;
+constexpr int64_t kRowsBytes = 512 << 10;
 
 // What a band of rows of the planes that a 3-D kernel spans may take of the L2 cache.
 constexpr int64_t kBandBytes = 256 << 10;
@@ -65,7 +69,6 @@ class DepthwiseWalk {
   int64_t unit() const { return unit_; }
 
   int64_t lanes() const { return lanes_; }  // of a staged pixel
-  Fetch fetched() const { return fetch_; }
 
   // Workspace for the walk, and for each of its members.
   int64_t bytes() const {
@@ -122,14 +125,12 @@ class DepthwiseWalk {
 
   // For every stretch of units [begin, end) and every chunk of features [first, last), calls
   // open(stretch), then compute(stretch, tile, sources, target, width) for the tiles. Kernel rows
-  // are `row_size` apart. Where rows are fetched, first fetch_targets(stretch) for every unit.
-  template <class FetchTargets, class Open, class Compute>
+  // are `row_size` apart.
+  template <class Open, class Compute>
   void visit(int64_t begin, int64_t end, const T* source, int64_t first, int64_t last,
-             int64_t row_size, const Member& m, FetchTargets&& fetch_targets, Open&& open,
-             Compute&& compute) const {
+             int64_t row_size, const Member& m, Open&& open, Compute&& compute) const {
     const FeatureCut cut(last - first, widest_, unit_, N);
     const T* before = nullptr;
-    Front front;
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t segment = unit % segments_, plane = targets_[0] * row_units_;
       const int64_t n = unit / segments_ / plane, walked = unit / segments_ % plane;
@@ -144,12 +145,9 @@ class DepthwiseWalk {
       s.row_step = row_step_;
       s.target_rows = target_rows_ == 2 && h + row_step_ < targets_[1] ? 2 : 1;
       s.rows = valid_rows(d, h, s.target_rows, row_size, m);
+      look_ahead(h, &s);
       s.source_row = m.source_row;
       for (int q = 0; q < 2; ++q) s.kernel_row[q] = m.kernel_row[q];
-      if (fetch_ != Fetch::kNone) {
-        fetch_sources(s, image, band, &front);
-        fetch_targets(s);
-      }
       if (kept_) {
         if (image != before) rows_.forget(m.kept);
         keep_rows(s, image, first, last - first, m);
@@ -182,25 +180,6 @@ class DepthwiseWalk {
     int64_t spacing;
     Tile tile[2][kWidestTile];  // [rows of targets - 1][width - 1]
   };
-
-  // How far the rows of an image, or of a band of one, have been fetched.
-  struct Front {
-    const T* image = nullptr;
-    int64_t band = 0, end = 0;
-  };
-
-  // Fetches those of a unit's rows of sources that no unit had before, and those between them that
-  // the next units are to have.
-  void fetch_sources(const Stretch& s, const T* image, int64_t band, Front* front) const {
-    if (front->image != image || front->band != band) *front = {image, band, 0};
-    const int64_t row = sources_[2] * channels_;
-    for (int64_t r = 0; r < s.rows; ++r) {
-      if (s.source_row[r] < front->end) continue;
-      const int64_t from = larger(front->end, s.source_row[r] - (row_step_ - 1) * row);
-      front->end = s.source_row[r] + row;
-      fetch(fetch_, image + from, front->end - from);
-    }
-  }
 
   // Of the targets of a phase that was cut into lattices, in columns.
   static int64_t spacing(const Phase& p) { return smaller(p.per_target / p.per_tap, p.taps); }
@@ -236,10 +215,10 @@ class DepthwiseWalk {
     const bool crowded = op_ != Operator::kFilterGrad && pixel_bytes() % kSetsBytes == 0;
     kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
     staged_ = copied && !kept_;
-    if (staged_ || kept_ || source_rows() * row_bytes() > kFetchedRowsBytes) return;
     const int64_t targets = targets_[0] * targets_[1] * targets_[2] * features_;
     const int64_t sources = sources_[0] * sources_[1] * sources_[2] * channels_;
-    fetch_ = fetch_for(op_, batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T)));
+    const int64_t bytes = batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T));
+    ahead_ = !staged_ && !kept_ && bytes >= kAheadBytes && source_rows() * row_bytes() <= kRowsBytes;
   }
 
   int64_t pixel_bytes() const { return channels_ * static_cast<int64_t>(sizeof(T)); }
@@ -316,6 +295,16 @@ class DepthwiseWalk {
     return r;
   }
 
+  // The next row of targets in this one's lattice needs as many rows of sources as it lies further.
+  void look_ahead(int64_t h, Stretch* s) const {
+    s->rows_ahead = row_lattices() * target_rows_;
+    if (!ahead_ || s->rows == 0) return;
+    const Phase& p = height_[h % row_lattices()];
+    const int64_t rows = p.per_target * target_rows_;
+    s->ahead.rows = clamp(rows / p.per_tap, 1, s->rows);
+    s->ahead.source = rows * sources_[2] * channels_;
+  }
+
   // Lists where the columns of a stretch are: in the image, or where they are going to be staged.
   void list(const Stretch& s, const T* image, const Member& m) const {
     const int64_t columns = s.columns();
@@ -387,8 +376,7 @@ class DepthwiseWalk {
   int64_t target_rows_, row_step_, row_units_;  // row_step: from one row of a pair to the other
   Spread<T> spread_;
   KeptRows<T> rows_{1, 1, 1, 1};
-  bool staged_, kept_;
-  Fetch fetch_ = Fetch::kNone;
+  bool staged_, kept_, ahead_;
   int64_t segments_, row_phases_, band_, widest_, lanes_, stretch_, table_size_;
   int64_t targets_[3], sources_[3], phases_[3];
   Phase *depth_ = nullptr, *height_ = nullptr;
