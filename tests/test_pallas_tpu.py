@@ -38,6 +38,10 @@ QUICK = {"xla_backend_optimization_level": 0}  # of the interpreter's machine co
 DTYPES = (np.float32, ml_dtypes.bfloat16)
 SPECS = int(os.environ.get("JAXCONV_TPU_SPECS", "8"))
 
+# The interpreter looks for races by comparing each access with those before it: of 17 million
+# multiply-accumulates half an hour did not finish.
+MACS = 3_000_000
+
 
 @pytest.fixture
 def interpreted(capsys):
@@ -106,8 +110,9 @@ def random_case(rng: random.Random) -> Case:
             groups=channels,
         )
         cropped = [n + min(lo, 0) + min(hi, 0) for n, _, _, (lo, hi), _ in case.axes]
-        served = all(pallas_tpu.refusal(op, as_spec(case), np.float32) is None for op in Operator)
-        if served and min(cropped) > 0:
+        spec = as_spec(case)
+        served = all(pallas_tpu.refusal(op, spec, np.float32) is None for op in Operator)
+        if served and min(cropped) > 0 and spec.macs <= MACS:
             return case
 
 

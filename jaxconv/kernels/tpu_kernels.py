@@ -32,6 +32,12 @@ CHAINS = 2
 # taps 5x5 8x7x7x960.
 PRODUCTS = 9
 
+# One straight line of a filter gradient has up to so many times a generation's multiply-accumulates
+# where its pieces have all columns and leave none over: what is left over spilled, longer lines did
+# not. Of 14 rows of 7x7 8x14x14x384 on v5e, 3 at a time spilled 103 registers and 7 none; of 3x3
+# 8x14x14x512 in bfloat16, 2 took 6.9 bundles a register and 7 took 6.6.
+STRETCH = 4
+
 
 def correlate(job: Job, source, kernel, result, staged, weights, *merged) -> None:
     """The convolution and the input gradient."""
@@ -208,7 +214,9 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
     room = max(1, job.chip.filters * SUBLANES // (len(us) * across))
     size = max(n for n in range(1, min(room, job.blocks.rows) + 1) if job.blocks.rows % n == 0)
     # With half of each register unused, 5x5 s2 4x35x35x72 spilled.
-    turns = 1 if number < SUBLANES else room // size
+    turns = 1
+    if number >= SUBLANES:
+        turns = _filter_turns(job, size, room // size, number <= columns)
     copies = max(1, job.chip.sums // CHAINS // len(us))
 
     def products(i, j, k, size, column, count, carry):
@@ -240,6 +248,13 @@ def _some_filter_sums(job: Job, tile: int, us, cotangent, staged, sums) -> None:
         add(0, job.counts[3], slice(None))
     else:  # every channel has sums of its own
         each(job.counts[3], SUBLANES, lambda c, n: add(c, n, pl.ds(c, SUBLANES)))
+
+
+def _filter_turns(job: Job, size: int, most: int, whole: bool) -> int:
+    """Pieces in one straight line of code: ``most``, or more that leave none over, if ``whole``."""
+    pieces = job.counts[2] // size if job.counts[2] > size else job.counts[1]
+    longer = range(most + 1, min(STRETCH * most, pieces // 2) + 1) if whole else ()
+    return max([most, *[n for n in longer if pieces % n == 0]])
 
 
 def _fold_pixels(job: Job, size: int, across, turns: int, body: Callable, carry):
