@@ -56,26 +56,36 @@ def window(x, axis: int, name, starts: Sequence[int], size: int, wrap: bool = Fa
 @dataclasses.dataclass(frozen=True)
 class Side:
     """One axis that is cut into ``shards``, and the entries wanted around a shard, at most its own
-    number on either side."""
+    number on either side.
+
+    Of two shards that ``swap``, each has ``high`` entries of the other, held after its own.
+    """
 
     name: Any
     shards: int
     low: int
     high: int
     wrap: bool = False
+    swap: bool = False
 
 
-def _exchanged(last, first, side: Side) -> tuple:
-    """The last entries of the shard before, and the first ones of the shard after."""
-    if side.shards == 2 and side.low == side.high > 0 and not side.wrap:
-        # Each has one neighbour, and a permute of both edges takes as long as that of one.
-        lower = lax.axis_index(side.name) == 0
-        other = lax.ppermute(jnp.where(lower, last, first), side.name, [(0, 1), (1, 0)])
-        return jnp.where(lower, 0, other), jnp.where(lower, other, 0)
+def _exchanged(last, first, axis: int, side: Side) -> tuple:
+    """What is held before the shard and after it; for what it sends: its last and first entries."""
+    if side.swap:
+        edge = jnp.where(lax.axis_index(side.name) == 0, last, first)
+        return None, _swapped(edge, side)
+    if side.wrap and side.shards == 2:
+        both = _swapped(jnp.concatenate([last, first], axis), side)
+        return tuple(jnp.split(both, [side.low], axis))
     return (
         _passed(last, side.name, side.shards, 1, side.wrap),
         _passed(first, side.name, side.shards, -1, side.wrap),
     )
+
+
+def _swapped(edge, side: Side):
+    """What the other of two shards has: devices meet once for both ways."""
+    return lax.ppermute(edge, side.name, [(0, 1), (1, 0)])
 
 
 class Around:
@@ -87,9 +97,10 @@ class Around:
         # Later axes first: what earlier ones send has the corners already.
         for axis, side in sorted(sides.items(), reverse=True):
             n = x.shape[axis]
-            last = self._read(self._wide(axis) | {axis: (n - side.low, n)}, axis)
+            low = side.high if side.swap else side.low
+            last = self._read(self._wide(axis) | {axis: (n - low, n)}, axis)
             first = self._read(self._wide(axis) | {axis: (0, side.high)}, axis)
-            self._before[axis], self._after[axis] = _exchanged(last, first, side)
+            self._before[axis], self._after[axis] = _exchanged(last, first, axis, side)
 
     def read(self, ranges: Mapping[int, tuple[int, int]]):
         """The entries from a first to before an end of every axis with a side, counted from the
