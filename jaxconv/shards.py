@@ -78,7 +78,7 @@ def _in_blocks(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, dt
     def local(blocks, dtype, a, b):
         return compute(local_spec(cut, blocks), dtype, a, b)
 
-    sides = {axis: side(lines[axis], *of) for axis, *of in cut.spatial()}
+    sides = {axis: side(lines[axis], names, parts) for axis, names, parts in cut.spatial()}
     return in_blocks(operator, lines, sides, a, b, dtype, local)
 
 
