@@ -221,7 +221,7 @@ def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen:
 def _in_blocks(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dtype, convolve):
     """The shard convolved as it is, and the halos' part added at its borders."""
     sides = {
-        axis: side(line, *cuts[axis], whole.borders[axis] is not None)
+        axis: side(line, cuts[axis][0], cuts[axis][1], whole.borders[axis] is not None)
         for axis, line in lines.items()
     }
     return in_blocks(Operator.CONV, lines, sides, x, kernel, dtype, convolve)
