@@ -12,6 +12,10 @@ import jax
 # have none any more; jax switches the check off within its own rules, and offers nothing public.
 from jax._src.config import _check_vma as check_varying
 
+# A permute over several axes counts devices in the mesh's order, whatever order they are named in.
+# The public abstract mesh says it under shard_map, but not in the function of one partition.
+from jax._src.core import get_axis_env
+
 # Binding a primitive eagerly means compiling it alone. The public ways to do that go through
 # jax.jit, which under jax.disable_jit calls the primitive's implementation again, without end.
 from jax._src.dispatch import apply_primitive as apply_primitive
@@ -27,6 +31,11 @@ ANY = {
     "cuda": AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu"),
     "tpu": AbstractDevice("TPU v4", 1, "tpu"),
 }
+
+
+def in_order_of_mesh(names: tuple[str, ...]) -> tuple[str, ...]:
+    """These named axes as the mesh has them."""
+    return tuple(sorted(names, key=get_axis_env().axis_names().index))
 
 
 def varying_axes(x) -> frozenset:

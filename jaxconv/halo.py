@@ -9,11 +9,15 @@ are zeros, or wrap around.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+
+from . import compat
 
 
 def extended(x, axis: int, name, shards: int, low: int, high: int, wrap: bool = False):
@@ -37,7 +41,16 @@ def _passed(edge, name, shards: int, hop: int, wrap: bool = False):
         return edge
     pairs = [(p, (p + hop) % shards) for p in range(shards) if wrap or 0 <= p + hop < shards]
     # Who receives nothing has zeros.
-    return lax.ppermute(edge, name, pairs) if pairs else jnp.zeros_like(edge)
+    return _permuted(edge, name, pairs) if pairs else jnp.zeros_like(edge)
+
+
+def _permuted(edge, name, pairs: Sequence[tuple[int, int]]):
+    """A permute whose pairs count the shards as ``name`` orders their axes, like ``axis_index``."""
+    names = (name,) if isinstance(name, str) else tuple(name)
+    ordered = compat.in_order_of_mesh(names)
+    counts = np.arange(lax.axis_size(names)).reshape([lax.axis_size(each) for each in ordered])
+    shards = counts.transpose([ordered.index(each) for each in names]).ravel().tolist()
+    return lax.ppermute(edge, ordered, [(shards[a], shards[b]) for a, b in pairs])
 
 
 def window(x, axis: int, name, starts: Sequence[int], size: int, wrap: bool = False):
@@ -56,26 +69,38 @@ def window(x, axis: int, name, starts: Sequence[int], size: int, wrap: bool = Fa
 @dataclasses.dataclass(frozen=True)
 class Side:
     """One axis that is cut into ``shards``, and the entries wanted around a shard, at most its own
-    number on either side."""
+    number on either side.
+
+    Of two shards that ``swap``, each has ``high`` entries of the other, held after its own.
+    """
 
     name: Any
     shards: int
     low: int
     high: int
     wrap: bool = False
+    swap: bool = False
 
 
-def _exchanged(last, first, side: Side) -> tuple:
-    """The last entries of the shard before, and the first ones of the shard after."""
-    if side.shards == 2 and side.low == side.high > 0 and not side.wrap:
-        # Each has one neighbour, and a permute of both edges takes as long as that of one.
+def _exchanged(edge: Callable, n: int, axis: int, side: Side) -> tuple:
+    """What is held before a shard of ``n`` entries and after it; ``edge(first, size)`` are its own
+    entries from there on."""
+    if side.swap:
         lower = lax.axis_index(side.name) == 0
-        other = lax.ppermute(jnp.where(lower, last, first), side.name, [(0, 1), (1, 0)])
-        return jnp.where(lower, 0, other), jnp.where(lower, other, 0)
+        return None, _swapped(edge(jnp.where(lower, n - side.high, 0), side.high), side)
+    last, first = edge(n - side.low, side.low), edge(0, side.high)
+    if side.wrap and side.shards == 2:
+        both = _swapped(jnp.concatenate([last, first], axis), side)
+        return tuple(jnp.split(both, [side.low], axis))
     return (
         _passed(last, side.name, side.shards, 1, side.wrap),
         _passed(first, side.name, side.shards, -1, side.wrap),
     )
+
+
+def _swapped(edge, side: Side):
+    """What the other of two shards has: devices meet once for both ways."""
+    return _permuted(edge, side.name, [(0, 1), (1, 0)])
 
 
 class Around:
@@ -86,29 +111,35 @@ class Around:
         self._before, self._after = {}, {}
         # Later axes first: what earlier ones send has the corners already.
         for axis, side in sorted(sides.items(), reverse=True):
-            n = x.shape[axis]
-            last = self._read(self._wide(axis) | {axis: (n - side.low, n)}, axis)
-            first = self._read(self._wide(axis) | {axis: (0, side.high)}, axis)
-            self._before[axis], self._after[axis] = _exchanged(last, first, side)
+            edge = functools.partial(self._edge, axis)
+            self._before[axis], self._after[axis] = _exchanged(edge, x.shape[axis], axis, side)
 
     def read(self, ranges: Mapping[int, tuple[int, int]]):
         """The entries from a first to before an end of every axis with a side, counted from the
         shard's own. Beyond the shard on several of them they are joined, else they are as held."""
         return self._read(dict(ranges), -1)
 
+    def _edge(self, axis: int, first, size: int):
+        """``size`` own entries of one axis, with the halos of later axes."""
+        cut = functools.partial(
+            lax.dynamic_slice_in_dim, start_index=first, slice_size=size, axis=axis
+        )
+        return self._read(self._wide(axis), axis, cut)
+
     def _wide(self, axis: int) -> dict[int, tuple[int, int]]:
-        """All entries on later axes, own ones on earlier axes."""
+        """All entries on later axes, own ones on earlier axes and this one."""
         return {
             other: (-side.low, self._x.shape[other] + side.high) if other > axis
             else (0, self._x.shape[other])
             for other, side in self._sides.items()
         }  # fmt: skip
 
-    def _read(self, ranges, done: int):
-        """Joins what lies before, in and after the shard on the first axis after ``done``."""
+    def _read(self, ranges, done: int, cut: Callable = lambda part: part):
+        """Joins what lies before, in and after the shard on the first axis after ``done``; of
+        every part just what ``cut`` leaves."""
         later = [axis for axis in sorted(self._sides) if axis > done]
         if not later:
-            return taken(self._x, ranges)
+            return cut(taken(self._x, ranges))
         axis = later[0]
         n, (first, end) = self._x.shape[axis], ranges[axis]
         # The origin of the entries held: those before the shard on this axis, and of later ones.
@@ -116,12 +147,12 @@ class Around:
         parts = []
         if first < 0:
             box = ranges | {axis: (first, min(end, 0))}
-            parts.append(taken(self._before[axis], box, origin))
+            parts.append(cut(taken(self._before[axis], box, origin)))
         if first < n and end > 0:
-            parts.append(self._read(ranges | {axis: (max(first, 0), min(end, n))}, axis))
+            parts.append(self._read(ranges | {axis: (max(first, 0), min(end, n))}, axis, cut))
         if end > n:
             box = ranges | {axis: (max(first, n), end)}
-            parts.append(taken(self._after[axis], box, origin | {axis: n}))
+            parts.append(cut(taken(self._after[axis], box, origin | {axis: n})))
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 

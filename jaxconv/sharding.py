@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from jax import lax
 
 from . import checks, geometry, halo
-from .blocks import Line, pieces
+from .blocks import Line, Local
 from .geometry import Geometry
 from .mesh_types import match_varying
 from .operators import add_bias, apply, options
 from .padding import PaddingLike
-from .shards import forward_window
+from .shards import forward_window, in_blocks, replaced, side
 from .spec import Operator
 
 Array = jax.Array
@@ -210,39 +210,32 @@ def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen:
     }
     for axis, cut in cuts.items():
         _check_cut(call, whole, axis, *cut)
-    convolve = functools.partial(_applied, whole, kernel, options(call, x.dtype, *chosen))
+    applied = options(call, x.dtype, *chosen)
+    convolve = functools.partial(_applied, whole, applied)
     lines = {axis: _line(whole, axis, cuts[axis][1]) for axis in cuts}
     way = _in_blocks if all(line.splits for line in lines.values()) else _in_windows
-    y = add_bias(way(x, whole, lines, cuts, convolve), bias)
+    y = add_bias(way(x, kernel, whole, lines, cuts, applied.dtype or x.dtype, convolve), bias)
     return y[0] if unbatched else y
 
 
-def _in_blocks(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
+def _in_blocks(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dtype, convolve):
     """The shard convolved as it is, and the halos' part added at its borders."""
-    sides = {}
-    for axis, line in lines.items():
-        (name, count), wrap = cuts[axis], whole.borders[axis] is not None
-        sides[axis + 1] = halo.Side(name, count, line.halo[0], line.halo[1], wrap)
-    around = halo.Around(x, sides)
-    own, *others = pieces(lines)
-    y = convolve(x, {axis: lines[axis].local(block)[1] for axis, block in own.items()})
-    for blocks in others:
-        source = around.read({axis + 1: block.source for axis, block in blocks.items()})
-        padding = {axis: lines[axis].local(block)[1] for axis, block in blocks.items()}
-        at = [slice(None)] * y.ndim
-        for axis, block in blocks.items():
-            at[axis + 1] = slice(*block.target)
-        y = y.at[tuple(at)].add(convolve(source, padding))
-    return y
+    sides = {
+        axis: side(line, cuts[axis][0], cuts[axis][1], whole.borders[axis] is not None)
+        for axis, line in lines.items()
+    }
+    return in_blocks(Operator.CONV, lines, sides, x, kernel, dtype, convolve)
 
 
-def _in_windows(x, whole: Geometry, lines: Mapping[int, Line], cuts, convolve: Callable) -> Array:
+def _in_windows(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dtype, convolve):
     """What this device's outputs read, joined to one array, convolved."""
+    locals = {}
     for axis, (name, count) in cuts.items():
         window = forward_window(lines[axis], count)
         wrap = whole.borders[axis] is not None
         x = halo.window(x, axis + 1, name, window.starts, window.size, wrap)
-    return convolve(x, dict.fromkeys(cuts, (0, 0)))
+        locals[axis] = window.local
+    return convolve(locals, dtype, x, kernel)
 
 
 def _line(whole: Geometry, axis: int, parts: int) -> Line:
@@ -250,7 +243,8 @@ def _line(whole: Geometry, axis: int, parts: int) -> Line:
     line, border = Line.of(Operator.CONV, whole.spec, axis, parts), whole.borders[axis]
     if border is None:
         return line
-    return dataclasses.replace(line, inputs=whole.spatial[axis] // parts, low=line.low + border.low)
+    inputs, low = whole.spatial[axis] // parts, line.low + border.low
+    return dataclasses.replace(line, inputs=inputs, low=low, pair=False)  # two neighbours
 
 
 def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
@@ -295,16 +289,13 @@ def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards:
         )
 
 
-def _applied(whole: Geometry, kernel, chosen, x, padding: Mapping[int, tuple[int, int]]) -> Array:
-    """The convolution of a part of the array, padded so on the axes that are cut."""
-    spec = whole.spec
-    spatial = [x.shape[i + 1] if i in padding else n for i, n in enumerate(spec.input_spatial)]
-    pairs = [padding.get(axis, pair) for axis, pair in enumerate(spec.padding)]
+def _applied(whole: Geometry, chosen, locals: Mapping[int, Local], dtype, x, kernel) -> Array:
+    """The convolution of a part of the array, with those extents of the axes that are cut."""
     local = dataclasses.replace(
         whole,
-        spec=spec.replace(input_spatial=tuple(spatial), padding=tuple(pairs)),
-        borders=tuple(None if i in padding else b for i, b in enumerate(whole.borders)),
+        spec=replaced(whole.spec, locals),
+        borders=tuple(None if i in locals else b for i, b in enumerate(whole.borders)),
         spatial=tuple(x.shape[1:-1]),
         batched=True,
     )
-    return apply(Operator.CONV, x, kernel, local, chosen)
+    return apply(Operator.CONV, x, kernel, local, dataclasses.replace(chosen, dtype=dtype))

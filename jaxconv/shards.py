@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import halo
-from .blocks import Block, Line, pieces
+from .blocks import Block, Line, Local, Range, pieces
 from .cut import Axes, Cut, letters, sizes, sums
 from .primitives import RESULT, ROLES
 from .spec import ConvSpec, Operator, effective_extent
@@ -73,49 +75,113 @@ def _cleared(x, role: str, operator: Operator, cut: Cut):
 
 
 def _in_blocks(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, dtype, compute):
+    def local(blocks, dtype, a, b):
+        return compute(local_spec(cut, blocks), dtype, a, b)
+
+    sides = {axis: side(lines[axis], names, parts) for axis, names, parts in cut.spatial()}
+    return in_blocks(operator, lines, sides, a, b, dtype, local)
+
+
+def side(line: Line, name, shards: int, wrap: bool = False) -> halo.Side:
+    """The entries around a shard that its blocks read."""
+    low, high = line.halo
+    return halo.Side(name, shards, 0 if line.swaps else low, high, wrap, line.swaps)
+
+
+def in_blocks(
+    operator: Operator,
+    lines: Mapping[int, Line],
+    sides: Mapping[int, halo.Side],
+    a,
+    b,
+    dtype,
+    compute: Callable,
+):
     """The shard's own products, and added to them those with a halo.
 
     The shard is convolved as it is, never copied; and a halo of a few rows as it came.
+    ``compute(locals, dtype, a, b)`` is the operator of one block, of these extents.
     """
-    cuts = {axis: (names, parts) for axis, names, parts in cut.spatial()}
-    around = halo.Around(
-        a, {axis + 1: halo.Side(*cuts[axis], *line.halo) for axis, line in lines.items()}
-    )
+    around = halo.Around(a, {axis + 1: side for axis, side in sides.items()})
     # Sums of half precision are rounded once.
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
     own, *others = pieces(lines)
-    result = compute(local_spec(cut, _local(lines, own)), dtype, a, b)
+    result = compute(_locals(lines, own), dtype, a, b)
     for blocks in others:
         source = around.read({axis + 1: block.source for axis, block in blocks.items()})
-        target = {axis + 1: block.target for axis, block in blocks.items()}
-        spec = local_spec(cut, _local(lines, blocks))
-        if operator is Operator.FILTER_GRAD:
-            result += compute(spec, wide, source, halo.taken(b, target)).astype(dtype)
-        else:
-            part = compute(spec, wide, source, b) + halo.taken(result, target)
-            first = [target.get(axis, (0,))[0] for axis in range(result.ndim)]
-            result = lax.dynamic_update_slice(result, part.astype(dtype), first)
+        target, taps = _boxes(blocks, sides)
+        free, other = (taps, target) if operator is Operator.FILTER_GRAD else (target, taps)
+        part = compute(_locals(lines, blocks), wide, source, other.taken(b))
+        result = free.added(result, part)
     return result
 
 
-def _local(lines: Mapping[int, Line], blocks: Mapping[int, Block]):
+def _locals(lines: Mapping[int, Line], blocks: Mapping[int, Block]) -> dict[int, Local]:
     return {axis: lines[axis].local(block) for axis, block in blocks.items()}
 
 
-def local_spec(cut: Cut, spatial: Mapping[int, tuple[int, tuple[int, int]]]) -> ConvSpec:
-    """One device's spec, with the input extent and the padding of the axes that are cut."""
+def _boxes(blocks: Mapping[int, Block], sides: Mapping[int, halo.Side]) -> tuple[Box, Box]:
+    """Where this shard's blocks have their targets, and where their taps in the kernel."""
+    target, taps = {}, {}
+    for axis, block in blocks.items():
+        upper = lax.axis_index(sides[axis].name) if any(block.moved) else 0
+        target[axis + 1] = block.target, block.moved[0], upper
+        taps[axis] = block.taps, block.moved[1], upper
+    return Box(target), Box(taps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """A part of an array: on some axes a range, how much further it is on the upper of two shards,
+    and whether this is that one. Entries outside of the array are zeros."""
+
+    ranges: Mapping[int, tuple[Range, int, Any]]
+
+    def taken(self, x):
+        x, starts, _ = self._within(x)
+        sizes = list(x.shape)
+        for axis, ((first, end), _, _) in self.ranges.items():
+            sizes[axis] = end - first
+        return lax.dynamic_slice(x, starts, sizes)
+
+    def added(self, x, part):
+        """``x`` with ``part`` added to these entries, in the dtype of ``part``, then rounded."""
+        wide, starts, own = self._within(x)
+        total = lax.dynamic_slice(wide, starts, part.shape).astype(part.dtype) + part
+        return lax.dynamic_update_slice(wide, total.astype(x.dtype), starts)[own]
+
+    def _within(self, x):
+        """``x`` with zeros where ranges leave it, where they start there, and where ``x`` is."""
+        margins, starts = [(0, 0)] * x.ndim, [np.int32(0)] * x.ndim  # as axis_index is
+        for axis, ((first, end), moved, upper) in self.ranges.items():
+            low = max(-first, -first - moved, 0)
+            margins[axis] = low, max(end - x.shape[axis], end + moved - x.shape[axis], 0)
+            starts[axis] = np.int32(first + low) + moved * upper
+        own = tuple(slice(low, low + n) for (low, _), n in zip(margins, x.shape, strict=True))
+        return jnp.pad(x, margins), starts, own
+
+
+def local_spec(cut: Cut, locals: Mapping[int, Local]) -> ConvSpec:
+    """One device's spec, with those extents of the axes that are cut."""
     spec = cut.spec
     groups = cut.part("j", spec.groups)
-    extents, padding = list(spec.input_spatial), list(spec.padding)
-    for axis, (extent, pair) in spatial.items():
-        extents[axis], padding[axis] = extent, pair
-    return spec.replace(
+    return replaced(spec, locals).replace(
         batch=cut.part("n", spec.batch),
         in_features=cut.part("c", groups * spec.group_in),
         out_features=cut.part("f", groups * spec.group_out),
         groups=groups,
-        input_spatial=tuple(extents),
-        padding=tuple(padding),
+    )
+
+
+def replaced(spec: ConvSpec, locals: Mapping[int, Local]) -> ConvSpec:
+    """The spec with other extents of some axes."""
+    inputs, padding, taps = (
+        list(each) for each in (spec.input_spatial, spec.padding, spec.kernel_spatial)
+    )
+    for axis, local in locals.items():
+        inputs[axis], padding[axis], taps[axis] = local
+    return spec.replace(
+        input_spatial=tuple(inputs), padding=tuple(padding), kernel_spatial=tuple(taps)
     )
 
 
@@ -129,7 +195,7 @@ def _in_windows(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, d
     windows = {axis: window(lines[axis], parts) for axis, _, parts in cut.spatial()}
     for axis, names, _ in cut.spatial():
         a = halo.window(a, axis + 1, names, windows[axis].starts, windows[axis].size)
-    spec = local_spec(cut, {axis: (w.input_extent, w.padding) for axis, w in windows.items()})
+    spec = local_spec(cut, {axis: window.local for axis, window in windows.items()})
     result = compute(spec, dtype, a, b)
     if inverse:
         for axis, names, _ in cut.spatial():
@@ -139,7 +205,7 @@ def _in_windows(operator: Operator, cut: Cut, lines: Mapping[int, Line], a, b, d
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """One cut spatial axis: what each device reads of its activation, and the spec's sizes there.
+    """One cut spatial axis: what each device reads of its activation, and its spec there.
 
     Device ``p`` reads ``size`` entries from ``starts[p]`` on; of an input gradient it keeps what
     it has from ``firsts[p]`` on.
@@ -147,8 +213,7 @@ class Window:
 
     starts: tuple[int, ...]
     size: int
-    input_extent: int
-    padding: tuple[int, int]
+    local: Local
     firsts: tuple[int, ...] = ()
 
 
@@ -157,7 +222,7 @@ def forward_window(line: Line, parts: int) -> Window:
     outputs, s = line.outputs, line.stride
     size = s * (outputs - 1) + line.extent
     starts = tuple(s * outputs * p - line.low for p in range(parts))
-    return Window(starts, size, size, (0, 0))
+    return Window(starts, size, Local(size, (0, 0), line.taps))
 
 
 def inverse_window(line: Line, parts: int) -> Window:
@@ -172,8 +237,8 @@ def inverse_window(line: Line, parts: int) -> Window:
     offsets = tuple(first % s for first in firsts)
     extent = line.inputs + max(offsets)
     size = (extent - 1 + reach) // s + 1
-    padding = reach, effective_extent(size, s) - extent
-    return Window(tuple(first // s for first in firsts), size, extent, padding, offsets)
+    local = Local(extent, (reach, effective_extent(size, s) - extent), line.taps)
+    return Window(tuple(first // s for first in firsts), size, local, offsets)
 
 
 def _part(x, axis: int, names: Axes, firsts: tuple[int, ...], size: int):

@@ -139,6 +139,26 @@ def test_causal_convolution_with_a_bias():
     np.testing.assert_allclose(cut(x, k, bias), jaxconv.causal_conv(x, k, bias), rtol=1e-12)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
+def test_two_shards_meet_once(padding):
+    """One permute for both edges; values, gradients and Hessian-vector products are right."""
+    x, k, v = (operand(s, np.float64) for s in ((2, 8, 4, 3), (5, 3, 3, 4), (5, 3, 3, 4)))
+    specs, whole = (P(None, "h"), P()), functools.partial(jaxconv.conv, padding=padding)
+    cut = functools.partial(sharding.conv, axis_names=ROWS, padding=padding)
+    cut = mapped(cut, specs, P(None, "h"), (2,), ("h",))
+    g = np.cos(np.asarray(whole(x, k)))
+    for got, wanted in zip(gradients(cut, x, k, g), gradients(whole, x, k, g), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
+
+    def product(conv):
+        return jax.jvp(jax.grad(lambda k: jnp.sum(jnp.sin(conv(x, k)))), (k,), (v,))[1]
+
+    np.testing.assert_allclose(product(cut), product(whole), rtol=1e-11, atol=1e-11)
+    row, sides = x.size // 8, {"SAME": 1, "CIRCULAR": 2}[padding]
+    sent = collectives(jax.jit(cut).lower(x, k).compile())
+    assert sent == {"collective-permute": [2 * row * sides]}
+
+
 def test_one_example_and_second_order():
     """A Hessian-vector product in the shared kernel, of one image without a batch axis."""
     x, k = operand((8, 5, 3), np.float64), operand((3, 3, 3, 2), np.float64)
@@ -201,11 +221,13 @@ def test_an_empty_axis_stays_empty():
     assert mapped(cut, (P(None, "h"), P()), P(None, "h"))(x, k).shape == (2, 0, 4, 2)
 
 
-def test_an_axis_over_two_mesh_axes():
+@pytest.mark.parametrize("axes", [GRID, GRID[::-1]])
+def test_an_axis_over_two_mesh_axes(axes):
+    """In the order of the mesh or in another one."""
     case, _ = CASES["same"]
     x, k = operands(case, np.float64, "xk")
-    cut = functools.partial(sharding.conv, axis_names=(GRID, None), **case.options())
-    spec = P(None, GRID)
+    cut = functools.partial(sharding.conv, axis_names=(axes, None), **case.options())
+    spec = P(None, axes)
     oracle.assert_right(mapped(cut, (spec, P()), spec)(x, k), "g", case, x=x, k=k)
 
 

@@ -34,9 +34,9 @@ def case_of(kind: str, **changes) -> Case:
     return case.replace(**changes)
 
 
-def compiled(case: Case, specs, dtype=np.float64):
+def compiled(case: Case, specs, dtype=np.float64, mesh=None):
     """The training step compiled for sharded operands, these, and the unplaced ones."""
-    mesh = mesh_of((4, 2), ("b", "f"))
+    mesh = mesh or mesh_of((4, 2), ("b", "f"))
     arrays = operands(case, dtype)
     placed = [
         jax.device_put(array, NamedSharding(mesh, spec))
@@ -96,17 +96,43 @@ def test_space(kind):
 
 
 def test_two_shards_swap_their_edges():
-    """One permute for both directions, of each activation that has a halo."""
-    case = case_of("dense", padding=((1, 1), (1, 1)))
+    """One permute for both directions, of each activation that has a halo; and one border each."""
+    case = case_of("depthwise", padding=((1, 1), (1, 1)))
     spec = P("b", None, "f")
     program, placed, arrays = compiled(case, (spec, P(), spec))
     assert_all_right(case, arrays, program(*placed))
     column = {role: math.prod(case.shape(role)) // 8 // 4 for role in "xg"}
-    sent = sorted([column["x"]] * 2 + [column["g"]])
     assert collectives(program) == {
-        "collective-permute": sent,
+        "collective-permute": sorted([column["x"]] * 2 + [column["g"]]),
         "all-reduce": [math.prod(case.shape("k"))],
     }
+    calls = re.findall(r'custom_call_target="jaxconv_\w+"', program.as_text())
+    assert len(calls) in (0, 2 * 3)  # without the engine there is none
+
+
+TWO = {
+    "wide": case_of("depthwise", kernel_spatial=(1, 7), padding=((0, 0), (3, 3))),
+    "even": case_of("dense", kernel_spatial=(3, 4), strides=(1, 2), padding=((1, 1), (1, 1))),
+    "dilated": case_of("grouped", dilation=(1, 2), padding=((1, 1), (2, 2))),
+    "strided and dilated": case_of(
+        "dense",
+        input_spatial=(4, 24),
+        strides=(1, 3),
+        dilation=(1, 3),
+        padding=((1, 1), (2, 2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, "bfloat16"])
+@pytest.mark.parametrize("spec", [P("b", None, "f"), P(None, "r", "f"), P(None, ("r", "b"), "f")])
+@pytest.mark.parametrize("case", TWO.values(), ids=TWO)
+def test_two_shards(case, spec, dtype):
+    """Also where an axis before it is in two parts, or in four of axes in another order."""
+    mesh = mesh_of((2, 2, 2), ("b", "r", "f"))
+    program, placed, arrays = compiled(case, (spec, P(), spec), dtype, mesh)
+    assert_all_right(case, arrays, program(*placed))
+    assert set(collectives(program)) <= {"collective-permute", "all-reduce"}
 
 
 @pytest.mark.parametrize("kind", ["depthwise", "grouped"])
