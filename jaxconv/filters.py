@@ -16,7 +16,7 @@ import numpy as np
 
 from . import checks
 from .checks import Call
-from .functional import convolve
+from .operators import convolve_depthwise
 from .padding import PaddingLike
 
 Array = jax.Array
@@ -154,8 +154,8 @@ def _apply(function: str, x, bank, strides, padding, dilation) -> Array:
     call, x, bank = checks.arrays(function, x=x, bank=bank)
     checks.filter_bank(call, x.shape, bank.shape)
     kernel = jnp.tile(bank, (*(1,) * (bank.ndim - 1), x.shape[-1]))
-    placement = strides, padding, dilation, x.shape[-1]
-    return convolve(call, x, kernel, None, placement, (None, None, None))
+    window = strides, padding, dilation
+    return convolve_depthwise(call, x, kernel, None, window, (None, None, None))
 
 
 def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
