@@ -71,14 +71,8 @@ def conv(
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
     call, x, kernel, bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
-    return convolve(
-        call,
-        x,
-        kernel,
-        bias,
-        (strides, padding, dilation, groups),
-        (precision, preferred_element_type, implementation),
-    )
+    chosen = (precision, preferred_element_type, implementation)
+    return convolve(call, x, kernel, bias, (strides, padding, dilation, groups), chosen)
 
 
 def depthwise_conv(
@@ -122,14 +116,8 @@ def depthwise_conv(
     """
     call, x, kernel, bias = checks.arrays("depthwise_conv", x=x, kernel=kernel, bias=bias)
     checks.depthwise_kernel(call, "kernel", x.shape, kernel.shape)
-    return convolve_depthwise(
-        call,
-        x,
-        kernel,
-        bias,
-        (strides, padding, dilation),
-        (precision, preferred_element_type, implementation),
-    )
+    chosen = (precision, preferred_element_type, implementation)
+    return convolve_depthwise(call, x, kernel, bias, (strides, padding, dilation), chosen)
 
 
 def pointwise_conv(
@@ -174,10 +162,16 @@ def pointwise_conv(
     chosen = (precision, preferred_element_type, implementation)
     if kernel.ndim > 2:
         return convolve(call, x, kernel, bias, (strides, "VALID", 1, 1), chosen)
-    pixels = x if 3 <= x.ndim <= 5 else x.reshape(math.prod(x.shape[:-1]), 1, x.shape[-1])
+    pixels = x if 3 <= x.ndim <= 5 else _in_lines(x)
     kernel = kernel.reshape(*(1,) * (pixels.ndim - 2), *kernel.shape)
     y = convolve(call, pixels, kernel, bias, (1, "VALID", 1, 1), chosen)
     return y if pixels is x else y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _in_lines(x):
+    """``x [N, ..., C]`` as ``[N, L, C]``: the first axis stays, and with it what shards it."""
+    first = x.shape[:-1][:1] or (1,)
+    return x.reshape(*first, math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def separable_conv(
