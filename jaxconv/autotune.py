@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import dispatch, primitives, tuning
+from .program import check_function
 from .spec import ConvSpec, Operator
 from .table import format_shape, format_table
 from .walk import Found, convolutions, trace
@@ -132,6 +133,7 @@ def autotune(
 
     Source: none; this is the project's own.
     """
+    check_function("autotune", fn)
     found = list(convolutions(trace(fn, *args, **kwargs)))
     table = tuning.table_path() if path is None else pathlib.Path(path).expanduser().absolute()
     if table is None and jax.process_count() > 1:
