@@ -194,10 +194,13 @@ def precision_of(function: str, precision: Any) -> Any:
     if precision is None:
         return None
     pair = isinstance(precision, tuple | list) and len(precision) == 2
+    entries = tuple(precision) if pair else (precision,)
     try:
-        if pair:
-            return tuple(jax.lax.Precision(entry) for entry in precision)
-        return jax.lax.Precision(precision)
+        # An enumeration also takes its members' numbers, and None.
+        if not all(isinstance(entry, str | jax.lax.Precision) for entry in entries):
+            raise ValueError
+        known = tuple(map(jax.lax.Precision, entries))
+        return known if pair else known[0]
     except ValueError:
         raise ValueError(
             f"{function}: precision must be None, a jax.lax.Precision, its name "

@@ -14,7 +14,7 @@ from . import checks, dispatch, geometry, implementation, primitives
 from .checks import Call
 from .geometry import Geometry
 from .padding import Border
-from .spec import Operator, Shape
+from .spec import ConvSpec, Operator, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,8 @@ def options(call: Call, dtype, precision, preferred_element_type, name) -> Optio
 
 def apply(operator: Operator, a, b, static: Geometry, chosen: Options):
     """Binds the operator; where ``static`` is unbatched, activations come and go without N."""
-    _check_forced(operator, static, chosen)
+    if chosen.implementation is not None:
+        check_forced(chosen.call, chosen.implementation, operator, static.spec, chosen.dtype)
     if not static.batched:
         a, b = (
             operand[None] if role in "xg" else operand
@@ -65,14 +66,12 @@ def apply(operator: Operator, a, b, static: Geometry, chosen: Options):
     return result if static.batched or operator is Operator.FILTER_GRAD else result[0]
 
 
-def _check_forced(operator: Operator, static: Geometry, chosen: Options) -> None:
+def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype) -> None:
     """Refuses in the caller's words what a forced kernel cannot compute."""
-    if chosen.implementation is None:
-        return
-    reason = dispatch.refusal(chosen.implementation, operator, static.spec, chosen.dtype)
+    reason = dispatch.refusal(name, operator, spec, dtype)
     if reason is not None:
-        raise chosen.call.refuse(
-            f'implementation "{chosen.implementation}" cannot serve this convolution: {reason}; '
+        raise call.refuse(
+            f'implementation "{name}" cannot serve this convolution: {reason}; '
             f"leave implementation at None to let dispatch choose"
         )
 
