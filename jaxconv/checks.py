@@ -57,6 +57,8 @@ class Call(tuple):
 
     def letters(self, name: str, ndim: int, rank: int | None = None) -> tuple[str, ...] | None:
         """The names of an array's axes beside a kernel of ``rank`` spatial axes, where known."""
+        if name in ("lhs", "rhs"):  # lax's own arrays, in any layout
+            return None
         if name == "bias":
             return ("F",) if ndim == 1 else None
         if name == "state":
