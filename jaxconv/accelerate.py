@@ -40,11 +40,13 @@ def accelerate(fn: Callable) -> Callable:
 
     ``fn`` is traced once for each type of its arguments, as by ``jax.jit``; where it has been
     jitted it stays so, with its name, static and donated arguments. Arrays are traced, all other
-    leaves of the arguments and of the results are kept as they are. What cannot be traced, such as
-    a function of NumPy, is no JAX function: it runs as it is, and ``explain`` says so.
+    leaves of the arguments and of the results are kept as they are. A module that is a pytree, as
+    Flax nnx's and Equinox's are, or whose method ``fn`` is, counts as an argument: each call reads
+    the arrays that it then has. What cannot be traced, such as a function of NumPy, is no JAX
+    function: it runs as it is, and ``explain`` says so.
 
     Args:
-        fn: A function, to be served one that ``jax.jit`` can trace.
+        fn: A function, module or method, to be served one that ``jax.jit`` can trace.
 
     Returns:
         A function of the same arguments and results.
@@ -72,12 +74,13 @@ def accelerate(fn: Callable) -> Callable:
         raise TypeError(
             f"accelerate: fn must be a function of arrays, such as a model's apply, but got {given}"
         )
-    traced = jax.jit(functools.partial(_call, fn))  # never run: its cache keeps the program
+    function, module = _with_module(fn)
+    traced = jax.jit(functools.partial(_call, function))  # never run: its cache keeps the program
 
     @functools.wraps(fn, updated=())
     def accelerated(*args, **kwargs):
         try:
-            program, result, arrays = _traced(traced, args, kwargs)
+            program, result, arrays = _traced(traced, (*module, *args), kwargs)
         except UNTRACEABLE:
             if implementation.resolve(None) is not None:
                 raise
@@ -97,6 +100,17 @@ UNTRACEABLE = (
     jax.errors.TracerIntegerConversionError,
 )
 _accelerated: weakref.WeakSet = weakref.WeakSet()
+
+
+def _with_module(fn: Callable) -> tuple[Callable, tuple]:
+    """A function, and the module that it is to be given first, if ``fn`` is or belongs to one."""
+    method = isinstance(fn, types.MethodType)
+    function, module = (fn.__func__, fn.__self__) if method else (_apply, fn)
+    return (fn, ()) if jax.tree_util.all_leaves([module]) else (function, (module,))
+
+
+def _apply(module: Callable, /, *args, **kwargs) -> Any:
+    return module(*args, **kwargs)
 
 
 def is_accelerated(fn: Any) -> bool:

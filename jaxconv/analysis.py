@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .program import check_function
 from .spec import ConvSpec, Operator
 from .table import Rows, Tabled, format_shape
 from .walk import Found, convolutions, trace
@@ -19,12 +20,13 @@ class ConvCost:
     """One convolution, with the sums of all its ``count`` runs.
 
     ``macs`` counts those on padding too, as is usual; ``bytes`` is operands plus result, each
-    moved once; ``parameters`` are the kernel's entries, whether it runs once or often.
+    moved once; ``parameters`` are the kernel's entries, whether it runs once or often. A
+    convolution by lax that the family does not have, as of integers, has no operator and no spec.
     """
 
     kind: str
-    operator: Operator
-    spec: ConvSpec
+    operator: Operator | None
+    spec: ConvSpec | None
     shapes: tuple[tuple[int, ...], ...]
     parameters: int
     macs: int
@@ -66,7 +68,7 @@ class Cost(Tabled):
     def as_dict(self) -> dict[str, Any]:
         """The convolutions and totals as plain lists, dicts and numbers."""
         convs = [
-            dict(zip(ENTRIES, (c.kind, c.operator.value, c.shapes, *_sums(c)), strict=True))
+            dict(zip(ENTRIES, (c.kind, _name(c.operator), c.shapes, *_sums(c)), strict=True))
             for c in self.convs
         ]
         totals = {"parameters": self.parameters, "macs": self.macs, "bytes": self.bytes}
@@ -83,6 +85,10 @@ ENTRIES = (
     *("kind", "operator", "shapes"),
     *("count", "parameters", "macs", "bytes", "intensity"),
 )
+
+
+def _name(operator: Operator | None) -> str | None:
+    return None if operator is None else operator.value
 
 
 def _sums(conv: ConvCost) -> tuple:
@@ -120,12 +126,11 @@ def cost(fn: Callable, *args: Any, **kwargs: Any) -> Cost:
 
     Source: A. Howard et al., "MobileNets" (2017), section 3.1, counts in the same way.
     """
-    return Cost(tuple(filter(None, map(_cost, convolutions(trace(fn, *args, **kwargs))))))
+    check_function("cost", fn)
+    return Cost(tuple(map(_cost, convolutions(trace(fn, *args, **kwargs)))))
 
 
-def _cost(found: Found) -> ConvCost | None:
-    if found.operator is None or found.spec is None:
-        return None
+def _cost(found: Found) -> ConvCost:
     dtypes = (*found.operand_dtypes, found.dtype)
     sizes = [
         math.prod(shape) * np.dtype(dtype).itemsize
@@ -137,15 +142,17 @@ def _cost(found: Found) -> ConvCost | None:
         operator=found.operator,
         spec=found.spec,
         shapes=found.shapes,
-        parameters=found.spec.parameters if reads_kernel else 0,
-        macs=found.spec.macs * found.count,
+        parameters=math.prod(found.shapes[1]) if reads_kernel else 0,
+        macs=found.macs * found.count,
         bytes=sum(sizes) * found.count,
         count=found.count,
     )
 
 
-def kind(operator: Operator, spec: ConvSpec) -> str:
+def kind(operator: Operator | None, spec: ConvSpec | None) -> str:
     """What the field calls this convolution, such as ``"dilated depthwise"``."""
+    if operator is None or spec is None:
+        return "convolution"
     if spec.depthwise and spec.in_features > 1:
         words = "depthwise"
     elif spec.groups > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import os
 import pathlib
 import statistics
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import dispatch, primitives, tuning
+from .program import check_function
 from .spec import ConvSpec, Operator
 from .table import format_shape, format_table
 from .walk import Found, convolutions, trace
@@ -119,8 +121,8 @@ def autotune(
         A ``Tuning`` with one entry in ``convs`` for each distinct convolution.
 
     Raises:
-        TypeError: ``fn`` is not callable.
-        ValueError: There are several processes and no named table.
+        TypeError: ``fn`` is not callable, or ``path`` no path.
+        ValueError: There are several processes and no named table, or ``seconds`` is no time.
 
     >>> import tempfile, jax.numpy as jnp, jaxconv
     >>> conv = lambda x, kernel: jaxconv.conv(x, kernel)
@@ -132,6 +134,11 @@ def autotune(
 
     Source: none; this is the project's own.
     """
+    check_function("autotune", fn)
+    if not (path is None or isinstance(path, str | os.PathLike)):
+        raise TypeError(f"autotune: path must be that of a file, or None, but got {path!r}")
+    if not isinstance(seconds, numbers.Real) or not 0 <= seconds < math.inf:
+        raise ValueError(f"autotune: seconds must be a number of at least 0, but got {seconds!r}")
     found = list(convolutions(trace(fn, *args, **kwargs)))
     table = tuning.table_path() if path is None else pathlib.Path(path).expanduser().absolute()
     if table is None and jax.process_count() > 1:

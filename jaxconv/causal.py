@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from . import checks
-from .functional import convolve
+from .operators import convolve
 
 Array = jax.Array
 

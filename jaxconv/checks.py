@@ -23,6 +23,8 @@ SPATIAL = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 # The last axes of a kernel, by its name or by the function that takes it.
 TAILS = {
     "bank": ("1", "M"),
+    "depthwise_kernel": ("1", "C*M"),
+    "depthwise_conv": ("1", "C*M"),
     "pointwise_kernel": ("C*M", "F"),
     "pointwise_conv": ("C", "F"),
     "conv_transpose": ("F/G", "C"),
@@ -55,6 +57,8 @@ class Call(tuple):
 
     def letters(self, name: str, ndim: int, rank: int | None = None) -> tuple[str, ...] | None:
         """The names of an array's axes beside a kernel of ``rank`` spatial axes, where known."""
+        if name in ("lhs", "rhs"):  # lax's own arrays, in any layout
+            return None
         if name == "bias":
             return ("F",) if ndim == 1 else None
         if name == "state":
@@ -64,8 +68,11 @@ class Call(tuple):
         rank = ndim - 2 if rank is None else rank
         if rank not in SPATIAL or ndim - rank not in (1, 2):
             return None
-        extents = ("L",) if "causal" in self.function else SPATIAL[rank]
-        return ("N", *extents, "F" if name == "g" else "C")[-ndim:]
+        return ("N", *self.spatial(rank), "F" if name == "g" else "C")[-ndim:]
+
+    def spatial(self, rank: int) -> tuple[str, ...]:
+        """The names of the spatial axes of an activation."""
+        return ("L",) if "causal" in self.function else SPATIAL[rank]
 
     def _kernel_letters(self, name: str, ndim: int) -> tuple[str, ...] | None:
         extents = tuple(f"K{axis}" for axis in SPATIAL.get(ndim - 2, ()))
@@ -117,7 +124,8 @@ def array(function: str, name: str, value: Any) -> Any:
             return jnp.asarray(value)
         except TypeError:
             raise TypeError(
-                f"{function}: {name} must be floating or complex, but its dtype is {value.dtype}"
+                f"{function}: {name} must be of a floating or complex dtype that jax has, but its "
+                f"dtype is {value.dtype}; cast it with {name}.astype(np.float32)"
             ) from None
     if hasattr(value, "__jax_array__"):
         return jnp.asarray(value)
@@ -188,10 +196,13 @@ def precision_of(function: str, precision: Any) -> Any:
     if precision is None:
         return None
     pair = isinstance(precision, tuple | list) and len(precision) == 2
+    entries = tuple(precision) if pair else (precision,)
     try:
-        if pair:
-            return tuple(jax.lax.Precision(entry) for entry in precision)
-        return jax.lax.Precision(precision)
+        # An enumeration also takes its members' numbers, and None.
+        if not all(isinstance(entry, str | jax.lax.Precision) for entry in entries):
+            raise ValueError
+        known = tuple(map(jax.lax.Precision, entries))
+        return known if pair else known[0]
     except ValueError:
         raise ValueError(
             f"{function}: precision must be None, a jax.lax.Precision, its name "
@@ -239,7 +250,7 @@ def batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
         return shape
     if len(shape) == rank + 1:
         return (1, *shape)
-    letters = ", ".join(SPATIAL[rank])
+    letters = ", ".join(call.spatial(rank))
     last = "F" if name == "g" else "C"
     raise call.refuse(
         f"{name} must be [N, {letters}, {last}] or, unbatched, [{letters}, {last}] beside a kernel "
@@ -285,7 +296,7 @@ def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape)
         raise call.refuse(
             f"{name} must be [*K, 1, C*M], but its axis before last is {group_in}{mend}"
         )
-    if features == 0 or out_features % features:
+    if out_features % features if features else out_features:
         raise call.refuse(
             f"{name}'s last axis must be a multiple of x's {features} features, one filter or more "
             f"for each, but got {out_features}"
@@ -297,7 +308,8 @@ def pointwise_kernel(call: Call, x_shape: Shape, kernel_shape: Shape, strides: A
     if len(kernel_shape) == 2:
         if not x_shape:
             raise call.refuse("x must have a feature axis, but it is a scalar")
-        if np.any(np.asarray(strides) != 1):
+        given = strides if np.ndim(strides) == 1 else (strides,)
+        if any(integer(call, "strides", entry) != 1 for entry in given):
             raise call.refuse(
                 f"strides need spatial axes: with strides {strides} write kernel as "
                 f"[1, …, 1, C, F], not [C, F]"
@@ -353,6 +365,10 @@ def causal_state(
         raise call.refuse(
             f"state must be [N, (K-1)*dilation, C] = {wanted}, but got {tuple(state_shape)}; make "
             f"it with causal_conv_init with the same kernel, dilation and groups"
+        )
+    if known(x_shape[2]) and x_shape[2] != wanted[2]:
+        raise call.refuse(
+            f"x must have the C = {wanted[2]} features of the state, but has {x_shape[2]}"
         )
 
 

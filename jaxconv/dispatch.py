@@ -57,6 +57,20 @@ def check_name(implementation: str) -> None:
         )
 
 
+def check_platforms(function: str, platforms: Any) -> tuple[str, ...]:
+    """One platform or several, as given to ``function``; of a GPU, as jax calls it, CUDA's."""
+    several = not isinstance(platforms, str) and hasattr(platforms, "__iter__")
+    given = platforms if several else (platforms,)
+    wanted = tuple("cuda" if platform == "gpu" else platform for platform in given)
+    unknown = [platform for platform in wanted if platform not in PLATFORMS]
+    if unknown:
+        raise ValueError(
+            f"{function}: platforms must be among {', '.join(PLATFORMS)}, but got "
+            f"{', '.join(map(repr, unknown))}"
+        )
+    return wanted
+
+
 def refusal(implementation: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """Why a forced kernel cannot serve on any platform, or None."""
     check_name(implementation)

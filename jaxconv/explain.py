@@ -11,6 +11,7 @@ import numpy as np
 
 from . import dispatch
 from .accelerate import UNTRACEABLE, is_accelerated
+from .program import check_function
 from .spec import ConvSpec, Operator
 from .table import format_shape, format_table
 from .walk import Found, convolutions, trace
@@ -78,7 +79,7 @@ def _against(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, st
 
 
 def explain(
-    fn: Callable, *args: Any, platforms: Sequence[str] | None = None, **kwargs: Any
+    fn: Callable, *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
 ) -> Explanation:
     """Lists the convolutions of ``fn(*args)``, the kernel that runs each and why no other does.
 
@@ -90,7 +91,8 @@ def explain(
     Args:
         fn: Any JAX function or module.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
-        platforms: ``"cpu"``, ``"cuda"``, ``"rocm"``, ``"tpu"``; by default the one in use.
+        platforms: Any of ``"cpu"``, ``"cuda"``, ``"rocm"`` and ``"tpu"``; by default the one in
+            use.
         **kwargs: Its keyword arguments.
 
     Returns:
@@ -99,6 +101,7 @@ def explain(
 
     Raises:
         TypeError: ``fn`` is not callable.
+        ValueError: A platform is none of these, or has no kernel that is forced.
 
     >>> import jax.numpy as jnp, jaxconv
     >>> conv = lambda x, kernel: jaxconv.conv(x, kernel)
@@ -108,16 +111,16 @@ def explain(
 
     Source: none; this is the project's own.
     """
+    check_function("explain", fn)
+    asked = jax.default_backend() if platforms is None else platforms
+    chosen = dispatch.check_platforms("explain", asked)
     try:
         found = list(convolutions(trace(fn, *args, **kwargs)))
     except UNTRACEABLE as error:
         if not is_accelerated(fn):
             raise
         return Explanation((), _left(fn, error))
-    chosen = (jax.default_backend(),) if platforms is None else tuple(platforms)
-    return Explanation(
-        tuple(_explain(conv, _named(platform)) for conv in found for platform in chosen)
-    )
+    return Explanation(tuple(_explain(conv, platform) for conv in found for platform in chosen))
 
 
 def _left(fn: Any, error: Exception) -> str:
@@ -130,11 +133,8 @@ def _left(fn: Any, error: Exception) -> str:
 
 def kernel_of(found: Found) -> str:
     """The name of the kernel that runs a convolution on the platform in use."""
-    return _choice(found, _named(jax.default_backend())).kernel
-
-
-def _named(platform: str) -> str:
-    return {"gpu": "cuda"}.get(platform, platform)
+    (platform,) = dispatch.check_platforms("explain", jax.default_backend())
+    return _choice(found, platform).kernel
 
 
 def _choice(found: Found, platform: str) -> dispatch.Choice:

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import checks
 from .checks import Call
-from .functional import convolve
+from .operators import convolve_depthwise
 from .padding import PaddingLike
 
 Array = jax.Array
@@ -117,7 +117,7 @@ def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) ->
     size = 2 * int(4 * sigma + 0.5) + 1 if size is None else checks.integer(call, "size", size)
     if size % 2 == 0:
         raise call.refuse(f"size must be odd, so that a pixel is its centre, but got {size}")
-    profile = np.exp(-((np.arange(size) - size // 2) ** 2) / (2.0 * sigma**2))
+    profile = np.exp(-(((np.arange(size) - size // 2) / sigma) ** 2) / 2)
     bank = np.outer(profile, profile) / profile.sum() ** 2
     return _bank(call, bank[:, :, None], dtype)
 
@@ -154,8 +154,8 @@ def _apply(function: str, x, bank, strides, padding, dilation) -> Array:
     call, x, bank = checks.arrays(function, x=x, bank=bank)
     checks.filter_bank(call, x.shape, bank.shape)
     kernel = jnp.tile(bank, (*(1,) * (bank.ndim - 1), x.shape[-1]))
-    placement = strides, padding, dilation, x.shape[-1]
-    return convolve(call, x, kernel, None, placement, (None, None, None))
+    window = strides, padding, dilation
+    return convolve_depthwise(call, x, kernel, None, window, (None, None, None))
 
 
 def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
@@ -181,7 +181,8 @@ def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
     """
     _, x = checks.arrays("filters.edges", x=x)
     bank = sobel(x.dtype) if bank is None else bank
-    responses = _apply("filters.edges", x, bank, 1, "REFLECT", dilation).reshape(*x.shape, -1)
+    responses = _apply("filters.edges", x, bank, 1, "REFLECT", dilation)
+    responses = responses.reshape(*x.shape, np.shape(bank)[-1])
     squared = jnp.sum(jnp.real(responses * responses.conj()), axis=-1)
     # The root has no derivative at 0: flat regions get the subgradient 0, not NaN.
     flat = squared == 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from . import checks
@@ -38,6 +39,14 @@ def positive(module: str, **sizes: Any) -> None:
             right = False
         if not right:
             raise ValueError(f"{module}: {name} must be a positive int, but got {size!r}")
+
+
+def features(module: str, x: Any) -> int:
+    """C of ``x [..., C]``."""
+    shape = np.shape(x)
+    if not shape:
+        raise ValueError(f"{module}: x must be [..., *S, C], but it is a scalar")
+    return shape[-1]
 
 
 def kernel_extents(module: str, kernel_size: Any, most: int = 3) -> Shape:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
+from jax import lax
 
 from . import checks, geometry
-from .checks import Call
-from .operators import add_bias, apply, options
+from .operators import add_bias, apply, convolve, convolve_depthwise, options
 from .padding import PaddingLike
-from .spec import Operator
+from .spec import ConvSpec, Operator
 
 Array = jax.Array
 
@@ -70,22 +71,8 @@ def conv(
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
     call, x, kernel, bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
-    return convolve(
-        call,
-        x,
-        kernel,
-        bias,
-        (strides, padding, dilation, groups),
-        (precision, preferred_element_type, implementation),
-    )
-
-
-def convolve(call: Call, x, kernel, bias, placement: tuple, chosen: tuple) -> Array:
-    """The convolution that several functions are, in the words of the call that it serves."""
-    static = geometry.conv(call, x.shape, kernel.shape, *placement)
-    checks.bias(call, bias, static.spec.out_features)
-    y = apply(Operator.CONV, x, kernel, static, options(call, x.dtype, *chosen))
-    return add_bias(y, bias)
+    chosen = (precision, preferred_element_type, implementation)
+    return convolve(call, x, kernel, bias, (strides, padding, dilation, groups), chosen)
 
 
 def depthwise_conv(
@@ -129,14 +116,8 @@ def depthwise_conv(
     """
     call, x, kernel, bias = checks.arrays("depthwise_conv", x=x, kernel=kernel, bias=bias)
     checks.depthwise_kernel(call, "kernel", x.shape, kernel.shape)
-    return convolve(
-        call,
-        x,
-        kernel,
-        bias,
-        (strides, padding, dilation, x.shape[-1]),
-        (precision, preferred_element_type, implementation),
-    )
+    chosen = (precision, preferred_element_type, implementation)
+    return convolve_depthwise(call, x, kernel, bias, (strides, padding, dilation), chosen)
 
 
 def pointwise_conv(
@@ -181,10 +162,16 @@ def pointwise_conv(
     chosen = (precision, preferred_element_type, implementation)
     if kernel.ndim > 2:
         return convolve(call, x, kernel, bias, (strides, "VALID", 1, 1), chosen)
-    pixels = x if 3 <= x.ndim <= 5 else x.reshape(-1, 1, x.shape[-1])
+    pixels = x if 3 <= x.ndim <= 5 else _in_lines(x)
     kernel = kernel.reshape(*(1,) * (pixels.ndim - 2), *kernel.shape)
     y = convolve(call, pixels, kernel, bias, (1, "VALID", 1, 1), chosen)
     return y if pixels is x else y.reshape(*x.shape[:-1], y.shape[-1])
+
+
+def _in_lines(x):
+    """``x [N, ..., C]`` as ``[N, L, C]``: the first axis stays, and with it what shards it."""
+    first = x.shape[:-1][:1] or (1,)
+    return x.reshape(*first, math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def separable_conv(
@@ -240,7 +227,7 @@ def separable_conv(
     checks.separable_kernel(call, depthwise_kernel.shape, pointwise_kernel.shape)
     chosen = (precision, preferred_element_type, implementation)
     checks.bias(call, bias, pointwise_kernel.shape[-1])
-    y = convolve(call, x, depthwise_kernel, None, (strides, padding, dilation, x.shape[-1]), chosen)
+    y = convolve_depthwise(call, x, depthwise_kernel, None, (strides, padding, dilation), chosen)
     rank = depthwise_kernel.ndim - 2
     kernel = pointwise_kernel.reshape(*(1,) * rank, *pointwise_kernel.shape[-2:])
     bias = None if bias is None else bias.astype(y.dtype)
@@ -298,7 +285,16 @@ def conv_transpose(
     )
     checks.bias(call, bias, static.spec.in_features)
     chosen = options(call, x.dtype, precision, preferred_element_type, implementation)
+    x = _met_by_taps(x, static.spec)
     return add_bias(apply(Operator.INPUT_GRAD, x, kernel, static, chosen), bias)
+
+
+def _met_by_taps(x, spec: ConvSpec):
+    """``x`` without the pixels of an axis on which the kernel is empty, for none has an output."""
+    for axis, k in enumerate(spec.kernel_spatial, start=x.ndim - 1 - spec.rank):
+        if checks.known(k) and k == 0:
+            x = lax.slice_in_dim(x, 0, 0, axis=axis)
+    return x
 
 
 def conv_input_grad(

@@ -12,6 +12,8 @@ from jax import lax
 
 from . import checks, implementation, primitives
 from .caching import cached_by_value
+from .checks import Call
+from .operators import check_forced
 from .recognise import LaxConvolution, Layout, Recognised, recognise
 
 Array = jax.Array
@@ -46,7 +48,8 @@ def conv_general_dilated(
         What ``jax.lax.conv_general_dilated`` returns.
 
     Raises:
-        TypeError, ValueError: What lax raises for the same arguments.
+        TypeError, ValueError: What lax raises for the same arguments; and where a kernel is forced
+            that cannot serve.
 
     >>> import jax.numpy as jnp
     >>> x, kernel = jnp.ones((1, 8, 6, 6)), jnp.ones((8, 1, 3, 3))
@@ -84,14 +87,18 @@ def conv_general_dilated(
             preferred_element_type,
             out_sharding,
         )
-    dtype = lhs.dtype if preferred_element_type is None else preferred_element_type
+    wanted = lhs.dtype if preferred_element_type is None else preferred_element_type
+    dtype, forced = jax.dtypes.canonicalize_dtype(wanted), implementation.resolve(None)
+    if forced is not None:
+        call = Call("conv_general_dilated", lhs=lhs.shape, rhs=rhs.shape)
+        check_forced(call, forced, found.operator, found.spec, dtype)
     return _run(
         lhs,
         rhs,
         found=found,
-        dtype=jax.dtypes.canonicalize_dtype(dtype),
+        dtype=dtype,
         precision=checks.precision_of("conv_general_dilated", precision),
-        implementation=implementation.resolve(None),
+        implementation=forced,
     )
 
 

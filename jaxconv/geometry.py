@@ -58,6 +58,10 @@ def _spec(
 def _check_features(call: Call, in_features, group_in, out_features, groups: int) -> None:
     if not known(in_features, group_in) or in_features == group_in * groups:
         return
+    if call.tail("kernel")[0] == "C":  # of a function that has no groups
+        raise call.refuse(
+            f"x's in-features must equal the kernel's, but {in_features} != {group_in}"
+        )
     if group_in and in_features % group_in == 0 and out_features % (in_features // group_in) == 0:
         mend = f"groups={in_features // group_in} would make them equal"
     elif groups and in_features % groups == 0:
@@ -128,11 +132,11 @@ def filter_grad(
     rank = len(kernel_spatial) if hasattr(kernel_spatial, "__len__") else 1
     if rank not in SPATIAL:
         raise call.refuse(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
+    extents = per_axis(call, "kernel_spatial", kernel_spatial, rank, least=0)
     x_batched = batched(call, "x", x_shape, rank)
     g_batched = batched(call, "g", g_shape, rank)
     if len(x_shape) != len(g_shape):
         raise call.refuse("x and g must both have a batch axis, or neither of them")
-    extents = per_axis(call, "kernel_spatial", kernel_spatial, rank, least=0)
     count = group_count(call, groups, g_shape[-1])
     if known(x_shape[-1]) and x_shape[-1] % count:
         raise call.refuse(
@@ -215,11 +219,12 @@ def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
                 f'padding "{entry}" fixes the output extent at n*s and takes no output_padding, '
                 f"but on spatial axis {axis} got {extra}; give the padding as pairs"
             )
-        forward = paddings.resolve((entry,), (n * s,), (k,), (s,), (d,))
-        return n * s, forward.pairs[0]
+        extent = 0 if known(k) and k == 0 else n * s
+        forward = paddings.resolve((entry,), (extent,), (k,), (s,), (d,))
+        return extent, forward.pairs[0]
     low, high = paddings.resolve((entry,), (n,), (k,), (s,), (d,)).pairs[0]
     extent = transposed_extent(n, k, s, (low, high), d, extra)
-    if known(extent, n) and n and extent < 1:
+    if known(extent, n, k) and n and k and extent < 1:
         raise call.refuse(
             f"padding leaves nothing of spatial axis {axis}: (n-1)*s + d*(k-1) + 1 - low - high + "
             f"output_padding = {(n - 1) * s} + {effective_extent(k, d)} - {low} - {high} + {extra} "

@@ -35,7 +35,10 @@ def use_implementation(name: str | None) -> Iterator[None]:
     (1, 5, 4)
     """
     if name is not None:
-        dispatch.check_name(name)
+        try:
+            dispatch.check_name(name)
+        except ValueError as error:
+            raise ValueError(f"use_implementation: {error}") from None
     with _forced(name):
         yield
 

@@ -48,7 +48,7 @@ def install(platforms: Sequence[str] = ("cpu",)) -> None:
 
     Source: none; this is the project's own.
     """
-    wanted = _checked("install", platforms)
+    wanted = dispatch.check_platforms("install", platforms)
     _intercept(wanted)
     _in_process.update(wanted)
     jax.clear_caches()
@@ -80,26 +80,15 @@ def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
     >>> y.shape
     (1, 3, 5)
     """
-    wanted = _checked("installed", platforms)
+    wanted = dispatch.check_platforms("installed", platforms)
     _intercept(wanted)
-    with _in_block(_in_block.value | wanted):
+    with _in_block(_in_block.value | frozenset(wanted)):
         yield
 
 
-def _checked(function: str, platforms: Sequence[str]) -> frozenset[str]:
-    wanted = frozenset([platforms] if isinstance(platforms, str) else platforms)
-    unknown = sorted(wanted - set(dispatch.PLATFORMS))
-    if unknown:
-        raise ValueError(
-            f"{function}: platforms must be among {', '.join(dispatch.PLATFORMS)}, but got "
-            f"{', '.join(map(repr, unknown))}"
-        )
-    return wanted
-
-
-def _intercept(platforms: frozenset[str]) -> None:
+def _intercept(platforms: Sequence[str]) -> None:
     """Puts our rule in front of lax's own, once a platform; it looks up whether to serve."""
-    for platform in platforms - _original.keys():
+    for platform in set(platforms) - _original.keys():
         original = compat.lowering_rule(lax.conv_general_dilated_p, platform)
         rule = functools.partial(_lower, platform, original)
         mlir.register_lowering(lax.conv_general_dilated_p, rule, platform=platform)

@@ -60,7 +60,7 @@ class ConvTranspose(linen.ConvTranspose):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         extents = semantics.kernel_extents("ConvTranspose", self.kernel_size)
-        features = (inputs.shape[-1], self.features)
+        features = (semantics.features("ConvTranspose", inputs), self.features)
         shape = (*extents, *(reversed(features) if self.transpose_kernel else features))
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = None
@@ -141,7 +141,7 @@ class DepthwiseConv(_Convolution):
     def __call__(self, inputs: Array) -> Array:
         semantics.positive("DepthwiseConv", multiplier=self.multiplier)
         extents = semantics.kernel_extents("DepthwiseConv", self.kernel_size)
-        features = inputs.shape[-1] * self.multiplier
+        features = semantics.features("DepthwiseConv", inputs) * self.multiplier
         parameters = self._make(features, kernel=(*extents, 1, features))
         return semantics.depthwise(self, *self._promoted(inputs, *parameters))
 
@@ -183,7 +183,8 @@ class PointwiseConv(_Convolution):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         semantics.positive("PointwiseConv", features=self.features)
-        parameters = self._make(self.features, kernel=(inputs.shape[-1], self.features))
+        in_features = semantics.features("PointwiseConv", inputs)
+        parameters = self._make(self.features, kernel=(in_features, self.features))
         return semantics.pointwise(self, *self._promoted(inputs, *parameters))
 
 
@@ -231,7 +232,7 @@ class SeparableConv(_Convolution):
     def __call__(self, inputs: Array) -> Array:
         semantics.positive("SeparableConv", features=self.features, multiplier=self.multiplier)
         extents = semantics.kernel_extents("SeparableConv", self.kernel_size)
-        filters = inputs.shape[-1] * self.multiplier
+        filters = semantics.features("SeparableConv", inputs) * self.multiplier
         parameters = self._make(
             self.features,
             depthwise_kernel=(*extents, 1, filters),
@@ -285,18 +286,18 @@ class CausalConv(_Convolution):
     feature_group_count: int = 1
 
     @linen.compact
-    def _parameters(self, in_features: int) -> tuple[Array | None, ...]:
+    def _parameters(self, inputs: Array) -> tuple[Array | None, ...]:
         shape = semantics.grouped_kernel(
             "CausalConv",
             semantics.kernel_extents("CausalConv", self.kernel_size, most=1),
-            in_features,
+            semantics.features("CausalConv", inputs),
             self.features,
             self.feature_group_count,
         )
         return self._make(self.features, kernel=shape)
 
     def __call__(self, inputs: Array) -> Array:
-        parameters = self._parameters(inputs.shape[-1])
+        parameters = self._parameters(inputs)
         return semantics.causal(self, *self._promoted(inputs, *parameters))
 
     def init_state(self, batch_size: int, dtype: Any = None) -> Array:
@@ -314,5 +315,5 @@ class CausalConv(_Convolution):
 
     def step(self, state: Array, inputs: Array) -> tuple[Array, Array]:
         """The outputs ``[N, L, F]`` for the next inputs ``[N, L, C]``, and the state after them."""
-        parameters = self._parameters(inputs.shape[-1])
+        parameters = self._parameters(inputs)
         return semantics.causal_step(self, *self._promoted(state, inputs, *parameters))

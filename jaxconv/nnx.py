@@ -7,7 +7,8 @@ Flax's keywords and the whole padding vocabulary of ``jaxconv.conv``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -20,6 +21,7 @@ from .padding import PaddingLike
 
 Array = jax.Array
 Integers = int | Sequence[int]
+NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
 class Conv(nnx.Conv):
@@ -75,15 +77,23 @@ class Options(TypedDict, total=False):
     bias_init: Callable
     promote_dtype: Callable
     preferred_element_type: Any
+    kernel_metadata: Mapping[str, Any]
+    bias_metadata: Mapping[str, Any]
 
 
 class _Convolution(nnx.Module):
-    """What the modules below share: how parameters are made, and in which dtype they are used."""
+    """What the modules below share: how parameters are made, and in which dtype they are used.
+
+    ``kernels`` are the shapes of the kernels by name; ``features`` is F, the size of the bias.
+    """
 
     bias: nnx.Param[Array] | None
 
     def __init__(
         self,
+        rngs: nnx.Rngs,
+        kernels: Mapping[str, Sequence[int]],
+        features: int,
         *,
         use_bias: bool = True,
         dtype: Any = None,
@@ -93,23 +103,24 @@ class _Convolution(nnx.Module):
         bias_init: Callable = linear.default_bias_init,
         promote_dtype: Callable = dtypes.promote_dtype,
         preferred_element_type: Any = None,
+        kernel_metadata: Mapping[str, Any] = NO_METADATA,
+        bias_metadata: Mapping[str, Any] = NO_METADATA,
     ):
         self.use_bias = use_bias
         self.dtype = dtype
         self.param_dtype = param_dtype
         self.precision = precision
-        self.kernel_init = kernel_init
-        self.bias_init = bias_init
         self.promote_dtype = promote_dtype
         self.preferred_element_type = preferred_element_type
-
-    def _make_kernel(self, rngs: nnx.Rngs, *shape: int) -> nnx.Param[Array]:
-        return nnx.Param(self.kernel_init(rngs.params(), shape, self.param_dtype))
-
-    def _make_bias(self, rngs: nnx.Rngs, features: int) -> Any:
-        if not self.use_bias:
-            return nnx.data(None)
-        return nnx.Param(self.bias_init(rngs.params(), (features,), self.param_dtype))
+        # As in Flax the initialisers are not kept: those of jax cannot be pickled.
+        for name, shape in kernels.items():
+            initial = kernel_init(rngs.params(), tuple(shape), param_dtype)
+            setattr(self, name, nnx.Param(initial, **kernel_metadata))
+        if use_bias:
+            initial = bias_init(rngs.params(), (features,), param_dtype)
+            self.bias = nnx.Param(initial, **bias_metadata)
+        else:
+            self.bias = nnx.data(None)
 
     def _promoted(self, *arrays: Any) -> tuple[Array, ...]:
         """The inputs, the kernels and the bias, in the dtype of the computation."""
@@ -150,6 +161,8 @@ class DepthwiseConv(_Convolution):
     Source: F. Chollet, "Xception: deep learning with depthwise separable convolutions" (2017).
     """
 
+    kernel: nnx.Param[Array]
+
     def __init__(
         self,
         in_features: int,
@@ -162,7 +175,6 @@ class DepthwiseConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        super().__init__(**options)
         semantics.positive("DepthwiseConv", in_features=in_features, multiplier=multiplier)
         self.in_features = in_features
         self.out_features = in_features * multiplier
@@ -171,8 +183,8 @@ class DepthwiseConv(_Convolution):
         self.strides = semantics.static(strides)
         self.padding = semantics.static(padding)
         self.kernel_dilation = semantics.static(kernel_dilation)
-        self.kernel = self._make_kernel(rngs, *self.kernel_size, 1, self.out_features)
-        self.bias = self._make_bias(rngs, self.out_features)
+        kernels = {"kernel": (*self.kernel_size, 1, self.out_features)}
+        super().__init__(rngs, kernels, self.out_features, **options)
 
     def __call__(self, inputs: Array) -> Array:
         return semantics.depthwise(self, *self._promoted(inputs, self.kernel[...]))
@@ -209,6 +221,8 @@ class PointwiseConv(_Convolution):
     Source: M. Lin, Q. Chen, S. Yan, "Network in network" (2014).
     """
 
+    kernel: nnx.Param[Array]
+
     def __init__(
         self,
         in_features: int,
@@ -218,13 +232,11 @@ class PointwiseConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        super().__init__(**options)
         semantics.positive("PointwiseConv", in_features=in_features, out_features=out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.strides = semantics.static(strides)
-        self.kernel = self._make_kernel(rngs, in_features, out_features)
-        self.bias = self._make_bias(rngs, out_features)
+        super().__init__(rngs, {"kernel": (in_features, out_features)}, out_features, **options)
 
     def __call__(self, inputs: Array) -> Array:
         return semantics.pointwise(self, *self._promoted(inputs, self.kernel[...]))
@@ -267,6 +279,9 @@ class SeparableConv(_Convolution):
     vision applications" (2017).
     """
 
+    depthwise_kernel: nnx.Param[Array]
+    pointwise_kernel: nnx.Param[Array]
+
     def __init__(
         self,
         in_features: int,
@@ -280,7 +295,6 @@ class SeparableConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        super().__init__(**options)
         semantics.positive(
             "SeparableConv",
             in_features=in_features,
@@ -295,9 +309,11 @@ class SeparableConv(_Convolution):
         self.padding = semantics.static(padding)
         self.kernel_dilation = semantics.static(kernel_dilation)
         features = in_features * multiplier
-        self.depthwise_kernel = self._make_kernel(rngs, *self.kernel_size, 1, features)
-        self.pointwise_kernel = self._make_kernel(rngs, features, out_features)
-        self.bias = self._make_bias(rngs, out_features)
+        kernels = {
+            "depthwise_kernel": (*self.kernel_size, 1, features),
+            "pointwise_kernel": (features, out_features),
+        }
+        super().__init__(rngs, kernels, out_features, **options)
 
     def __call__(self, inputs: Array) -> Array:
         kernels = self.depthwise_kernel[...], self.pointwise_kernel[...]
@@ -343,6 +359,8 @@ class CausalConv(_Convolution):
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
 
+    kernel: nnx.Param[Array]
+
     def __init__(
         self,
         in_features: int,
@@ -355,7 +373,6 @@ class CausalConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        super().__init__(**options)
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_size = semantics.kernel_extents("CausalConv", kernel_size, most=1)
@@ -365,8 +382,7 @@ class CausalConv(_Convolution):
         shape = semantics.grouped_kernel(
             "CausalConv", self.kernel_size, in_features, out_features, feature_group_count
         )
-        self.kernel = self._make_kernel(rngs, *shape)
-        self.bias = self._make_bias(rngs, out_features)
+        super().__init__(rngs, {"kernel": shape}, out_features, **options)
 
     def __call__(self, inputs: Array) -> Array:
         return semantics.causal(self, *self._promoted(inputs, self.kernel[...]))

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from . import checks, dispatch, implementation, primitives
+from . import checks, dispatch, geometry, implementation, primitives
 from .checks import Call
 from .geometry import Geometry
 from .padding import Border
-from .spec import Operator, Shape
+from .spec import ConvSpec, Operator, Shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,38 +41,37 @@ def options(call: Call, dtype, precision, preferred_element_type, name) -> Optio
     )
 
 
-def apply(operator: Operator, a, b, geometry: Geometry, chosen: Options):
-    """Binds the operator; where ``geometry`` is unbatched, activations come and go without N."""
-    _check_forced(operator, geometry, chosen)
-    if not geometry.batched:
+def apply(operator: Operator, a, b, static: Geometry, chosen: Options):
+    """Binds the operator; where ``static`` is unbatched, activations come and go without N."""
+    if chosen.implementation is not None:
+        check_forced(chosen.call, chosen.implementation, operator, static.spec, chosen.dtype)
+    if not static.batched:
         a, b = (
             operand[None] if role in "xg" else operand
             for role, operand in zip(primitives.ROLES[operator], (a, b), strict=True)
         )
-    if geometry.bordered and operator is not Operator.INPUT_GRAD:
-        a = with_borders(a, geometry.borders)
+    if static.bordered and operator is not Operator.INPUT_GRAD:
+        a = with_borders(a, static.borders)
     result = primitives.bind(
         operator,
         a,
         b,
-        geometry.spec,
+        static.spec,
         dtype=chosen.dtype,
         precision=chosen.precision,
         implementation=chosen.implementation,
     )
-    if geometry.bordered and operator is Operator.INPUT_GRAD:
-        result = _without_borders(result, geometry)
-    return result if geometry.batched or operator is Operator.FILTER_GRAD else result[0]
+    if static.bordered and operator is Operator.INPUT_GRAD:
+        result = _without_borders(result, static)
+    return result if static.batched or operator is Operator.FILTER_GRAD else result[0]
 
 
-def _check_forced(operator: Operator, geometry: Geometry, chosen: Options) -> None:
+def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype) -> None:
     """Refuses in the caller's words what a forced kernel cannot compute."""
-    if chosen.implementation is None:
-        return
-    reason = dispatch.refusal(chosen.implementation, operator, geometry.spec, chosen.dtype)
+    reason = dispatch.refusal(name, operator, spec, dtype)
     if reason is not None:
-        raise chosen.call.refuse(
-            f'implementation "{chosen.implementation}" cannot serve this convolution: {reason}; '
+        raise call.refuse(
+            f'implementation "{name}" cannot serve this convolution: {reason}; '
             f"leave implementation at None to let dispatch choose"
         )
 
@@ -99,12 +98,12 @@ def _with_border(x, axis: int, border: Border):
             return *[cut(0, 1)] * low, x, *[cut(n - 1, n)] * high
 
 
-def _without_borders(dx, geometry: Geometry):
+def _without_borders(dx, static: Geometry):
     """The adjoint of ``with_borders``: adds what fell on the border to the pixels it repeats."""
-    spec = geometry.spec
-    shape: Shape = (spec.batch, *geometry.spatial, spec.in_features)
+    spec = static.spec
+    shape: Shape = (spec.batch, *static.spatial, spec.in_features)
     widen = jax.linear_transpose(
-        lambda x: with_borders(x, geometry.borders), jax.ShapeDtypeStruct(shape, dx.dtype)
+        lambda x: with_borders(x, static.borders), jax.ShapeDtypeStruct(shape, dx.dtype)
     )
     return widen(dx)[0]
 
@@ -114,3 +113,19 @@ def add_bias(y, bias):
     if bias is None:
         return y
     return y + lax.expand_dims(bias.astype(y.dtype), range(y.ndim - 1))
+
+
+def convolve(call: Call, x, kernel, bias, placement: tuple, chosen: tuple):
+    """The convolution that several functions are, in the words of the call that it serves."""
+    static = geometry.conv(call, x.shape, kernel.shape, *placement)
+    checks.bias(call, bias, static.spec.out_features)
+    y = apply(Operator.CONV, x, kernel, static, options(call, x.dtype, *chosen))
+    return add_bias(y, bias)
+
+
+def convolve_depthwise(call: Call, x, kernel, bias, window: tuple, chosen: tuple):
+    """A group for every in-feature; without any there are no filters, and one group does."""
+    groups = x.shape[-1]
+    if checks.known(groups) and groups == 0:
+        kernel, groups = kernel[..., :0, :], 1
+    return convolve(call, x, kernel, bias, (*window, groups), chosen)

@@ -30,18 +30,23 @@ class Program:
     arguments: tuple[Argument, ...]
 
 
+def check_function(name: str, fn: Any) -> None:
+    """Refuses, in the words of the public function ``name``, what cannot be called."""
+    if not callable(fn):
+        raise TypeError(
+            f"{name}: fn must be callable, a JAX function or a module, but got "
+            f"{type(fn).__qualname__}; give the function and its arguments, {name}(fn, *args), not "
+            f"its result"
+        )
+
+
 def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
     """The program of a function or module on these arguments; nothing is computed.
 
     A module that is a pytree, as Flax nnx's and Equinox's are, is traced as a function of its
     arrays too, so that it may change them; one of Flax linen, with the variables that its ``init``
     would make. These arrays come after the arguments'. What is no array stays as it is.
-
-    Raises:
-        TypeError: ``fn`` is not callable.
     """
-    if not callable(fn):
-        raise TypeError(f"fn must be callable, but got {type(fn).__qualname__}")
     held: Any = fn
     call: Callable = lambda fn, args, kwargs: fn(*args, **kwargs)  # noqa: E731
     if hasattr(fn, "init_with_output"):

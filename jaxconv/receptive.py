@@ -81,7 +81,8 @@ def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any
 
     Raises:
         TypeError: ``fn`` is neither callable nor a sequence of specs.
-        ValueError: The function has no input or output with spatial axes, or no spec is given.
+        ValueError: The function has no input or output with spatial axes, of known extents and
+            with pixels, or no spec is given.
 
     >>> import jax.numpy as jnp, jaxconv
     >>> kernel = jnp.ones((3, 3, 1, 1))
@@ -125,11 +126,14 @@ def field_of(
 
 
 def _of_specs(specs: Any) -> ReceptiveField:
-    specs = list(specs) if isinstance(specs, Sequence) else []
-    if not specs or not all(isinstance(spec, ConvSpec) for spec in specs):
+    if not isinstance(specs, Sequence) or not all(isinstance(spec, ConvSpec) for spec in specs):
+        given = type(specs).__qualname__
         raise TypeError(
-            "receptive_field: give a function and its arguments, or a sequence of ConvSpec"
+            f"receptive_field: give a function and its arguments, or a sequence of ConvSpec, but "
+            f"got {given}"
         )
+    if not specs:
+        raise ValueError("receptive_field: give one ConvSpec or more, but got none")
     if len({spec.rank for spec in specs}) > 1:
         raise ValueError("receptive_field: the specs must have the same number of spatial axes")
 
@@ -147,8 +151,18 @@ def _of_specs(specs: Any) -> ReceptiveField:
 def _spatial(variables: Sequence[Any], what: str) -> Any:
     for variable in variables:
         if 3 <= getattr(variable.aval, "ndim", 0) <= 5:
-            return variable
+            return _known(variable, what)
     raise ValueError(f"receptive_field: no {what} is [N, *S, C] with 1 to 3 spatial axes")
+
+
+def _known(variable: Any, what: str) -> Any:
+    shape = variable.aval.shape
+    if not all(isinstance(n, int) for n in shape[1:-1]):
+        raise ValueError(
+            f"receptive_field: spatial extents must be known, but those of the {what} are symbolic "
+            f"{shape}; trace the function on extents like those it will see"
+        )
+    return variable
 
 
 def _measure(
@@ -164,17 +178,22 @@ def _measure(
 def _measure_axis(
     field: Callable[[int], Interval], inputs: int, outputs: int, longest: int
 ) -> AxisField:
-    """Measures from the middle, where no materialised border is in the way."""
-    middle = outputs // 2
-    count = next(p for p in range(longest, 0, -1) if longest % p == 0 and middle + p <= outputs)
-    windows = [field(middle + i) for i in range(count + 1)]
+    """Measures about the middle, where no materialised border is in the way."""
+    if not outputs:
+        raise ValueError(
+            "receptive_field: the result must have pixels, but a spatial axis is empty"
+        )
+    half = outputs - outputs // 2
+    count = next(p for p in range(longest, 0, -1) if longest % p == 0 and p <= half)
+    start = (outputs - count) // 2
+    windows = [field(start + i) for i in range(count + 1)]
     known = [window for window in windows if window is not None]
     if windows[0] is None or windows[-1] is None:
         return AxisField(inputs, 0, 0)
     stride = _stride([low for low, _ in known])
     size = max(high - low + 1 for low, high in known[:count])
     offset = min(
-        math.floor(window[0] - stride * (middle + i)) for i, window in enumerate(windows) if window
+        math.floor(window[0] - stride * (start + i)) for i, window in enumerate(windows) if window
     )
     return AxisField(size, stride.numerator if stride.denominator == 1 else stride, offset)
 

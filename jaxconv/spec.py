@@ -237,9 +237,11 @@ def transposed_extent(
 ) -> int:
     """Input extent of the convolution whose output extent is ``n``: what its adjoint returns.
 
+    It is 0 where the axis or the kernel is empty.
+
     >>> transposed_extent(14, 4, 2, (1, 1), 1)
     28
     """
-    if isinstance(n, int) and n == 0:
+    if any(isinstance(size, int) and size == 0 for size in (n, k)):
         return 0
     return (n - 1) * s + effective_extent(k, d) - padding[0] - padding[1] + output_padding

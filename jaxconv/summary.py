@@ -12,7 +12,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from .analysis import intensity, kind
 from .explain import kernel_of
-from .program import Argument, program
+from .program import Argument, check_function, program
 from .receptive import field_of
 from .spec import Operator
 from .table import Rows, Tabled, format_shape
@@ -132,6 +132,7 @@ def summarize(fn: Callable, *args: Any, **kwargs: Any) -> Summary:
 
     Source: none; this is the project's own. ``receptive_field`` and ``cost`` name theirs.
     """
+    check_function("summarize", fn)
     traced = program(fn, *args, **kwargs)
     arguments = dict(zip(traced.jaxpr.invars, traced.arguments, strict=True))
     flat = flattened(traced.jaxpr)
@@ -264,8 +265,6 @@ def _layer(reading: _Reading, own: Sequence[Any], arguments: dict[Any, Argument]
 def _kind(reading: _Reading) -> str:
     found = reading.found
     if found is not None:
-        if found.operator is None or found.spec is None:
-            return "convolution"
         return kind(found.operator, found.spec)
     if reading.product:
         return "dense" if reading.reads else "matrix product"
@@ -275,13 +274,11 @@ def _kind(reading: _Reading) -> str:
 def _macs(reading: _Reading) -> int:
     """Of one run."""
     eqn, found = reading.eqn, reading.found
-    if found is not None and found.spec is not None:
-        return found.spec.macs
+    if found is not None:
+        return found.macs
     if not reading.product:
         return 0
-    a, b, result = (v.aval.shape for v in (*eqn.invars, *eqn.outvars))  # pyright: ignore[reportAttributeAccessIssue]
-    if found is not None:  # what the family does not have: each output sums a filter's entries
-        return math.prod(result) * math.prod(b) // b[eqn.params["dimension_numbers"].rhs_spec[0]]
+    a, b = (v.aval.shape for v in eqn.invars)  # pyright: ignore[reportAttributeAccessIssue]
     (_, contracting), (_, batch) = eqn.params["dimension_numbers"]
     free = (n for axis, n in enumerate(b) if axis not in (*contracting, *batch))
     return math.prod(a) * math.prod(free)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ class Found:
     """One convolution: what it is, how often it runs, and its operands' and result's dtypes.
 
     ``family`` says whether it is one of the family's primitives or lax's. What the family cannot
-    express has no ``operator`` and no ``spec``, but a ``reason``.
+    express has no ``operator`` and no ``spec``, but a ``reason``. ``macs`` are those of one run.
     """
 
     operator: Operator | None
@@ -28,6 +29,7 @@ class Found:
     dtype: Any
     operand_dtypes: tuple[Any, Any]
     shapes: tuple[tuple[int, ...], ...]
+    macs: int
     count: int
     family: bool
     implementation: str | None = None
@@ -124,20 +126,31 @@ def find(eqn: JaxprEqn, count: int) -> Found | None:
     avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
     if operator is None and eqn.primitive.name != "conv_general_dilated":
         return None
+    shapes = tuple(tuple(aval.shape) for aval in avals)
     common = {
         "dtype": avals[-1].dtype,
         "operand_dtypes": (avals[0].dtype, avals[1].dtype),
-        "shapes": tuple(tuple(aval.shape) for aval in avals),
+        "shapes": shapes,
         "count": count,
         "family": operator is not None,
     }
     if operator is not None:
         params = eqn.params
-        return Found(operator, params["spec"], implementation=params["implementation"], **common)
+        forced, spec = params["implementation"], params["spec"]
+        return Found(operator, spec, macs=spec.macs, implementation=forced, **common)
     recognised = recognise_equation(eqn)
     if isinstance(recognised, str):
-        return Found(None, None, reason=recognised, **common)
-    return Found(recognised.operator, recognised.spec, **common)
+        macs = _macs(shapes, eqn.params["dimension_numbers"].rhs_spec[0])
+        return Found(None, None, macs=macs, reason=recognised, **common)
+    spec = recognised.spec
+    return Found(recognised.operator, spec, macs=spec.macs, **common)
+
+
+def _macs(shapes: tuple[tuple[int, ...], ...], out_features: int) -> int:
+    """Of a convolution by lax: every entry of the result sums the entries of one filter."""
+    _, kernel, result = shapes
+    entries = (n for axis, n in enumerate(kernel) if axis != out_features)
+    return math.prod(result) * math.prod(entries)
 
 
 def recognise_equation(eqn: JaxprEqn) -> Recognised | str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from family import NAMES, primitives
 
-from jaxconv import accelerate
+from jaxconv import accelerate, explain
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -108,6 +108,32 @@ def test_flax_nnx_state_that_changes_is_refused():
     network = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"in place.*for flax\.nnx: split the module"):
         accelerate(lambda network, x: network(x))(network, X)
+
+
+def test_modules_are_read_at_each_call():
+    """A module, and one whose method it is, may be trained between calls."""
+    from flax import nnx
+
+    class Network(nnx.Module):
+        def __init__(self):
+            self.conv = self.tied = nnx.Conv(3, 3, (3, 3), rngs=nnx.Rngs(0))
+
+        def __call__(self, x):
+            return self.tied(self.conv(x))
+
+        def scaled(self, x, *, by=1.0):
+            return by * self(x)
+
+    network = Network()
+    whole, method = accelerate(network), accelerate(network.scaled)
+    for _ in range(2):
+        assert_close(whole(X), network(X))
+        assert_close(method(X, by=2.0), network.scaled(X, by=2.0))
+        network.conv.kernel[...] = 3 * network.conv.kernel[...]
+    assert [conv.operator.value for conv in explain(whole, X).convs] == ["conv", "conv"]
+
+    with pytest.raises(ValueError, match="changes an object among its arguments in place"):
+        accelerate(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))(X)
 
 
 def test_haiku():

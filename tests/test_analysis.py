@@ -14,7 +14,7 @@ from family import as_spec, gradients
 from jax import lax
 
 import jaxconv
-from jaxconv import dispatch
+from jaxconv import dispatch, receptive
 from jaxconv.spec import Operator
 
 
@@ -76,6 +76,16 @@ def test_cost_counts_lax_s_convolutions():
     assert (counted.parameters, counted.macs) == (36, 2 * 7 * 36)
 
 
+def test_cost_counts_what_the_family_does_not_have():
+    x, k = np.ones((2, 3, 9), np.int16), np.ones((4, 3, 3), np.int16)
+    counted = jaxconv.cost(lambda x, k: lax.conv_general_dilated(x, k, (1,), "VALID"), x, k)
+    assert (counted.parameters, counted.macs) == (36, 2 * 7 * 36)
+    assert counted.bytes == 2 * (x.size + k.size + 2 * 7 * 4)
+    (conv,) = counted.convs
+    assert (conv.kind, conv.operator, conv.spec) == ("convolution", None, None)
+    assert counted.as_dict()["convs"][0]["operator"] is None
+
+
 @pytest.mark.parametrize("function", [jaxconv.cost, jaxconv.explain])
 def test_tables(function):
     x, k = operands(BASIC[2], roles="xk")
@@ -117,10 +127,12 @@ def test_receptive_fields_print_as_numbers():
 
 
 @pytest.mark.parametrize(
-    "function", [jaxconv.cost, jaxconv.explain, jaxconv.receptive_field], ids=lambda f: f.__name__
+    "function",
+    [jaxconv.cost, jaxconv.explain, jaxconv.summarize, jaxconv.autotune, jaxconv.receptive_field],
+    ids=lambda f: f.__name__,
 )
 def test_what_is_no_function_is_refused(function):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=rf"^{function.__name__}: .* a.*function .*but got int"):
         function(3, np.ones((1, 4, 1), np.float32))
 
 
@@ -195,6 +207,41 @@ def test_receptive_field_of_everything():
     assert field.size == (16,)
 
 
+@pytest.mark.parametrize("n", [5, 16, 17, 32, 64])
+@pytest.mark.parametrize("border", ["CIRCULAR", "REFLECT", "REPLICATE"])
+def test_receptive_field_between_borders(border, n):
+    """It is the field of an output whose pixels are all within the image."""
+    kernel = np.ones((3, 1, 1), np.float32)
+    field = jaxconv.receptive_field(
+        lambda x: jaxconv.conv(x, kernel, padding=border), ones(1, n, 1)
+    )
+    assert field[0] == receptive.AxisField(3, 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, "one ConvSpec or more", lambda: jaxconv.receptive_field([])),
+        (TypeError, "sequence of ConvSpec", lambda: jaxconv.receptive_field([1])),
+        (ValueError, "must have pixels", lambda: jaxconv.receptive_field(abs, ones(1, 0, 1))),
+        (ValueError, "extents must be known", lambda: jaxconv.receptive_field(abs, symbolic())),
+        (ValueError, "no result is", lambda: jaxconv.receptive_field(jnp.sum, ones(1, 4, 1))),
+        (ValueError, "no argument is", lambda: jaxconv.receptive_field(abs, ones(4, 1))),
+    ],
+)
+def test_receptive_fields_that_are_refused(error, words, call):
+    with pytest.raises(error, match=f"^receptive_field: .*{words}"):
+        call()
+
+
+def ones(*shape):
+    return np.ones(shape, np.float32)
+
+
+def symbolic():
+    return jax.ShapeDtypeStruct(jax.export.symbolic_shape("1, n, 1"), np.float32)
+
+
 def test_receptive_field_of_specs():
     """The published recursion: ``size += (k-1)*d*jump``, ``jump *= s``."""
     chosen = [case for case in random_cases(51, 12, rank=1) if case.input_spatial[0] > 5][:4]
@@ -246,6 +293,19 @@ def test_explain_accounts_for_every_kernel_on_every_platform(case):
                 line.startswith(conv.platform) and kernel in line and reason in line
                 for line in text.splitlines()
             )
+
+
+def test_explain_takes_one_platform_or_several():
+    arguments = conv_of(BASIC[2]), *operands(BASIC[2], roles="xk")
+
+    def explained(platforms):
+        return [conv.platform for conv in jaxconv.explain(*arguments, platforms=platforms).convs]
+
+    assert explained("tpu") == ["tpu"]
+    assert explained(("cpu", "gpu")) == ["cpu", "cuda"]
+    for wrong in ("metal", ("cpu", "metal"), 3):
+        with pytest.raises(ValueError, match=r"^explain: platforms must be among .* but got "):
+            explained(wrong)
 
 
 def test_explain_finds_convolutions_anywhere():

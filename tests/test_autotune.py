@@ -282,3 +282,16 @@ def test_lax_s_convolutions_are_measured_for_install(table):
 def test_what_is_no_function_is_refused():
     with pytest.raises(TypeError, match="callable"):
         jaxconv.autotune(3, X)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "options"),
+    [
+        (TypeError, "path must be that of a file, or None, but got 3", {"path": 3}),
+        (ValueError, "seconds must be a number of at least 0, but got -1", {"seconds": -1}),
+        (ValueError, "seconds must be a number of at least 0, but got 'long'", {"seconds": "long"}),
+    ],
+)
+def test_refusals(error, words, options):
+    with pytest.raises(error, match=f"^autotune: {words}"):
+        jaxconv.autotune(conv, X, K, **options)

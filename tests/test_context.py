@@ -95,3 +95,15 @@ def test_it_equals_plain_flax():
 def test_other_feature_maps_are_refused(shape, said):
     with pytest.raises(ValueError, match=f"ContextNetwork: .*{said}"):
         ContextNetwork(3, rngs=nnx.Rngs(0))(jnp.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        ("features must be a positive int, but got 0", {"features": 0}),
+        ("dilations must be those of 7 layers, but got 2", {"features": 4, "dilations": (1, 2)}),
+    ],
+)
+def test_other_sizes_are_refused(said, options):
+    with pytest.raises(ValueError, match=f"^ContextNetwork: {said}"):
+        ContextNetwork(rngs=nnx.Rngs(0), **options)

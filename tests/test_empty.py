@@ -62,6 +62,30 @@ def test_conv_transpose():
     assert valid.shape == (1, 0, 2)
 
 
+@pytest.mark.parametrize("padding", ["SAME", "VALID", 1])
+def test_conv_transpose_with_an_empty_kernel(padding):
+    x, k = np.ones((2, 4, 5), np.float32), np.ones((0, 3, 5), np.float32)
+    y, pull = jax.vjp(lambda x, k: jaxconv.conv_transpose(x, k, padding=padding, strides=2), x, k)
+    assert y.shape == (2, 0, 3)
+    dx, dk = pull(y)
+    assert (dx.shape, dk.shape) == (x.shape, k.shape)
+    assert not dx.any()
+
+
+def test_no_features():
+    nothing = np.ones((2, 7, 0), np.float32)
+    filters = np.ones((3, 1, 0), np.float32)
+    assert jaxconv.depthwise_conv(nothing, filters, strides=2).shape == (2, 4, 0)
+    separable = jaxconv.separable_conv(nothing, filters, np.ones((0, 5), np.float32))
+    assert separable.shape == (2, 7, 5)
+    assert not separable.any()
+    for leading in [(), (0,), (4,), (2, 7)]:
+        x, k = np.ones((*leading, 0), np.float32), np.ones((0, 5), np.float32)
+        assert jaxconv.pointwise_conv(x, k).shape == (*leading, 5)
+    sobel = jaxconv.filters.sobel()
+    assert jaxconv.filters.apply(np.ones((2, 7, 6, 0), np.float32), sobel).shape == (2, 7, 6, 0)
+
+
 def test_other_functions():
     empty = np.ones((0, 7, 6), np.float32)
     assert jaxconv.depthwise_conv(empty, np.ones((3, 1, 6), np.float32)).shape == (0, 7, 6)

@@ -148,7 +148,9 @@ def test_preferred_element_type(function, preferred, words):
     refused(spoilt, TypeError, f"{function}: preferred_element_type ", words)
 
 
-@pytest.mark.parametrize("precision", ["fast", 7, ("high",), ("high", "fast"), object()])
+@pytest.mark.parametrize(
+    "precision", ["fast", 1, True, (1, 2), (None, "high"), ("high",), ("high", "fast"), object()]
+)
 @pytest.mark.parametrize("function", ["conv", "conv_filter_grad"])
 def test_precision(function, precision):
     spoilt = functools.partial(call, function, ARRAYS[function], precision=precision)
@@ -167,7 +169,8 @@ def test_unknown_implementations_of_a_block():
         with jaxconv.use_implementation("fast"):
             raise AssertionError
 
-    refused(enter, ValueError, "implementation must be None or one of lax", "'fast'")
+    words = "use_implementation: implementation must be None or one of lax", "'fast'"
+    refused(enter, ValueError, *words)
 
 
 def impossible() -> list:

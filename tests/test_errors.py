@@ -109,7 +109,14 @@ SHAPES = {
         lambda: jaxconv.pointwise_conv(X, ones(6, 4), strides=2),
         "strides need spatial axes",
     ),
-    "pointwise features": (lambda: jaxconv.pointwise_conv(X, ones(5, 4)), "6 != 5 * 1 = 5"),
+    "flat kernel and a stride that is none": (
+        lambda: jaxconv.pointwise_conv(X, ones(6, 4), strides=True),
+        "pointwise_conv: strides must be a positive int, but got True",
+    ),
+    "pointwise features": (
+        lambda: jaxconv.pointwise_conv(X, ones(5, 4)),
+        "x's in-features must equal the kernel's, but 6 != 5",
+    ),
     "separable features": (
         lambda: jaxconv.separable_conv(X, ones(3, 3, 1, 12), ones(6, 4)),
         "separable_conv: pointwise_kernel must read the C*M features",
@@ -190,6 +197,10 @@ SHAPES = {
         lambda: jaxconv.conv_filter_grad(LINE, LINE, (1, 1, 1, 1)),
         "kernel_spatial must have 1 to 3 extents",
     ),
+    "no kernel_spatial": (
+        lambda: jaxconv.conv_filter_grad(X, X, None),
+        "kernel_spatial must be an int of at least 0, but got None",
+    ),
     "input_spatial": (
         lambda: jaxconv.conv_input_grad(LINE, TAPS, (7, 7)),
         "input_spatial must be an int or one int a spatial axis, 1, but got 2",
@@ -199,10 +210,19 @@ SHAPES = {
         "a causal convolution has one spatial axis",
         'padding=("CAUSAL", "SAME")',
     ),
+    "causal rank of x": (
+        lambda: jaxconv.causal_conv(X, TAPS),
+        "causal_conv: x must be [N, L, C] or, unbatched, [L, C]",
+    ),
     "state": (
         lambda: jaxconv.causal_conv_step(ones(2, 3, 6), LINE, TAPS),
         "state must be [N, (K-1)*dilation, C] = (2, 2, 6), but got (2, 3, 6)",
         "causal_conv_init",
+    ),
+    "features of a step": (
+        lambda: jaxconv.causal_conv_step(ones(2, 2, 6), LINE[..., :4], TAPS),
+        "causal_conv_step: x must have the C = 6 features of the state, but has 4",
+        "x [N, L, C] = (2, 7, 4)",
     ),
     "empty step": (
         lambda: jaxconv.causal_conv_step(ones(2, 2, 6), LINE[:, :0], TAPS),
@@ -211,7 +231,7 @@ SHAPES = {
     "batch size": (lambda: jaxconv.causal_conv_init(TAPS, -1), "batch_size", "-1"),
     "depthwise rank": (
         lambda: jaxconv.separable_conv(X, ones(1, 6), ones(6, 4)),
-        "separable_conv: depthwise_kernel must be [*K, C/G, F]",
+        "separable_conv: depthwise_kernel must be [*K, 1, C*M]",
     ),
     "flat kernel of a scalar": (
         lambda: jaxconv.pointwise_conv(np.float32(1), ones(6, 4)),

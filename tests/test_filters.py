@@ -106,6 +106,11 @@ def test_edges_stand_at_the_step(dilation):
     assert columns.tolist() == list(range(8 - dilation, 8 + dilation))
 
 
+@pytest.mark.parametrize("shape", [(0, 6, 5, 3), (2, 0, 5, 3), (6, 5, 0)])
+def test_edges_of_nothing(shape):
+    assert filters.edges(np.ones(shape, np.float32)).shape == shape
+
+
 def test_edges_have_a_gradient_where_all_is_flat():
     gradient = jax.grad(lambda x: jnp.sum(filters.edges(x)))(jnp.ones((6, 6, 1)))
     assert jnp.all(jnp.isfinite(gradient))

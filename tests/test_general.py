@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -246,6 +247,7 @@ BAD = {
     "named padding": ((2, 3, 5), (4, 3, 2), (1,), "SAME", {"lhs_dilation": (2,)}),
     "dtype": ((2, 3, 5), (4, 3, 2), (1,), "SAME", {"preferred_element_type": np.int32}),
     "precision": ((2, 3, 5), (4, 3, 2), (1,), "SAME", {"precision": "fast"}),
+    "precisions": ((2, 3, 5), (4, 3, 2), (1,), "SAME", {"precision": (1, 2)}),
 }
 
 
@@ -287,3 +289,9 @@ def test_use_implementation_reaches_it():
         program = jax.make_jaxpr(call)(lhs, rhs).jaxpr
     (equation,) = [eqn for eqn in equations(program) if eqn.primitive.name in NAMES]
     assert equation.params["implementation"] == "lax"
+    refusal = (
+        r"^conv_general_dilated: implementation \"taps\" cannot serve this convolution: .*"
+        rf"Got lhs {re.escape(str(lhs.shape))}, rhs {re.escape(str(rhs.shape))}"
+    )
+    with jaxconv.use_implementation("taps"), pytest.raises(ValueError, match=refusal):
+        call(lhs, rhs)

@@ -158,6 +158,8 @@ def test_export_lowers_as_before():
 def test_unknown_platforms_are_refused():
     with pytest.raises(ValueError, match="platforms must be among cpu, cuda, rocm, tpu"):
         jaxconv.install(("gpu9",))
+    with pytest.raises(ValueError, match=r"^installed: platforms must be among .* but got 3"):
+        jaxconv.installed(3).__enter__()
 
 
 def test_a_jit_over_several_devices_holds_plain_xla():

@@ -382,6 +382,12 @@ def test_refusals(words, make):
         initialised(make(), signal(2, 7, 6))
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "Conv"])
+def test_scalars_are_refused(name):
+    with pytest.raises(ValueError, match=rf"^{name}: x must be \[\.\.\., \*S, C\]"):
+        MODULES[name]().init(jax.random.key(0), 1.0)
+
+
 def test_streaming_refusals():
     x = signal(2, 1, 6)
     strided = CausalConv(4, 3, strides=2, kernel_init=drawn)

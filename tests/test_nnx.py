@@ -1,6 +1,8 @@
 """The nnx modules: Flax's own in all but what computes them, and the new ones beside Flax's."""
 
+import copy
 import itertools
+import pickle
 import re
 
 import hypothesis
@@ -423,6 +425,32 @@ def test_initialisers(make):
         assert jnp.all(value == (2 if name == "bias" else 1)), name
 
 
+@every_module
+def test_copies(make):
+    """By pickle, by deepcopy, and by what nnx makes of a module."""
+    layer, x = make(kernel_init=nnx.initializers.lecun_normal(), rngs=nnx.Rngs(0)), signal(2, 7, 6)
+    for copied in (
+        pickle.loads(pickle.dumps(layer)),
+        copy.deepcopy(layer),
+        nnx.clone(layer),
+        nnx.merge(*nnx.split(layer)),
+    ):
+        assert type(copied) is type(layer)
+        assert_trees_all_equal(copied(x), layer(x))
+
+
+@every_module
+def test_metadata(make):
+    layer = make(
+        kernel_metadata={"role": "filters"}, bias_metadata={"role": "offset"}, rngs=nnx.Rngs(0)
+    )
+    roles = {
+        path[0]: param.get_metadata("role") for path, param in nnx.to_flat_state(nnx.state(layer))
+    }
+    assert roles.pop("bias") == "offset"
+    assert set(roles.values()) == {"filters"}
+
+
 def test_variance():
     """Outputs of the depthwise part have the variance of the inputs: the fan-in is prod(K)."""
     layer = SeparableConv(4096, 64, (3, 2), rngs=nnx.Rngs(0))
@@ -460,7 +488,7 @@ REFUSED = {
     "PointwiseConv: out_features must be a positive int, but got -1": (
         lambda: PointwiseConv(4, -1, **SIMPLE)
     ),
-    "pointwise_conv: x's in-features must equal the kernel's C/G * groups, but 5 != 4 * 1": (
+    "pointwise_conv: x's in-features must equal the kernel's, but 5 != 4": (
         lambda: PointwiseConv(4, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
     ),
     "pointwise_conv: strides need spatial axes": (

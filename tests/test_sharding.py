@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from cases import operands
+from cases import operand, operands
 from family import assert_all_right, training
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -54,6 +54,15 @@ def test_explicit_depthwise_features():
         results = jax.jit(training(case))(*placed)
         assert tuple(jax.typeof(results[0]).sharding.spec) == tuple(specs[0])
     assert_all_right(case, arrays, results)
+
+
+def test_explicit_pointwise_of_any_rank():
+    """The axes between the first and the features fold; what shards the first stays."""
+    x, kernel = operand((8, 2, 1, 3, 1, 6), np.float64), operand((6, 4), np.float64)
+    with jax.set_mesh(mesh_of((8,), ("b",), AxisType.Explicit)):
+        y = jax.jit(jaxconv.pointwise_conv)(jax.device_put(x, P("b")), kernel)
+        assert jax.typeof(y).sharding.spec[0] == "b"
+    np.testing.assert_allclose(y, x @ kernel, atol=1e-12)
 
 
 def test_explicit_ambiguity_is_refused():

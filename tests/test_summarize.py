@@ -198,11 +198,6 @@ def test_summarize_as_text_html_and_data():
     assert plain["layers"][1]["kind"] == "grouped"
 
 
-def test_what_is_no_function_is_refused():
-    with pytest.raises(TypeError, match="fn must be callable, but got int"):
-        jaxconv.summarize(3, jnp.ones((1, 4, 1)))
-
-
 def seen(fn, x, at) -> tuple[tuple[int, int], ...]:
     """First and last pixel, axis by axis, on which one output depends: by its gradient."""
     one = jax.grad(lambda x: jnp.sum(fn(x)[(0, *at)]))(x)

@@ -182,6 +182,8 @@ def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
         (lambda: viz.sliding(np.ones((3, 3, 3)), np.ones((2, 2, 2))), r"\(3, 3, 3\)"),
         (lambda: viz.sliding(np.ones((30, 30)), np.ones((3, 3))), "1 to 400 cells"),
         (lambda: viz.sliding(np.ones((3, 3)), np.ones((3, 3)), position=(3, 0)), "3×3 output"),
+        (lambda: viz.sliding(np.ones((3, 3)), np.ones((3, 3)), position=1), "3×3 output.* got 1"),
+        (lambda: viz.animate(np.ones((3, 3)), np.ones((3, 3)), "x.gif", seconds=0), "positive"),
         (lambda: viz.sliding(np.ones((3, 3)), np.ones((5, 5)), padding="VALID"), "must fit"),
         (lambda: viz.dilations(3, ()), "there must be a rate"),
         (lambda: viz.dilations(3, (0,)), "a rate of 1 leaves no gap"),
@@ -208,6 +210,8 @@ def test_a_failed_save_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="taken"):
         viz.save(drawn, tmp_path / "taken")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    with pytest.raises(FileNotFoundError, match=r"missing/picture\.png'$"):
+        viz.save(drawn, tmp_path / "missing" / "picture.png")
 
 
 def test_without_matplotlib_a_sentence(monkeypatch):

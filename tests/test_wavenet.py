@@ -150,3 +150,15 @@ def test_generating_nothing_or_from_nothing_is_refused(length, count, heat):
         ValueError, match=r"WaveNet\.generate: needs a prompt of at least one sample"
     ):
         small().generate(tokens(1, length), count, jax.random.key(0), heat)
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        ("classes must be a positive int, but got 0", {"classes": 0}),
+        ("dilations must name one layer or more", {"dilations": ()}),
+    ],
+)
+def test_sizes_of_nothing_are_refused(said, options):
+    with pytest.raises(ValueError, match=f"^WaveNet: {said}"):
+        WaveNet(rngs=nnx.Rngs(0), **options)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..flax_semantics import positive
 from ..nnx import Conv
 from .blocks import check_images
 
@@ -64,7 +65,8 @@ class ContextNetwork(nnx.Module):
     Called with feature maps ``[N, H, W, C]`` of any size, it returns as many of the same size.
 
     Raises:
-        ValueError: The feature maps do not have four axes or not ``features`` features.
+        ValueError: ``features`` or the number of ``dilations`` is wrong; the feature maps do not
+            have four axes or not ``features`` features.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -87,11 +89,18 @@ class ContextNetwork(nnx.Module):
         conv: Callable[..., Any] = Conv,
         rngs: nnx.Rngs,
     ):
+        ratios = LARGE if large else BASIC
+        positive("ContextNetwork", features=features)
+        if len(dilations) != len(ratios):
+            raise ValueError(
+                f"ContextNetwork: dilations must be those of {len(ratios)} layers, but got "
+                f"{len(dilations)}: {tuple(dilations)}"
+            )
         self.features = features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         options = {"kernel_init": identity_init(features, noise), **dtypes}
         layers, last = [], features
-        for dilation, ratio in zip(dilations, LARGE if large else BASIC, strict=True):
+        for dilation, ratio in zip(dilations, ratios, strict=True):
             layers.append(conv(last, ratio * features, (3, 3), kernel_dilation=dilation, **options))
             last = ratio * features
         self.layers = nnx.List(layers)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..flax_semantics import positive
 from ..nnx import CausalConv, PointwiseConv
 from .tokens import check_tokens
 
@@ -67,7 +68,8 @@ class WaveNet(nnx.Module):
     are of sample ``i + 1``, and depend on no later sample.
 
     Raises:
-        ValueError: ``tokens`` do not have two axes, or an id is out of range.
+        ValueError: A size is not positive, ``tokens`` do not have two axes, or an id is out of
+            range.
         TypeError: ``tokens`` are not integers.
 
     >>> import jax.numpy as jnp
@@ -91,6 +93,9 @@ class WaveNet(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        positive("WaveNet", classes=classes, features=features, skip=skip)
+        if not dilations:
+            raise ValueError("WaveNet: dilations must name one layer or more, but are empty")
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.classes = classes
         self.embed = nnx.Embed(classes, features, **dtypes)

@@ -107,6 +107,9 @@ def save(drawn: Figure, path: str | os.PathLike) -> Path:
     Returns:
         The path.
 
+    Raises:
+        OSError: ``path`` cannot be written.
+
     >>> import tempfile, numpy as np, jaxconv.viz
     >>> drawn = jaxconv.viz.sliding(np.arange(16).reshape(4, 4), np.ones((3, 3)), padding="VALID")
     >>> save(drawn, tempfile.mkdtemp() + "/sliding.png").name
@@ -116,12 +119,18 @@ def save(drawn: Figure, path: str | os.PathLike) -> Path:
 
 
 def write(path: str | os.PathLike, writer: Any) -> Path:
-    """Calls ``writer`` with a temporary path beside ``path``, then renames."""
+    """Calls ``writer`` with a temporary path beside ``path``, then renames.
+
+    Raises:
+        OSError: ``path`` cannot be written; the error names it, and not the temporary one.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".tmp")
     try:
         writer(partial)
         os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -110,7 +110,7 @@ def sliding(
     """
     scene = _scene(x, kernel, strides, padding, dilation)
     last = tuple(extent - 1 for extent in scene.result.shape)
-    at = last if position is None else tuple(position)
+    at = last if position is None else tuple(np.atleast_1d(position).tolist())
     if len(at) != 2 or not all(0 <= i <= end for i, end in zip(at, last, strict=True)):
         raise ValueError(
             f"sliding: position must be a row and column of the {_by(scene.result.shape)} output, "
@@ -142,7 +142,8 @@ def animate(
         The path.
 
     Raises:
-        ValueError: As for ``sliding``; or more than 200 outputs.
+        ValueError: As for ``sliding``; or more than 200 outputs, or frames that take no time.
+        OSError: ``path`` cannot be written.
         ImportError: matplotlib is not installed.
 
     >>> import tempfile, numpy as np
@@ -153,6 +154,8 @@ def animate(
     Source: after V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning"
     (2016).
     """
+    if not seconds > 0:
+        raise ValueError(f"animate: seconds must be positive, but got {seconds}")
     scene = _scene(x, kernel, strides, padding, dilation)
     if scene.result.size > MAX_FRAMES:
         raise ValueError(
