@@ -37,7 +37,7 @@ from .windows import (
 ROWS = 1 << 18
 
 # Elements of the filter gradient of one plain product from which ``rows`` are transposed before it.
-TRANSPOSED = 1 << 17
+TRANSPOSED = 1 << 15
 
 # A strided input gradient computes each phase apart. 16 of them (5x5 s4) compiled in 2.4 s on a
 # busy machine, 64 (9x9 s8) in 5.3 s.
