@@ -44,12 +44,17 @@ class Call:
     def spoil(self) -> None:
         self.rng.choice((self.size, self.attribute, self.attribute, self.kind, self.number))()
 
+    def array(self) -> tuple[int, bool]:
+        """One of the operands that are left, or the result, which counts after them."""
+        at = self.rng.randrange(len(self.operands) + 1)
+        return at, at == len(self.operands)
+
     def size(self) -> None:
         """Another extent or rank of an operand or the result."""
-        at = self.rng.randrange(3)
-        shape = list(self.results[0][0] if at == 2 else self.operands[at].shape)
-        axis = self.rng.randrange(len(shape))
-        change = self.rng.choice(("extent", "drop", "insert", "swap"))
+        at, result = self.array()
+        shape = list(self.results[0][0] if result else self.operands[at].shape)
+        axis = self.rng.randrange(max(1, len(shape)))
+        change = self.rng.choice(("extent", "drop", "insert", "swap") if shape else ("insert",))
         if change == "extent":
             shape[axis] = self.rng.choice((0, 1, shape[axis] + 1, 2 * shape[axis]))
         elif change == "drop":
@@ -58,7 +63,7 @@ class Call:
             shape.insert(axis, self.rng.choice((1, 2)))
         else:
             shape.reverse()
-        if at == 2:
+        if result:
             self.results[0] = (tuple(shape), self.results[0][1])
         else:
             self.operands[at] = np.ones(shape, self.operands[at].dtype)
@@ -86,18 +91,18 @@ class Call:
 
     def kind(self) -> None:
         """Another element type of an operand or the result."""
-        at, kind = self.rng.randrange(3), jnp.dtype(self.rng.choice(KINDS))
-        if at == 2:
+        (at, result), kind = self.array(), jnp.dtype(self.rng.choice(KINDS))
+        if result:
             self.results[0] = (self.results[0][0], kind.name)
         else:
             self.operands[at] = np.ones(self.operands[at].shape, kind)
 
     def number(self) -> None:
         """Too few or too many operands or results."""
-        change = self.rng.choice(
-            (self.operands.pop, lambda: self.operands.append(self.operands[0]))
-        )
-        self.rng.choice((change, lambda: self.results.append(self.results[0])))()
+        changes = [lambda: self.results.append(self.results[0])]
+        if self.operands:
+            changes += [self.operands.pop, lambda: self.operands.append(self.operands[0])]
+        self.rng.choice(changes)()
 
     def run(self) -> np.ndarray:
         results = tuple(jax.ShapeDtypeStruct(shape, kind) for shape, kind in self.results)
