@@ -24,7 +24,6 @@ import roofline
 from timing import interleaved, median_ms
 
 MOST = 1.5
-COPY = "copy"
 LEAST_FLOPS = 1e6
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -58,7 +57,7 @@ def main() -> None:
             for name, specs in sweeps(kind).items():
                 print(f"\n| {kind} {name} | {' | '.join(specs)} | spread |")
                 print(f"|{' --- |' * (len(specs) + 2)}")
-                row(COPY, specs, {name: copy(spec) for name, spec in specs.items()}, args.seconds)
+                row("copy", specs, {name: copy(spec) for name, spec in specs.items()}, args.seconds)
                 for operator in Operator:
                     calls = {name: call(operator, spec) for name, spec in specs.items()}
                     spread = row(operator.value, specs, calls, args.seconds)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import abc
 import html
 from collections.abc import Sequence
 
 Rows = Sequence[Sequence[object]]
 
 
-class Tabled:
+class Tabled(abc.ABC):
     """What prints as a table, in notebooks as HTML."""
 
+    @abc.abstractmethod
     def table(self) -> tuple[Sequence[str], Rows]:
         """The header and the rows."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return format_table(*self.table())

@@ -44,15 +44,14 @@ class Call:
     def spoil(self) -> None:
         self.rng.choice((self.size, self.attribute, self.attribute, self.kind, self.number))()
 
-    def array(self) -> tuple[int, bool]:
-        """One of the operands that are left, or the result, which counts after them."""
-        at = self.rng.randrange(len(self.operands) + 1)
-        return at, at == len(self.operands)
+    def array(self) -> int | None:
+        """One of the operands that are left, or None for the result."""
+        return self.rng.choice((*range(len(self.operands)), None))
 
     def size(self) -> None:
         """Another extent or rank of an operand or the result."""
-        at, result = self.array()
-        shape = list(self.results[0][0] if result else self.operands[at].shape)
+        at = self.array()
+        shape = list(self.results[0][0] if at is None else self.operands[at].shape)
         axis = self.rng.randrange(max(1, len(shape)))
         change = self.rng.choice(("extent", "drop", "insert", "swap") if shape else ("insert",))
         if change == "extent":
@@ -63,7 +62,7 @@ class Call:
             shape.insert(axis, self.rng.choice((1, 2)))
         else:
             shape.reverse()
-        if result:
+        if at is None:
             self.results[0] = (tuple(shape), self.results[0][1])
         else:
             self.operands[at] = np.ones(shape, self.operands[at].dtype)
@@ -91,8 +90,8 @@ class Call:
 
     def kind(self) -> None:
         """Another element type of an operand or the result."""
-        (at, result), kind = self.array(), jnp.dtype(self.rng.choice(KINDS))
-        if result:
+        at, kind = self.array(), jnp.dtype(self.rng.choice(KINDS))
+        if at is None:
             self.results[0] = (self.results[0][0], kind.name)
         else:
             self.operands[at] = np.ones(self.operands[at].shape, kind)

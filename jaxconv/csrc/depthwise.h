@@ -112,7 +112,7 @@ const char* depthwise_gather(const Call& call) {
       const int64_t pixel = s.row * walk.row_length() + p.first + p.step * first;
       T* target = static_cast<T*>(call.result) + pixel * target_channels + s.feature / fold;
       const int64_t target_step = p.step * target_channels;
-      const int64_t lower = s.row_step * walk.row_length() * target_channels;
+      const int64_t lower = walk.row_step() * walk.row_length() * target_channels;
       GatherTile<A> t{sources, s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
                       mine.targets, lanes, kWidestTile * lanes};
       if (kernel.whole()) {
@@ -124,7 +124,7 @@ const char* depthwise_gather(const Call& call) {
           t.targets = target;
           t.target_step = target_step;
           t.lower = lower;
-          t.ahead.pixel = s.rows_ahead * walk.row_length() * target_channels;
+          t.ahead.pixel = walk.rows_ahead() * walk.row_length() * target_channels;
         }
       }
       tile(t);
@@ -160,8 +160,8 @@ JAXCONV_INLINE FilterCut cut_filter(const Geometry& g, int64_t unit, int64_t uni
   // The sums of a chunk are read and written once a tile: keep them in half of the L2 cache.
   int64_t widest = g.features;
   while (widest > 2 * unit && tap_bytes * widest > (256 << 10)) widest = ceil_div(widest, 2);
-  FilterCut cut{{g.features, widest, unit, kLanes<A>}, 0, 1, 1};
-  cut.lanes = unaliased<A>(cut.features.lanes);
+  const FeatureCut features(g.features, widest, unit, kLanes<A>);
+  FilterCut cut{features, unaliased<A>(features.lanes), 1, 1};
   const int64_t chunks = cut.features.count, bytes = tap_bytes * cut.lanes;
   const int64_t wanted = ceil_div(smaller(pieces, 16), chunks);
   cut.parts = clamp(budget / (bytes * chunks), 1, smaller(wanted, units));
@@ -231,7 +231,7 @@ const char* depthwise_filter_grad(const Call& call) {
           if (direct) {
             t.cotangents = from;
             t.cotangent_step = step;
-            t.ahead.pixel = s.rows_ahead * walk.row_length() * g.features;
+            t.ahead.pixel = walk.rows_ahead() * walk.row_length() * g.features;
           }
         }
         for (int64_t j = 0; !direct && j < width; ++j) {

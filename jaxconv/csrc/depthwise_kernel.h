@@ -23,14 +23,11 @@ class WholeKernel {
 
  public:
   WholeKernel(const Geometry& g, bool whole_vectors)
-      : taps_(g.taps()), features_(g.features), step_(g.features) {
-    direct_ = whole_vectors && !aliased<A>(features_);
-    if (direct_) return;
-    step_ = unaliased<A>(round_up(features_, N));
-    copied_ = step_ <= kCopyBytes / static_cast<int64_t>(sizeof(A)) / taps_;
-    if (copied_ || !whole_vectors) return;
-    direct_ = true;
-    step_ = features_;
+      : taps_(g.taps()), features_(g.features), step_(unaliased<A>(round_up(features_, N))) {
+    const bool small = step_ <= kCopyBytes / static_cast<int64_t>(sizeof(A)) / taps_;
+    direct_ = whole_vectors && !(aliased<A>(features_) && small);
+    copied_ = small && !direct_;
+    if (direct_) step_ = features_;
   }
 
   bool whole() const { return direct_ || copied_; }
@@ -53,7 +50,7 @@ class WholeKernel {
 
  private:
   int64_t taps_, features_, step_;
-  bool direct_ = false, copied_ = false;
+  bool direct_, copied_;
 };
 
 }  // namespace JAXCONV_ISA

@@ -83,14 +83,12 @@ struct Stretch {
   int64_t spacing;            // of neighbouring targets, in columns
   int64_t row;                // of targets, counted over the batch and all axes but the last
   int64_t target_rows;        // 1 or 2
-  int64_t row_step;           // from one to the other
   int64_t target, targets;    // the phase's
   int64_t rows;                  // of sources
   const int64_t* source_row;     // where each begins in the image
   const int64_t* kernel_row[2];  // and the taps for each row of targets; negative where it has none
   int64_t feature, features;
   Ahead ahead;  // without its pixels
-  int64_t rows_ahead;  // of targets
 
   // Targets' columns overlap or adjoin, or where they are too far apart, are runs of their own.
   bool shared() const { return phase->per_target <= phase->per_tap * phase->taps; }

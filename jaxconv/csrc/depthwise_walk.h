@@ -63,6 +63,8 @@ class DepthwiseWalk {
 
   int64_t rows() const { return batch_ * targets_[0] * targets_[1]; }
   int64_t row_length() const { return targets_[2]; }
+  int64_t row_step() const { return row_step_; }  // from one row of a pair to the other
+  int64_t rows_ahead() const { return row_lattices() * target_rows_; }  // to where tiles look ahead
   int64_t units() const { return batch_ * targets_[0] * row_units_ * segments_; }
   int64_t kernel_rows() const { return axis_[0].kernel * axis_[1].kernel; }
   int64_t most_row_taps() const { return most_taps(axis_[2], op_); }
@@ -142,7 +144,6 @@ class DepthwiseWalk {
       const T* image = source + n * sources_[0] * sources_[1] * sources_[2] * channels_;
       Stretch s;
       s.row = (n * targets_[0] + d) * targets_[1] + h;
-      s.row_step = row_step_;
       s.target_rows = target_rows_ == 2 && h + row_step_ < targets_[1] ? 2 : 1;
       s.rows = valid_rows(d, h, s.target_rows, row_size, m);
       look_ahead(h, &s);
@@ -218,7 +219,8 @@ class DepthwiseWalk {
     const int64_t targets = targets_[0] * targets_[1] * targets_[2] * features_;
     const int64_t sources = sources_[0] * sources_[1] * sources_[2] * channels_;
     const int64_t bytes = batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T));
-    ahead_ = !staged_ && !kept_ && bytes >= kAheadBytes && source_rows() * row_bytes() <= kRowsBytes;
+    const bool in_place = !staged_ && !kept_;
+    ahead_ = in_place && bytes >= kAheadBytes && source_rows() * row_bytes() <= kRowsBytes;
   }
 
   int64_t pixel_bytes() const { return channels_ * static_cast<int64_t>(sizeof(T)); }
@@ -288,16 +290,16 @@ class DepthwiseWalk {
         m.kernel_row[1][r] = kernel_row(lower, a, b - 1);
         if (m.kernel_row[0][r] < 0 && m.kernel_row[1][r] < 0) continue;
         const int64_t row = ph.source(jh, b);
-        m.slot[r] = rows_.slot(a, row);
+        if (kept_) m.slot[r] = rows_.slot(a, row);
         m.source_row[r++] = (pd.source(jd, a) * sources_[1] + row) * sources_[2] * channels_;
       }
     }
     return r;
   }
 
-  // The next row of targets in this one's lattice needs as many rows of sources as it lies further.
+  // The row of targets that is rows_ahead() further, the next in this one's lattice, needs as many
+  // rows of sources more as it lies further in them.
   void look_ahead(int64_t h, Stretch* s) const {
-    s->rows_ahead = row_lattices() * target_rows_;
     if (!ahead_ || s->rows == 0) return;
     const Phase& p = height_[h % row_lattices()];
     const int64_t rows = p.per_target * target_rows_;
@@ -373,7 +375,7 @@ class DepthwiseWalk {
   const Axis* axis_;
   Operator op_;
   int64_t batch_, features_, channels_, unit_;  // channels of a source pixel
-  int64_t target_rows_, row_step_, row_units_;  // row_step: from one row of a pair to the other
+  int64_t target_rows_, row_step_, row_units_;
   Spread<T> spread_;
   KeptRows<T> rows_{1, 1, 1, 1};
   bool staged_, kept_, ahead_;
