@@ -57,6 +57,9 @@ def conv(
     Returns:
         ``[N, *O, F]`` (``[*O, F]`` where ``x`` is one example) of the dtype of ``x`` or
         ``preferred_element_type``, ``O = (S + low + high - dilation*(K-1) - 1) // strides + 1``.
+        NaN and infinity of ``x`` reach what they reach in ``lax``. Those of ``kernel`` reach every
+        output that multiplies them by an entry; zeros of the padding may be left out, as XLA's CPU
+        leaves them out in float64 but not in float32.
 
     Raises:
         ValueError: A shape or value does not fit; the message says which and how to mend it.

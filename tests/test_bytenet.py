@@ -136,6 +136,8 @@ def test_bad_tokens_are_refused(source, target, error, said):
 
 
 def test_other_bad_values_are_refused():
+    with pytest.raises(ValueError, match="target_classes must be a positive int, but got 0"):
+        ByteNet(SOURCE, 0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="even number, but got 7"):
         ByteNet(SOURCE, TARGET, features=7, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="length must be a positive int, but got 0"):

@@ -154,6 +154,19 @@ def test_nan_and_infinity_flow_as_in_lax(case, value):
     assert not np.isfinite(y).all()
 
 
+@pytest.mark.parametrize("case", cases.random_cases(5, 4))
+def test_nan_in_a_kernel_spoils_what_reads_it(case):
+    """And besides at most what lax spoils, where its zero padding meets it as well."""
+    x, k, _ = operands(case)
+    k.flat[::3] = np.nan
+    y = jaxconv.conv(x, k, **case.options())
+    most = jaxconv.conv(x, k, implementation="lax", **case.options())
+    least = oracle.compute("g", case, x=np.ones_like(x), k=np.isnan(k).astype(np.float32)) != 0
+    assert least.any()
+    assert not np.any(least & ~np.isnan(y))
+    assert not np.any(np.isnan(y) & ~np.isnan(most))
+
+
 @pytest.mark.parametrize("function", ["conv_input_grad", "conv_filter_grad"])
 def test_nan_in_gradients(function):
     """One NaN in the cotangent spoils what it reaches and nothing else."""

@@ -199,6 +199,15 @@ def test_batch_norm_is_flax_s(dtype):
 
 
 @each
+@pytest.mark.parametrize("name", ["classes", "in_features"])
+def test_sizes_that_are_no_positive_ints_are_refused(make, name):
+    with pytest.raises(
+        ValueError, match=f"^{make.__name__}: {name} must be a positive int, but got 0"
+    ):
+        make(**{name: 0}, rngs=nnx.Rngs(0))
+
+
+@each
 def test_wrong_images_are_refused_in_one_sentence(make):
     network, images = tiny(make)
     name = make.__name__

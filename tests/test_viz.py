@@ -193,6 +193,7 @@ def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
         (lambda: viz.influence(lambda x: x, np.ones(4)), r"\(4,\)"),
         (lambda: viz.influence(lambda x: x, np.ones((4, 4)), (4, 0)), "4×4 output"),
         (lambda: viz.costs({}), "at least one"),
+        (lambda: viz.costs({"dense": 5}), "'dense' must be what jaxconv.cost returned, but is int"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused(call, words):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ..flax_semantics import positive
 from ..nnx import Conv
 from .blocks import check_images
 
@@ -43,8 +44,8 @@ class AlexNet(nnx.Module):
     Called with images ``[N, image_size, image_size, C]``, it returns logits ``[N, classes]``.
 
     Raises:
-        ValueError: ``image_size`` is too small, or the images are of another size, do not have
-            four axes or not ``in_features`` features.
+        ValueError: A size is no positive int, ``image_size`` is too small, or the images are of
+            another size, do not have four axes or not ``in_features`` features.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -69,6 +70,7 @@ class AlexNet(nnx.Module):
         conv: Callable[..., Any] = Conv,
         rngs: nnx.Rngs,
     ):
+        positive("AlexNet", classes=classes, in_features=in_features, hidden=hidden)
         self.in_features, self.image_size = in_features, image_size
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         layers, features = [], in_features

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..checks import Call, integer
+from ..flax_semantics import positive
 from ..nnx import CausalConv, Conv, PointwiseConv
 from .tokens import check_tokens
 
@@ -76,7 +77,8 @@ class ByteNet(nnx.Module):
     source and the tokens before ``t``.
 
     Raises:
-        ValueError: A sequence does not have two axes, or an id is out of range.
+        ValueError: A size is no positive int, a sequence does not have two axes, or an id is out of
+            range.
         TypeError: A sequence is not of integers.
 
     >>> import jax.numpy as jnp
@@ -100,6 +102,7 @@ class ByteNet(nnx.Module):
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
+        positive("ByteNet", source_classes=source_classes, target_classes=target_classes)
         if features < 2 or features % 2:
             raise ValueError(f"ByteNet: features must be an even number, but got {features}")
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}

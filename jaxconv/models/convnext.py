@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..flax_semantics import positive
 from ..nnx import Conv
 from .blocks import check_images
 
@@ -71,8 +72,8 @@ class ConvNeXtT(nnx.Module):
     Called with images ``[N, H, W, C]`` of at least 32×32 pixels, it returns ``[N, classes]``.
 
     Raises:
-        ValueError: The images do not have four axes, not ``in_features`` features, or are too
-            small.
+        ValueError: A size is no positive int; the images do not have four axes, not
+            ``in_features`` features, or are too small.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -97,6 +98,7 @@ class ConvNeXtT(nnx.Module):
         conv: Callable[..., Any] = Conv,
         rngs: nnx.Rngs,
     ):
+        positive("ConvNeXtT", classes=classes, in_features=in_features)
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         options = {"layer_scale": layer_scale, "conv": conv, **dtypes}

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..flax_semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
 from .blocks import ConvNorm, check_images
@@ -72,7 +73,8 @@ class MobileNetV2(nnx.Module):
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
 
     Raises:
-        ValueError: The images do not have four axes or not ``in_features`` features.
+        ValueError: A size is no positive int; the images do not have four axes or not
+            ``in_features`` features.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -99,6 +101,7 @@ class MobileNetV2(nnx.Module):
         norm: Callable[..., Any] = BatchNorm,
         rngs: nnx.Rngs,
     ):
+        positive("MobileNetV2", classes=classes, in_features=in_features)
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         normed = functools.partial(

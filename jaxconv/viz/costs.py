@@ -22,7 +22,7 @@ def costs(counted: Mapping[str, Cost]) -> Figure:
         A matplotlib ``Figure``.
 
     Raises:
-        ValueError: Nothing to draw.
+        ValueError: Nothing to draw, or something that is no cost.
         ImportError: matplotlib is not installed.
 
     >>> import jax.numpy as jnp, jaxconv
@@ -33,8 +33,13 @@ def costs(counted: Mapping[str, Cost]) -> Figure:
 
     Source: A. Howard et al., "MobileNets" (2017), section 3.1.
     """
-    if not counted:
+    if not isinstance(counted, Mapping) or not counted:
         raise ValueError("costs: give at least one name and what jaxconv.cost returned for it")
+    for name, cost in counted.items():
+        if not isinstance(cost, Cost):
+            raise ValueError(
+                f"costs: {name!r} must be what jaxconv.cost returned, but is {type(cost).__name__}"
+            )
     drawn = figure("What it costs", 10, 1.5 + 0.5 * len(counted))
     measures = {
         "parameters": [cost.parameters for cost in counted.values()],
