@@ -20,6 +20,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,13 @@ OF_KIND = {
 }
 # images, their extents, features, the kernel's extents; the last two exceed any cache
 SIZES = (32, 56, 32, 3), (8, 112, 32, 7), (16, 112, 64, 3), (16, 112, 64, 7)
+# What is timed: the mesh, and how the operands are cut over it.
+CUTS = {
+    "unsharded": ((1, 1), "batch"),
+    "batch over 2": ((2, 1), "batch"),
+    "height over 2": ((2, 1), "height"),
+    "height and width over 2x2": ((2, 2), "height and width"),
+}
 NAMES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
 
@@ -128,7 +136,11 @@ def table() -> None:
             print(f"| {kind} | {name} | {' | '.join(cells)} |")
 
 
-def halos_alone(rows: int, x, kernel, g):
+def forward(x, kernel, g):
+    return ours(x, kernel, x.shape[-1])
+
+
+def kernels_and_halos(rows: int, x, kernel, g):
     """The kernels on each shard, and the halos of the height sent, but not used."""
 
     def sent(x):
@@ -139,11 +151,11 @@ def halos_alone(rows: int, x, kernel, g):
     return y, dx, jax.lax.psum(dk, "b"), sent(x), sent(g), sent(-x)  # -x: no two are one
 
 
-def floor(mesh, halo: int) -> Callable:
+def bare(mesh, halo: int) -> Callable:
     rows = SHARDINGS["height"][0]
     results = rows, rows, P(), *((rows, rows),) * 3
     return jax.shard_map(
-        functools.partial(halos_alone, halo),
+        functools.partial(kernels_and_halos, halo),
         mesh=mesh,
         in_specs=(rows, P(), rows),
         out_specs=results,
@@ -163,35 +175,38 @@ def repeated(call: Callable, operands) -> Callable[[], None]:
     return run
 
 
+def meshes() -> dict[tuple[int, int], Any]:
+    shapes = (1, 1), (2, 1), (2, 2)
+    devices = jax.devices()
+    auto = (AxisType.Auto,) * 2
+    return {s: jax.make_mesh(s, ("b", "f"), auto, devices=devices[: s[0] * s[1]]) for s in shapes}
+
+
+def timed(images: int, extent: int, features: int, taps: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of the convolution and of its step, whole and cut in each way."""
+    x = images, extent, extent, features
+    arrays = drawn(x, (taps, taps, 1, features), x)
+    grids = meshes()
+    placed = {
+        cut: place(arrays, SHARDINGS[specs], grids[shape]) for cut, (shape, specs) in CUTS.items()
+    }
+    calls = {
+        "forward": {cut: repeated(forward, each) for cut, each in placed.items()},
+        "step": {cut: repeated(step(ours, features), each) for cut, each in placed.items()},
+    }
+    halved = placed["height over 2"]
+    calls["step"]["kernels and bare halos over 2"] = repeated(bare(grids[2, 1], taps // 2), halved)
+    return {
+        name: {cut: median_ms(each) for cut, each in interleaved(cuts, 2.0, blocks=8).items()}
+        for name, cuts in calls.items()
+    }
+
+
 def time() -> None:
     """Devices share the machine's cores; one device has them all."""
-    devices = jax.devices()
-    meshes = {
-        shape: jax.make_mesh(shape, ("b", "f"), (AxisType.Auto,) * 2, devices=devices[:count])
-        for shape, count in (((1, 1), 1), ((2, 1), 2), ((2, 2), 4))
-    }
-    cases = {
-        "unsharded": ((1, 1), "batch"),
-        "batch over 2": ((2, 1), "batch"),
-        "height over 2": ((2, 1), "height"),
-        "height and width over 2x2": ((2, 2), "height and width"),
-    }
     for images, extent, features, taps in SIZES:
-        x = images, extent, extent, features
-        arrays = drawn(x, (taps, taps, 1, features), x)
-        forward = lambda x, kernel, g: ours(x, kernel, x.shape[-1])  # noqa: E731
-        for name, call in {"forward": forward, "step": step(ours, features)}.items():
-            calls = {
-                cut: repeated(call, place(arrays, SHARDINGS[specs], meshes[shape]))
-                for cut, (shape, specs) in cases.items()
-            }
-            if name == "step":
-                halved = place(arrays, SHARDINGS["height"], meshes[2, 1])
-                bare = floor(meshes[2, 1], taps // 2)
-                calls["kernels and bare halos over 2"] = repeated(bare, halved)
-            samples = interleaved(calls, 2.0, blocks=8)
-            medians = {name: median_ms(each) for name, each in samples.items()}
-            print(f"{name}, {taps}x{taps}, {'x'.join(map(str, x))}")
+        for name, medians in timed(images, extent, features, taps).items():
+            print(f"{name}, {taps}x{taps}, {images}x{extent}x{extent}x{features}")
             for cut, milliseconds in medians.items():
                 ratio = milliseconds / medians["unsharded"]
                 print(f"  {cut:30} {milliseconds:7.3f} ms  {ratio:.2f}")

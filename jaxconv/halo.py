@@ -86,8 +86,10 @@ def _exchanged(edge: Callable, n: int, axis: int, side: Side) -> tuple:
     """What is held before a shard of ``n`` entries and after it; ``edge(first, size)`` are its own
     entries from there on."""
     if side.swap:
-        lower = lax.axis_index(side.name) == 0
-        return None, _swapped(edge(jnp.where(lower, n - side.high, 0), side.high), side)
+        # Multiplied, not chosen: XLA's loop on a CPU makes the choice anew for every entry and then
+        # copies one at a time, 0.1 ms for a row of 32x56x56x32 that takes 0.02.
+        lower = 1 - lax.axis_index(side.name)
+        return None, _swapped(edge(lower * (n - side.high), side.high), side)
     last, first = edge(n - side.low, side.low), edge(0, side.high)
     if side.wrap and side.shards == 2:
         both = _swapped(jnp.concatenate([last, first], axis), side)
