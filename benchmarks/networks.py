@@ -5,10 +5,11 @@
 
 The peers are the same network with the same weights: with Flax's own convolutions and batch
 normalisation (``flax``), the same after ``jaxconv.install()`` (``installed``), with jaxconv's
-(``jaxconv``), in PyTorch on channels-last memory (``torch``), and for inference in ONNX Runtime
-(``onnxruntime``). Outputs, or the losses of two steps, are checked against plain Flax's before
-anything is timed. A training step is forward, backward and plain gradient descent on the mean
-square of the outputs. Ratios are the peer's median time over ours.
+convolutions in their place (``imported``), with jaxconv's batch normalisation too (``jaxconv``), in
+PyTorch on channels-last memory (``torch``), and for inference in ONNX Runtime (``onnxruntime``).
+Outputs, or the losses of two steps, are checked against plain Flax's before anything is timed. A
+training step is forward, backward and plain gradient descent on the mean square of the outputs.
+Ratios are the peer's median time over that with all of jaxconv.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from timing import interleaved, median_ms
 RATE = 0.01
 TOLERANCE = 2e-3  # of the largest output, and of the first step's loss: float32 through 28 layers
 Layers = tuple[Any, Any]  # the classes of convolutions and of batch normalisations
-STOCK, OURS = (nnx.Conv, nnx.BatchNorm), (Conv, BatchNorm)
+STOCK, IMPORTED, OURS = (nnx.Conv, nnx.BatchNorm), (Conv, nnx.BatchNorm), (Conv, BatchNorm)
 Peer = tuple[Callable[[], Any], np.ndarray]  # a call that blocks, and what it gave at first
 
 
@@ -195,12 +196,14 @@ MODES: dict[str, dict[str, Callable[[Case, np.ndarray], Peer]]] = {
     "training": {
         "flax": _jax_training(STOCK),
         "installed": _jax_training(STOCK, jaxconv.installed),
+        "imported": _jax_training(IMPORTED),
         "jaxconv": _jax_training(OURS),
         "torch": _torch_training,
     },
     "inference": {
         "flax": _jax_inference(STOCK),
         "installed": _jax_inference(STOCK, jaxconv.installed),
+        "imported": _jax_inference(IMPORTED),
         "jaxconv": _jax_inference(OURS),
         "torch": _torch_inference,
         "onnxruntime": _onnxruntime,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Iterator
 
@@ -24,6 +25,7 @@ from jax._src.dispatch import apply_primitive as apply_primitive
 # no public function annotates an MLIR value. Where no axis is explicit it does nothing.
 from jax._src.interpreters.mlir import lower_with_sharding_in_types as annotate_sharding
 from jax.core import ShapedArray
+from jax.extend.core import Primitive
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
 # For whom programs are lowered where no such device is, and none is named: Pallas's rules ask.
@@ -31,6 +33,18 @@ ANY = {
     "cuda": AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu"),
     "tpu": AbstractDevice("TPU v4", 1, "tpu"),
 }
+
+
+def add_taylor_rule(bilinear: Primitive) -> None:
+    """Teaches ``jax.experimental.jet`` a bilinear primitive, where jax has it: experiments may go.
+
+    The rule is jet's own for products: how it scales the terms of a series is known to it alone.
+    """
+    try:
+        from jax.experimental.jet import _bilinear_taylor_rule, jet_rules
+    except ImportError:
+        return
+    jet_rules[bilinear] = functools.partial(_bilinear_taylor_rule, bilinear)
 
 
 def in_order_of_mesh(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ partial derivatives are the three operators that training needs:
 Each is bilinear, so the derivative in one operand is the operator itself with the tangent in that
 operand's place. Transposed in one operand, an operator returns what that operand was, from its
 other operand and the cotangent, which has the place of its result: again one of the three. So
-forward mode, reverse mode and every order of both stay inside the family, and each reaches a
-kernel. The spec never changes: it describes T, not one of its derivatives.
+forward mode, reverse mode, Taylor mode and every order of them stay inside the family, and each
+reaches a kernel. The spec never changes: it describes T, not one of its derivatives.
 """
 
 from __future__ import annotations
@@ -121,3 +121,4 @@ for _operator, _primitive in PRIMITIVES.items():
         functools.partial(_transpose, _operator, 0),
         functools.partial(_transpose, _operator, 1),
     )
+    compat.add_taylor_rule(_primitive)

@@ -10,8 +10,13 @@ spec's "output", the one whose stride is not the kernel's dilation:
 
     e = 1               conv         x = lhs, k = rhs, y = out              stride s, dilation d
     s = 1, e > 1        input_grad   g = lhs, k = rhs reversed, dx = out    stride e, dilation d
+    s = 1, as gradient  the same, with e = 1
     e = 1, as gradient  filter_grad  x = lhs, g = rhs, dk = out             stride d, dilation s
     d = 1, as gradient  filter_grad  g = lhs, x = rhs, dk = out reversed    stride e, dilation s
+
+Of stride 1, conv and input_grad are the same sum. It is taken for a gradient if the kernel lies in
+memory as ``[*K, F, C]``, as lax's own transposition rule leaves ``[*K, C, F]``: no kernel is then
+transposed only to be transposed back.
 
 The last two sum over what lax calls features of both sides: the spec's batch. They are taken for
 gradients if the batch is grouped (nothing else groups it), or if the left-hand side is laid out
@@ -89,7 +94,7 @@ def recognise(lax: LaxConvolution) -> Recognised | str:
         if all(d == 1 for d in lax.rhs_dilation):
             return _filter_grad_of_transposed(lax)
         return "both sides are dilated and the batch is grouped"
-    if not dilated:
+    if not dilated and not _is_input_gradient(lax):
         return _conv(lax)
     if any(s != 1 for s in lax.window_strides):
         return "the left-hand side is dilated and the window strided"
@@ -158,6 +163,14 @@ def _is_filter_gradient(lax: LaxConvolution) -> bool:
     return lax.feature_group_count == 1 and lhs[1] < lhs[0] and larger
 
 
+def _is_input_gradient(lax: LaxConvolution) -> bool:
+    """Whether lax's transposition rule has left it of a convolution of stride 1."""
+    _, rhs, _ = lax.dimension_numbers
+    rank = len(rhs) - 2
+    as_gradient = tuple(rhs) == (rank, rank + 1, *range(rank))
+    return as_gradient and lax.feature_group_count == 1 and all(s == 1 for s in lax.window_strides)
+
+
 def _activations(axes: Sequence[int]) -> tuple[int, ...]:
     """Batch, spatial, features: ``[N, *S, C]`` as lax lays it out."""
     return (axes[0], *axes[2:], axes[1])
@@ -166,6 +179,14 @@ def _activations(axes: Sequence[int]) -> tuple[int, ...]:
 def _kernel(axes: Sequence[int]) -> tuple[int, ...]:
     """Spatial, in-features, out-features: ``[*K, C/G, F]`` as lax lays it out."""
     return (*axes[2:], axes[1], axes[0])
+
+
+def _adjoint(permutation: tuple[int, ...], groups: int) -> Layout:
+    """A kernel with its features transposed within each group, and reversed in space."""
+    if groups > 1:
+        return Layout(permutation, reverse=True, groups=groups)
+    *spatial, a, b = permutation
+    return Layout((*spatial, b, a), reverse=True)
 
 
 def _conv(lax: LaxConvolution) -> Recognised:
@@ -215,7 +236,7 @@ def _input_grad(lax: LaxConvolution) -> Recognised:
         Operator.INPUT_GRAD,
         spec,
         Layout(_activations(lhs)),
-        Layout(_kernel(rhs), reverse=True, groups=groups),
+        _adjoint(_kernel(rhs), groups),
         Layout(_activations(out)),
     )
 
@@ -248,7 +269,7 @@ def _filter_grad_of_transposed(lax: LaxConvolution) -> Recognised:
         strides=lax.lhs_dilation,
         lows=[s * (k - 1) - low for k, s, (low, _) in taps],
     )
-    result = Layout((*out[2:], out[0], out[1]), reverse=True, groups=lax.batch_group_count)
+    result = _adjoint((*out[2:], out[0], out[1]), lax.batch_group_count)
     return Recognised(Operator.FILTER_GRAD, spec, _summed(lhs), _summed(rhs), result, swapped=True)
 
 

@@ -1,6 +1,7 @@
 """Derivatives of every order and in every mode stay in the family, and are right."""
 
 import functools
+import math
 
 import chex
 import jax
@@ -10,6 +11,7 @@ import oracle
 import pytest
 from cases import operand, operands
 from family import assert_stays_in_the_family
+from jax.experimental import jet
 from jax.test_util import check_grads
 from oracle import Case
 
@@ -240,3 +242,32 @@ def test_zero_tangents_and_unused_operands():
     dk = jax.grad(lambda k: jnp.sum(conv(x, k)))(k)
     ones = np.ones(SMALL.shape("g"))
     oracle.assert_right(dk, "k", SMALL, x=x, g=ones)
+
+
+@by_function
+def test_taylor_mode(function):
+    """Along ``a(t), b(t)`` all derivatives in t at once are what nested jvps find one by one."""
+    case, order = CASES["grouped"], 3
+    call, roles = calls(case)[function]
+    primals, *terms = (
+        tuple(operand(case.shape(role), np.float64, 10 * ord(role) + j) for role in roles)
+        for j in range(order + 1)
+    )
+    cubed = lambda a, b: call(a, b) ** 3  # noqa: E731
+    series = [list(each) for each in zip(*terms, strict=True)]
+    value, derivatives = jet.jet(cubed, primals, series)
+
+    def along(t):
+        steps = [t**j / math.factorial(j) for j in range(1, order + 1)]
+        moved = (
+            primal + sum(step * term for step, term in zip(steps, each, strict=True))
+            for primal, each in zip(primals, series, strict=True)
+        )
+        return cubed(*moved)
+
+    chex.assert_trees_all_close(value, along(0.0), rtol=1e-12)
+    for found in derivatives:
+        along = functools.partial(lambda f, t: jax.jvp(f, (t,), (1.0,))[1], along)
+        wanted = along(0.0)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-9, atol=1e-9 * np.abs(wanted).max())
+    assert_stays_in_the_family(lambda *primals: jet.jet(cubed, primals, series), *primals)

@@ -121,6 +121,24 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+def test_an_input_gradient_takes_the_kernel_as_it_lies(strides):
+    """lax hands it over with the two feature axes exchanged; nobody is to transpose them back."""
+    conv = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=strides,
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    x, k = np.ones((2, 7, 9, 3)), np.ones((3, 2, 3, 5))
+    y = jax.eval_shape(conv, x, k)
+    (parameters,) = lax_of(jax.linear_transpose(lambda x: conv(x, k), x), np.ones(y.shape))
+    found = recognise(parameters)
+    assert isinstance(found, Recognised)
+    assert (found.operator, found.spec.kernel_shape) == (Operator.INPUT_GRAD, k.shape)
+    assert (found.rhs.permutation, found.rhs.groups) == ((0, 1, 2, 3), None)
+
+
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
 def test_what_is_no_member_says_why(changes):
     member = LaxConvolution(
