@@ -224,6 +224,21 @@ def integer(call: Call, name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def size(call: Call, name: str, value: Any) -> Any:
+    """An extent: an int of at least 0, or a symbolic dimension."""
+    return value if jax.export.is_symbolic_dim(value) else integer(call, name, value, least=0)
+
+
+def sizes(call: Call, name: str, value: Any, rank: int) -> Shape:
+    """One extent for each axis, or one for all."""
+    entries: Any = value
+    if jax.export.is_symbolic_dim(value):
+        return (entries,) * rank
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == rank:
+        return tuple(size(call, name, entry) for entry in entries)
+    return per_axis(call, name, value, rank, least=0)
+
+
 def per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Shape:
     if isinstance(value, str) or not (isinstance(value, Sequence) or np.ndim(value) == 1):
         return (integer(call, name, value, least),) * rank
@@ -308,7 +323,8 @@ def pointwise_kernel(call: Call, x_shape: Shape, kernel_shape: Shape, strides: A
     if len(kernel_shape) == 2:
         if not x_shape:
             raise call.refuse("x must have a feature axis, but it is a scalar")
-        given = strides if np.ndim(strides) == 1 else (strides,)
+        several = isinstance(strides, Sequence) or np.ndim(strides) == 1
+        given = strides if several else (strides,)
         if any(integer(call, "strides", entry) != 1 for entry in given):
             raise call.refuse(
                 f"strides need spatial axes: with strides {strides} write kernel as "
@@ -348,7 +364,7 @@ def causal_state_shape(
     dilation = per_axis(call, "dilation", dilation, 1)[0]
     features = kernel_shape[1] * group_count(call, groups, kernel_shape[2])
     length = max(kernel_shape[0] - 1, 0) * dilation
-    return integer(call, "batch_size", batch_size, least=0), length, features
+    return size(call, "batch_size", batch_size), length, features
 
 
 def causal_state(
@@ -358,10 +374,10 @@ def causal_state(
     causal_kernel(call, kernel_shape)
     if len(x_shape) != 3 or (known(x_shape[1]) and x_shape[1] < 1):
         raise call.refuse("x must be [N, L, C] with L at least 1")
-    if not known(x_shape[0]):
-        return
     wanted = causal_state_shape(call, kernel_shape, x_shape[0], dilation, groups)
-    if tuple(state_shape) != wanted:
+    if len(state_shape) != 3 or any(
+        known(got, size) and got != size for got, size in zip(state_shape, wanted, strict=True)
+    ):
         raise call.refuse(
             f"state must be [N, (K-1)*dilation, C] = {wanted}, but got {tuple(state_shape)}; make "
             f"it with causal_conv_init with the same kernel, dilation and groups"

@@ -50,7 +50,7 @@ class Choice:
 
 
 def check_name(implementation: str) -> None:
-    if implementation not in KERNELS:
+    if not isinstance(implementation, str) or implementation not in KERNELS:
         raise ValueError(
             f"implementation must be None or one of {', '.join(KERNELS)}, but got "
             f"{implementation!r}"

@@ -183,7 +183,10 @@ def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
     bank = sobel(x.dtype) if bank is None else bank
     responses = _apply("filters.edges", x, bank, 1, "REFLECT", dilation)
     responses = responses.reshape(*x.shape, np.shape(bank)[-1])
-    squared = jnp.sum(jnp.real(responses * responses.conj()), axis=-1)
+    # The squares of half precision leave its range where their root does not.
+    wide = responses.astype(jnp.float32) if responses.dtype.itemsize < 4 else responses
+    squared = jnp.sum(jnp.real(wide * wide.conj()), axis=-1)
     # The root has no derivative at 0: flat regions get the subgradient 0, not NaN.
     flat = squared == 0
-    return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, squared)))
+    root = jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, squared)))
+    return root.astype(jnp.real(responses).dtype)

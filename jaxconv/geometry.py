@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 
 from . import padding as paddings
 from .caching import cached_by_value
-from .checks import SPATIAL, Call, batched, group_count, known, per_axis, spatial_rank
+from .checks import SPATIAL, Call, batched, group_count, known, per_axis, sizes, spatial_rank
 from .padding import Border, PaddingError
 from .spec import ConvSpec, Shape, effective_extent, transposed_extent
 
@@ -116,7 +119,7 @@ def input_grad(
     """The geometry of ``conv_input_grad``: that of the convolution which ``g`` came from."""
     rank = spatial_rank(call, len(kernel_shape))
     shape = batched(call, "g", g_shape, rank)
-    spatial = per_axis(call, "input_spatial", input_spatial, rank, least=0)
+    spatial = sizes(call, "input_spatial", input_spatial, rank)
     count = group_count(call, groups, kernel_shape[-1])
     x_shape = (shape[0], *spatial, kernel_shape[-2] * count)
     spec, borders = _spec(call, x_shape, kernel_shape, strides, padding, dilation, groups)
@@ -129,10 +132,11 @@ def filter_grad(
     call: Call, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
 ) -> Geometry:
     """The geometry of ``conv_filter_grad``: that of the convolution which ``g`` came from."""
-    rank = len(kernel_spatial) if hasattr(kernel_spatial, "__len__") else 1
+    several = isinstance(kernel_spatial, Sequence) or np.ndim(kernel_spatial) == 1
+    rank = len(kernel_spatial) if several else 1
     if rank not in SPATIAL:
         raise call.refuse(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
-    extents = per_axis(call, "kernel_spatial", kernel_spatial, rank, least=0)
+    extents = sizes(call, "kernel_spatial", kernel_spatial, rank)
     x_batched = batched(call, "x", x_shape, rank)
     g_batched = batched(call, "g", g_shape, rank)
     if len(x_shape) != len(g_shape):

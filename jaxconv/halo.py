@@ -29,6 +29,8 @@ def extended(x, axis: int, name, shards: int, low: int, high: int, wrap: bool = 
         edge = lax.slice_in_dim(x, *((n - width, n) if hop > 0 else (0, width)), axis=axis)
         return _passed(edge, name, shards, hop, wrap)
 
+    if n == 0:
+        return x
     before = [beyond(hop, min(n, low - (hop - 1) * n)) for hop in range(-(-low // n), 0, -1)]
     after = [beyond(-hop, min(n, high - (hop - 1) * n)) for hop in range(1, -(-high // n) + 1)]
     own = lax.slice_in_dim(x, max(-low, 0), n + min(high, 0), axis=axis)

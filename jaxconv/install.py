@@ -17,7 +17,7 @@ from jax import lax
 from jax.interpreters import mlir
 
 from . import compat, dispatch, general, lowering
-from .recognise import Recognised
+from .recognise import Recognised, as_input_gradient
 from .walk import recognise_convolution
 
 # Entering a user context makes jitted functions trace again, so that the block sees the kernels and
@@ -102,6 +102,8 @@ def _lower(platform: str, original, ctx, lhs, rhs, **params):
     (result,) = ctx.avals_out
     lhs_type, rhs_type = ctx.avals_in
     found = recognise_convolution(lhs_type, rhs_type, params)
+    if isinstance(found, Recognised):
+        found = as_input_gradient(found)
     if isinstance(found, str) or _kernel(ctx, platform, found, result.dtype) == "lax":
         return original(ctx, lhs, rhs, **params)
     run = functools.partial(

@@ -55,14 +55,15 @@ def _compute(operator: Operator, platform, implementation, precision, plain, spe
     options = {} if choice.blocks is None else {"blocks": choice.blocks}
     # A caller's stricter promotion rules are about the caller's code; operands here may be mixed.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        a, b = (_promotable(operand, dtype) for operand in (a, b))
+        widest = max(a.dtype, b.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
+        a, b = (_promotable(operand, widest) for operand in (a, b))
         return compute(a, b, spec, precision=precision, dtype=dtype, **options)
 
 
-def _promotable(operand, dtype):
-    """An operand of 8 bits as the wider result's dtype, to which jax would not promote it."""
-    narrow = operand.dtype.itemsize == 1 < jnp.dtype(dtype).itemsize
-    return operand.astype(dtype) if narrow else operand
+def _promotable(operand, widest):
+    """An operand of 8 bits as the widest dtype beside it, to which jax would not promote it."""
+    narrow = operand.dtype.itemsize == 1 < widest.itemsize
+    return operand.astype(widest) if narrow else operand
 
 
 def _register() -> None:

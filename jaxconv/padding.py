@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import difflib
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .spec import Pairs, Shape, effective_extent
@@ -89,11 +89,14 @@ def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
         return (_name(padding),) * rank
     if _is_int(padding):
         return (_pair(padding),) * rank
-    if not isinstance(padding, Sequence) and not hasattr(padding, "__iter__"):
+    try:
+        entries = None if isinstance(padding, Mapping) else tuple(padding)
+    except TypeError:  # nothing to iterate over
+        entries = None
+    if entries is None:
         raise PaddingError(
             f"padding must be a name, an int or one entry an axis, but got {padding!r}"
         )
-    entries = tuple(padding)
     if len(entries) != rank:
         hint = ""
         if rank == 1 and len(entries) == 2 and all(map(_is_int, entries)):

@@ -27,7 +27,9 @@ def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, comput
     ``compute(spec, dtype, a, b)`` is the operator of a smaller spec, on one device; ``mesh`` has
     the sizes of the axes to cut over.
     """
-    together = not any(spec.groups % size for size in mesh.values())
+    # Groups with as many in- as out-features need no factor of their own: both are cut alike.
+    uneven = spec.group_in != spec.group_out
+    together = uneven and not any(spec.groups % size for size in mesh.values())
     settings = _settings(compat.no_mesh(platform))
 
     def whole(a, b):

@@ -10,13 +10,8 @@ spec's "output", the one whose stride is not the kernel's dilation:
 
     e = 1               conv         x = lhs, k = rhs, y = out              stride s, dilation d
     s = 1, e > 1        input_grad   g = lhs, k = rhs reversed, dx = out    stride e, dilation d
-    s = 1, as gradient  the same, with e = 1
     e = 1, as gradient  filter_grad  x = lhs, g = rhs, dk = out             stride d, dilation s
     d = 1, as gradient  filter_grad  g = lhs, x = rhs, dk = out reversed    stride e, dilation s
-
-Of stride 1, conv and input_grad are the same sum. It is taken for a gradient if the kernel lies in
-memory as ``[*K, F, C]``, as lax's own transposition rule leaves ``[*K, C, F]``: no kernel is then
-transposed only to be transposed back.
 
 The last two sum over what lax calls features of both sides: the spec's batch. They are taken for
 gradients if the batch is grouped (nothing else groups it), or if the left-hand side is laid out
@@ -94,7 +89,7 @@ def recognise(lax: LaxConvolution) -> Recognised | str:
         if all(d == 1 for d in lax.rhs_dilation):
             return _filter_grad_of_transposed(lax)
         return "both sides are dilated and the batch is grouped"
-    if not dilated and not _is_input_gradient(lax):
+    if not dilated:
         return _conv(lax)
     if any(s != 1 for s in lax.window_strides):
         return "the left-hand side is dilated and the window strided"
@@ -161,14 +156,6 @@ def _is_filter_gradient(lax: LaxConvolution) -> bool:
         return False
     larger = all(k >= o for k, o in zip(window, result, strict=True)) and window != result
     return lax.feature_group_count == 1 and lhs[1] < lhs[0] and larger
-
-
-def _is_input_gradient(lax: LaxConvolution) -> bool:
-    """Whether lax's transposition rule has left it of a convolution of stride 1."""
-    _, rhs, _ = lax.dimension_numbers
-    rank = len(rhs) - 2
-    as_gradient = tuple(rhs) == (rank, rank + 1, *range(rank))
-    return as_gradient and lax.feature_group_count == 1 and all(s == 1 for s in lax.window_strides)
 
 
 def _activations(axes: Sequence[int]) -> tuple[int, ...]:
@@ -239,6 +226,32 @@ def _input_grad(lax: LaxConvolution) -> Recognised:
         _adjoint(_kernel(rhs), groups),
         Layout(_activations(out)),
     )
+
+
+def as_input_gradient(found: Recognised) -> Recognised:
+    """A convolution of stride 1 as the input gradient that is the same sum, where the kernel lies
+    in memory as ``[*K, F, C]``: so lax's transposition rule leaves ``[*K, C, F]``, and no kernel is
+    transposed only to be transposed back. Anything else as it is.
+
+    Only for what is lowered at once: the gradient of the gradient reads other sizes.
+    """
+    spec, rank = found.spec, found.spec.rank
+    as_it_lies = tuple(range(rank + 2))
+    swapped = (*as_it_lies[:rank], rank + 1, rank)
+    plain = found.operator is Operator.CONV and spec.unstrided and spec.groups == 1
+    if not plain or found.rhs.permutation != swapped:
+        return found
+    reach = [extent - 1 for extent in spec.effective_kernel]
+    gradient = spec.replace(
+        in_features=spec.out_features,
+        out_features=spec.in_features,
+        input_spatial=spec.output_spatial,
+        padding=tuple(
+            (far - low, far - high) for far, (low, high) in zip(reach, spec.padding, strict=True)
+        ),
+    )
+    rhs = Layout(as_it_lies, reverse=True)
+    return Recognised(Operator.INPUT_GRAD, gradient, found.lhs, rhs, found.result)
 
 
 def _filter_grad(lax: LaxConvolution) -> Recognised:

@@ -547,8 +547,31 @@ def test_floats_of_8_bits(dtype, preferred):
     (found,) = jaxconv.explain(accelerate(fn), X, KERNEL).convs
     assert found.operator is jaxconv.Operator.CONV
     assert preferred or found.kernel == "lax"
-    for step in (fn, jax.grad(lambda *args: jnp.sum(jnp.sin(fn(*args))), (0, 1))):
+    energy = lambda fn: lambda *args: jnp.sum(jnp.sin(fn(*args)))  # noqa: E731
+    gradient = jax.grad(energy(fn), (0, 1))
+    for step in (fn, gradient):
         assert_close(jax.jit(accelerate(step))(X, KERNEL), jax.jit(step)(X, KERNEL))
+    # Where the family itself is differentiated, a wide cotangent meets narrow residuals.
+    outside = jax.grad(energy(accelerate(fn)), (0, 1))
+    assert_close(outside(X, KERNEL), gradient(X, KERNEL))
+
+
+def test_objects_that_are_flattened_to_new_arrays():
+    @jax.tree_util.register_pytree_node_class
+    class Pair:
+        def __init__(self, stacked):
+            self.stacked = stacked
+
+        def tree_flatten(self):
+            return (self.stacked[0], self.stacked[1]), None
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            return cls(children)
+
+    fn = lambda pair, x: conv(x, pair.stacked[0])  # noqa: E731
+    pair = Pair(jnp.stack([KERNEL, KERNEL]))
+    assert_close(accelerate(fn)(pair, X), conv(X, KERNEL))
 
 
 def test_arguments_that_cannot_be_compared_are_refused():

@@ -116,6 +116,33 @@ def test_every_function_takes_preferred_element_type(preferred):
     assert {y.dtype for y in calls} == {np.dtype(np.float32)}
 
 
+@pytest.mark.parametrize("implementation", [None, "lax", "dots"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_wide_results_of_every_operator(dtype, implementation):
+    """The cotangent is wider than the operand whose gradient it gives."""
+    case = BASIC[1]
+    options = {"preferred_element_type": jnp.float32, "implementation": implementation}
+    calls = {
+        "xk": lambda x, k: jaxconv.conv(x, k, **case.options(), **options),
+        "gk": lambda g, k: jaxconv.conv_input_grad(
+            g, k, case.input_spatial, **case.options(), **options
+        ),
+        "xg": lambda x, g: jaxconv.conv_filter_grad(
+            x, g, case.kernel_spatial, **case.options(), **options
+        ),
+    }
+    for roles, call in calls.items():
+        a, b = operands(case, dtype, roles)
+        (returned,) = {"x", "k", "g"} - set(roles)
+        cotangent = operands(case, np.float32, returned)[0]
+        gradients = jax.vjp(call, a, b)[1](jnp.asarray(cotangent))
+        for role, other, value, gradient in zip(roles, roles[::-1], (b, a), gradients, strict=True):
+            wanted = oracle.compute(role, case, **{other: value, returned: cotangent})
+            assert gradient.dtype == a.dtype
+            scale = 0.02 * np.abs(wanted).max()
+            np.testing.assert_allclose(oracle.exact(gradient), wanted, rtol=0.02, atol=scale)
+
+
 def test_preferred_element_type_differentiates_twice(x64):
     case = BASIC[1]
     x, k = operands(case, ml_dtypes.bfloat16, "xk")

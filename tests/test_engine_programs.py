@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import operand
+from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
@@ -105,3 +106,23 @@ def test_another_kernel_shows_in_the_program(groups):
             continue  # for depthwise alone
         with jaxconv.use_implementation(name):
             assert not calls(lambda x, k: jax.grad(loss_of(groups), 1)(x, k), X, k) & OPERATORS
+
+
+@pytest.mark.parametrize("extent", [1, 3])
+def test_installed_dense_gradients_transpose_no_kernel(extent):
+    """lax's rule reverses and transposes the kernel; the engine takes it as it lies."""
+    kernel, g = operand((extent, extent, 6, 5), np.float32, 1), operand((8, 9, 7, 5), np.float32, 2)
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def pull(kernel, g):
+        def conv(x):
+            return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+        return jax.linear_transpose(conv, X)(g)[0]
+
+    wanted = jax.jit(pull)(kernel, g)
+    with jaxconv.installed():
+        program = jax.jit(pull).lower(kernel, g).compile()
+    np.testing.assert_allclose(program(kernel, g), wanted, rtol=1e-5, atol=1e-4)
+    assert re.findall(r'custom_call_target="jaxconv_(\w+)"', program.as_text()) == ["input_grad"]
+    assert not re.findall(r"\s(transpose|reverse|convolution)\(", program.as_text())

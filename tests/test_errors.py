@@ -288,6 +288,7 @@ def test_a_bool_is_refused_also_after_the_int_it_equals():
         ([(1, 2, 3), 0], "(1, 2, 3)"),
         (1.0, "but got 1.0"),
         (None, "but got None"),
+        ({0: (1, 1), 1: (1, 1)}, "one entry an axis, but got {0: (1, 1), 1: (1, 1)}"),
     ],
     ids=str,
 )
@@ -323,6 +324,11 @@ def test_an_array_as_a_static_argument():
         return conv(X, K, strides=strides, **G3)
 
     refused(lambda: jax.jit(traced)(2), ValueError, "conv: strides must be a positive int")
+    padded = lambda padding: conv(X, K, padding=padding, **G3)  # noqa: E731
+    refused(lambda: jax.jit(padded)(2), ValueError, "conv: padding must be a name, an int or")
+    extent = np.array(3)
+    x, g = ones(2, 7, 6), ones(2, 7, 4)
+    assert jaxconv.conv_filter_grad(x, g, extent).shape == (3, 6, 4)
 
 
 def total(x):

@@ -99,6 +99,42 @@ def test_symbolic_extents_with_gradients(padding):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("padding", ["FULL", "VALID", "SAME", 2, [(2, 1)]])
+@pytest.mark.parametrize(("strides", "dilation", "groups"), [(1, 2, 1), (2, 1, 2), (3, 1, 1)])
+def test_transposed_of_symbolic_extents(padding, strides, dilation, groups):
+    """Also where the padding could leave nothing, which is assumed not to be."""
+    k = operand((3, 6 // groups, 4), np.float32)
+
+    def call(x):
+        options = {"strides": strides, "dilation": dilation, "groups": groups}
+        return jaxconv.conv_transpose(x, k, padding=padding, **options)
+
+    exported = round_trip(call, symbolic("b, n, 4"), platforms=PLATFORMS)
+    x = operand((2, 9, 4), np.float32)
+    np.testing.assert_allclose(exported.call(x), call(x), rtol=1e-5, atol=1e-5)
+
+
+def test_symbolic_sizes_as_arguments():
+    k = operand((3, 4, 6), np.float32)
+
+    def input_grad(x, g):
+        return jaxconv.conv_input_grad(g, k, x.shape[1:-1])
+
+    scope = export.SymbolicScope()
+    shapes = (export.symbolic_shape(text, scope=scope) for text in ("b, n, 4", "b, n, 6"))
+    structs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    exported = round_trip(input_grad, *structs)
+    x, g = operand((2, 7, 4), np.float32), operand((2, 7, 6), np.float32)
+    np.testing.assert_allclose(exported.call(x, g), input_grad(x, g), rtol=1e-5, atol=1e-5)
+
+    state = jax.eval_shape(lambda x: jaxconv.causal_conv_init(k, x.shape[0]), structs[0])
+    assert state.shape == (structs[0].shape[0], 2, 4)
+    found = jax.eval_shape(
+        lambda x, g: jaxconv.conv_filter_grad(x, g, x.shape[1], padding="SAME"), *structs
+    )
+    assert found.shape == (structs[0].shape[1], 4, 6)
+
+
 def functions() -> dict:
     """Each function of one symbolic input, and that input's fixed axes."""
     deep, point = operand((3, 1, 6), np.float32), operand((6, 4), np.float32)
@@ -150,4 +186,11 @@ def test_checks_that_symbols_decide_still_refuse():
             functools.partial(jaxconv.conv, **CASE.options()),
             symbolic("b, h, w, 7"),
             jax.ShapeDtypeStruct(CASE.shape("k"), np.float32),
+        )
+    with pytest.raises(ValueError, match=r"state must be .* = \(b, 2, 6\), but got \(b, 5, 6\)"):
+        jax.eval_shape(
+            lambda x: jaxconv.causal_conv_step(
+                jnp.zeros((x.shape[0], 5, 6)), x, np.ones((3, 6, 4), np.float32)
+            ),
+            symbolic("b, n, 6"),
         )

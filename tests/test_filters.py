@@ -148,6 +148,15 @@ def test_refusals_name_the_filter(function, dilation):
         getattr(filters, function)(x, bank, dilation=dilation)
 
 
+@pytest.mark.parametrize("height", [2000, 2e-4])
+def test_edges_of_half_precision(height):
+    """The squares leave its range, the magnitude does not."""
+    step = jnp.zeros((5, 5, 1), jnp.float16).at[:, 3:].set(height)
+    found = filters.edges(step)
+    assert found.dtype == jnp.float16
+    np.testing.assert_allclose(found[2, 2, 0], height / 2, rtol=1e-3)
+
+
 def test_edges_of_complex_images_are_magnitudes():
     x = np.random.default_rng(0).normal(size=(6, 7, 2)).astype(np.float32)
     found = filters.edges((x * (0.6 + 0.8j)).astype(np.complex64))

@@ -116,7 +116,7 @@ def test_an_empty_kernel_or_axis_resolves(name):
         ([("SAME", "SAME")], 1, "but got ('SAME', 'SAME')"),
         ([(True, False)], 1, "but got (True, False)"),
         (["SAME", "sum"], 2, "but got 'sum'"),
-        ({"low": 1}, 2, "one entry an axis, 2, but got 1"),
+        ({"low": 1}, 2, "one entry an axis, but got {'low': 1}"),
     ],
 )
 def test_refusals(padding, rank, sentence):

@@ -22,7 +22,13 @@ from jaxconv.spec import Operator
 
 __all__ = ["pytestmark"]
 
-KINDS = {"depthwise": (8, 8, 8), "multiplied": (4, 8, 4), "grouped": (8, 12, 4), "dense": (6, 4, 1)}
+KINDS = {
+    "depthwise": (8, 8, 8),
+    "multiplied": (4, 8, 4),
+    "grouped": (8, 12, 4),
+    "even groups": (8, 8, 4),
+    "dense": (6, 4, 1),
+}
 BATCH, HEIGHT, BOTH = P("b"), P(None, "b"), P(None, "b", "f")
 COLLECTIVES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
@@ -135,7 +141,7 @@ def test_two_shards(case, spec, dtype):
     assert set(collectives(program)) <= {"collective-permute", "all-reduce"}
 
 
-@pytest.mark.parametrize("kind", ["depthwise", "grouped"])
+@pytest.mark.parametrize("kind", ["depthwise", "grouped", "even groups"])
 def test_groups(kind):
     """Groups of features are convolutions apart."""
     case = case_of(kind)
@@ -145,6 +151,14 @@ def test_groups(kind):
     assert_all_right(case, arrays, results)
     assert collectives(program) == {}
     assert [result.sharding.spec for result in results] == [last] * 3
+
+
+def test_groups_that_divide_one_of_two_axes():
+    """The features are cut over eight devices, and there are four groups."""
+    case = Case(2, 16, 16, (6, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
+    last = P(None, None, None, ("b", "f"))
+    program, placed, arrays = compiled(case, (last, P(), P()), mesh=mesh_of((2, 4), ("b", "f")))
+    assert_all_right(case, arrays, program(*placed))
 
 
 def test_out_features_beside_the_batch():

@@ -11,7 +11,13 @@ from jax import lax
 
 import jaxconv
 from jaxconv import primitives
-from jaxconv.recognise import LaxConvolution, Recognised, lax_parameters, recognise
+from jaxconv.recognise import (
+    LaxConvolution,
+    Recognised,
+    as_input_gradient,
+    lax_parameters,
+    recognise,
+)
 from jaxconv.spec import Operator
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -127,7 +133,8 @@ def test_an_input_gradient_takes_the_kernel_as_it_lies(strides):
     conv = functools.partial(
         lax.conv_general_dilated,
         window_strides=strides,
-        padding="SAME",
+        padding=[(1, 0), (-1, 2)],
+        rhs_dilation=(1, 2),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     x, k = np.ones((2, 7, 9, 3)), np.ones((3, 2, 3, 5))
@@ -135,8 +142,18 @@ def test_an_input_gradient_takes_the_kernel_as_it_lies(strides):
     (parameters,) = lax_of(jax.linear_transpose(lambda x: conv(x, k), x), np.ones(y.shape))
     found = recognise(parameters)
     assert isinstance(found, Recognised)
+    found = as_input_gradient(found)
     assert (found.operator, found.spec.kernel_shape) == (Operator.INPUT_GRAD, k.shape)
+    assert (found.spec.input_shape, found.spec.output_shape) == (x.shape, y.shape)
     assert (found.rhs.permutation, found.rhs.groups) == ((0, 1, 2, 3), None)
+
+
+@by_rank
+def test_a_convolution_is_not_taken_for_an_input_gradient(case):
+    (parameters,) = lax_of(lax_conv(case), *operands(case, roles="xk"))
+    found = recognise(parameters)
+    assert isinstance(found, Recognised)
+    assert as_input_gradient(found) is found
 
 
 @pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)

@@ -18,12 +18,19 @@ LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
-    return _forward(spec, precision, spec.padding)(*promoted(x, kernel), dtype=dtype)
+    x, kernel = promoted(x, kernel)
+    # A wide cotangent beside a narrow residual: lax's result is never narrower than its operands.
+    wide = dtype and max(x.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
+    y = _forward(spec, precision, spec.padding)(x, kernel, dtype=wide)
+    return y.astype(dtype or y.dtype)
 
 
 def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     g, kernel = promoted(g, kernel)
-    forward = _forward(spec, precision, spec.input_grad_padding)
+    pairs = spec.input_grad_padding
+    if _symbolic(spec.input_spatial) and not any(_symbolic(p) or _mixed(p) for p in pairs):
+        return _dilated(g, kernel, spec, precision).astype(dtype or g.dtype)
+    forward = _forward(spec, precision, pairs)
     x = jax.ShapeDtypeStruct(spec.input_shape, g.dtype)
     transpose = jax.linear_transpose(lambda x: forward(x, kernel), x)
     return transpose(g)[0].astype(dtype or g.dtype)
@@ -35,6 +42,27 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     kernel = jax.ShapeDtypeStruct(spec.kernel_shape, x.dtype)
     transpose = jax.linear_transpose(lambda kernel: forward(x, kernel), kernel)
     return transpose(g)[0].astype(dtype or x.dtype)
+
+
+def _dilated(g, kernel, spec: ConvSpec, precision):
+    """What lax's rule makes of the transposition. The rule itself compares ``g``, of a symbolic
+    extent such as n, with the forward convolution's ``max(n, 0)``, and refuses."""
+    letters = LETTERS[spec.rank]
+    *extents, _, _ = kernel.shape
+    kernel = kernel.reshape(*extents, spec.group_in, spec.groups, spec.group_out)
+    kernel = jnp.moveaxis(kernel, -1, -3).swapaxes(-1, -2)  # [*K, F/G, G, C/G]
+    kernel = kernel.reshape(*extents, spec.group_out, spec.in_features)
+    return lax.conv_general_dilated(
+        g,
+        lax.rev(kernel, range(spec.rank)),
+        window_strides=(1,) * spec.rank,
+        padding=spec.input_grad_padding,
+        lhs_dilation=spec.strides,
+        rhs_dilation=spec.dilation,
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
+        feature_group_count=spec.groups,
+        precision=precision,
+    )
 
 
 def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
@@ -61,8 +89,8 @@ def _mixed(pair: tuple[int, int]) -> bool:
     return not _symbolic(pair) and low < 0 < high
 
 
-def _symbolic(pair: tuple[int, int]) -> bool:
-    return not all(isinstance(width, int) for width in pair)
+def _symbolic(sizes: tuple[int, ...]) -> bool:
+    return not all(isinstance(size, int) for size in sizes)
 
 
 def _convolve_fitted(x, kernel, *, spec: ConvSpec, precision, dtype=None):
