@@ -58,6 +58,8 @@ const char* depthwise_gather(const Call& call) {
   const int64_t target_channels = gradient ? g.channels : g.features;
   const bool whole_vectors = std::is_same_v<T, A> && g.features >= kLanes<A>;
   const bool direct_targets = whole_vectors && fold == 1;
+  const bool whole_lines = target_channels % kLanes<A> == 0 &&
+                           reinterpret_cast<uintptr_t>(call.result) % kVectorBytes == 0;
 
   struct Own {
     typename Walk::Member walk;
@@ -67,6 +69,8 @@ const char* depthwise_gather(const Call& call) {
   const bool pairs = h.stride == 1 && h.kernel > 1 && w.stride == 1 &&
                      DepthwiseTiles<A>::gather_pair(w.kernel, 1, 1) != nullptr;
   Walk walk(g, call.op, gradient ? 1 : multiplier, pairs);
+  const bool streams =
+      kStreams && direct_targets && whole_lines && walk.array_bytes() >= kStreamBytes;
   const int64_t lanes = walk.lanes();
   const WholeKernel<T> kernel(g, whole_vectors);
   const int64_t row_size = kernel.whole() ? w.kernel * kernel.step() : walk.most_row_taps() * lanes;
@@ -114,7 +118,7 @@ const char* depthwise_gather(const Call& call) {
       const int64_t target_step = p.step * target_channels;
       const int64_t lower = walk.row_step() * walk.row_length() * target_channels;
       GatherTile<A> t{sources, s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
-                      mine.targets, lanes, kWidestTile * lanes};
+                      mine.targets, lanes, kWidestTile * lanes, streams};
       if (kernel.whole()) {
         t.weights = whole_weights + p.tap_first * kernel.step() + s.feature;
         t.tap_step = p.tap_step * kernel.step();
@@ -139,6 +143,7 @@ const char* depthwise_gather(const Call& call) {
     walk.visit(units * piece / pieces, units * (piece + 1) / pieces,
                static_cast<const T*>(call.source), 0, g.features, row_size, mine.walk,
                stage_weights, compute);
+    if (streams) finish_streams();
   });
   return nullptr;
 }

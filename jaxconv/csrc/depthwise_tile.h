@@ -56,6 +56,7 @@ struct GatherTile {
   A* targets;
   int64_t target_step;
   int64_t lower;  // offset of the lower row's targets
+  bool streams;   // targets are written past the caches, in whole aligned vectors
 };
 
 // sums[row, u] += source(p, u) * g[p] over the P outputs. The sums hold a whole vector for each one
@@ -141,6 +142,23 @@ JAXCONV_INLINE void ask_for_pixels(const Ahead& ahead, const A* pixels, int64_t 
   });
 }
 
+// Of targets that are written past the caches nothing is read before.
+template <class A, int P>
+JAXCONV_INLINE void ask_for_targets(const GatherTile<A>& t, const A* targets) {
+  if (!t.streams) ask_for_pixels<A, P>(t.ahead, targets, t.target_step);
+}
+
+template <class A, int P>
+JAXCONV_INLINE void write_targets(const GatherTile<A>& t, A* targets,
+                                  const Vec<A, kLanes<A>> (&acc)[P]) {
+  constexpr int N = kLanes<A>;
+  if (kStreams && t.streams) {
+    unroll<P>([&](auto p) JAXCONV_LAMBDA { stream<A, N>(targets + p * t.target_step, acc[p]); });
+  } else {
+    unroll<P>([&](auto p) JAXCONV_LAMBDA { store<A, N>(targets + p * t.target_step, acc[p]); });
+  }
+}
+
 // Calls f(taps as a constant, first tap) over all taps of a row: in one go where K is their number,
 // otherwise (K = 0) by fours, a two and a one.
 template <int K, class F>
@@ -164,7 +182,7 @@ void gather_tile(const GatherTile<A>& t) {
   for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
     const int64_t at = t.sources.offset + feature;
     ask_for_sources<A, P, K, R>(t.ahead, t.sources, at);
-    ask_for_pixels<A, P>(t.ahead, t.targets + feature, t.target_step);
+    ask_for_targets<A, P>(t, t.targets + feature);
     Vec<A, N> acc[P] = {};
     for (int64_t r = 0; r < t.sources.rows; ++r) {
       const A* weights = t.weights + t.weight_row[0][r] + feature;
@@ -179,9 +197,7 @@ void gather_tile(const GatherTile<A>& t) {
             [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA { acc[p] += x * w[u]; });
       });
     }
-    unroll<P>([&](auto p) JAXCONV_LAMBDA {
-      store<A, N>(t.targets + p * t.target_step + feature, acc[p]);
-    });
+    write_targets<A, P>(t, t.targets + feature, acc);
   });
 }
 
@@ -194,8 +210,8 @@ void gather_pair_tile(const GatherTile<A>& t) {
   for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
     const int64_t at = t.sources.offset + feature;
     ask_for_sources<A, P, K, R>(t.ahead, t.sources, at);
-    ask_for_pixels<A, P>(t.ahead, t.targets + feature, t.target_step);
-    ask_for_pixels<A, P>(t.ahead, t.targets + t.lower + feature, t.target_step);
+    ask_for_targets<A, P>(t, t.targets + feature);
+    ask_for_targets<A, P>(t, t.targets + t.lower + feature);
     Vec<A, N> acc[2][P] = {};
     const auto add = [&](auto first, auto last, int64_t r) JAXCONV_LAMBDA {
       constexpr int kFirst = decltype(first)::value, kEnd = decltype(last)::value + 1;
@@ -218,11 +234,8 @@ void gather_pair_tile(const GatherTile<A>& t) {
         add(Index<0>{}, Index<1>{}, r);
       }
     }
-    unroll<2>([&](auto q) JAXCONV_LAMBDA {
-      unroll<P>([&](auto p) JAXCONV_LAMBDA {
-        store<A, N>(t.targets + q * t.lower + p * t.target_step + feature, acc[q][p]);
-      });
-    });
+    write_targets<A, P>(t, t.targets + feature, acc[0]);
+    write_targets<A, P>(t, t.targets + t.lower + feature, acc[1]);
   });
 }
 

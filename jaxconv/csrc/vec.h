@@ -237,6 +237,24 @@ JAXCONV_INLINE void store(T* p, Vec<A, N> v, int64_t n = N) {
   }
 }
 
+// Writes past the caches, without reading the line that is overwritten: where a vector is a whole
+// line, at an address that is a multiple of it. Other threads see it after finish_streams() alone.
+#if defined(__AVX512F__)
+constexpr bool kStreams = true;
+template <class A, int N>
+JAXCONV_INLINE void stream(A* p, Vec<A, N> v) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), bit_cast<__m512i>(v));
+}
+JAXCONV_INLINE void finish_streams() { _mm_sfence(); }
+#else
+constexpr bool kStreams = false;
+template <class A, int N>
+JAXCONV_INLINE void stream(A* p, Vec<A, N> v) {
+  store<A, N>(p, v);
+}
+JAXCONV_INLINE void finish_streams() {}
+#endif
+
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> broadcast(A value) {
   return value - Vec<A, N>{};  // x - 0 is x for every x; -0 + 0 is not
