@@ -2,20 +2,26 @@
 
     python benchmarks/scaling.py
 
-Depthwise and dense 3×3, every operator. A row's times an output lie within 1.5 of each other from
-1 MFLOP on; below that dispatch counts, and such sizes are shown but not compared. Exits with 1
-where a row's do not. A copy of as many bytes stands beside them, for what the caches and fresh
-pages alone cost.
+Depthwise and dense 3×3, every operator, as networks run them: one after the other in a program,
+each on the result of the one before, whose memory is that of the one before that. A row's times an
+output lie within 1.5 of each other from 1 MFLOP on; below that dispatch counts, and such sizes are
+shown but not compared. Exits with 1 where a row's do not. Calls of single convolutions stand beside
+them, which wait for Python and for fresh pages, and such calls of a copy of as many bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from jaxconv import primitives
 from jaxconv.spec import ConvSpec, Operator
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,6 +31,7 @@ from timing import interleaved, median_ms
 
 MOST = 1.5
 LEAST_FLOPS = 1e6
+LENGTH = 64  # convolutions in a program
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 EXTENTS = (14, 28, 56, 112, 224)
@@ -57,10 +64,19 @@ def main() -> None:
             for name, specs in sweeps(kind).items():
                 print(f"\n| {kind} {name} | {' | '.join(specs)} | spread |")
                 print(f"|{' --- |' * (len(specs) + 2)}")
-                row("copy", specs, {name: copy(spec) for name, spec in specs.items()}, args.seconds)
+                row(
+                    "copy, a call",
+                    specs,
+                    {n: copy(spec) for n, spec in specs.items()},
+                    args.seconds,
+                )
                 for operator in Operator:
-                    calls = {name: call(operator, spec) for name, spec in specs.items()}
-                    spread = row(operator.value, specs, calls, args.seconds)
+                    calls = {n: call(operator, spec) for n, spec in specs.items()}
+                    row(f"{operator.value}, a call", specs, calls, args.seconds)
+                for operator in Operator:
+                    programs = {n: program(operator, spec) for n, spec in specs.items()}
+                    name = "both" if operator is Operator.FILTER_GRAD else operator.value
+                    spread = row(name, specs, programs, args.seconds, LENGTH)
                     failed = failed or spread > MOST
     raise SystemExit(failed)
 
@@ -73,17 +89,45 @@ def call(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
     return peers.jaxconv(operator, spec, *peers.operands(operator, spec))[0]
 
 
-def row(name: str, specs: dict[str, ConvSpec], calls: dict, seconds: float) -> float:
-    """Prints a row, and returns how far its times lie apart."""
-    times = nanoseconds(specs, calls, seconds)
+def program(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
+    """``LENGTH`` times the operator on its own result.
+
+    A filter gradient's is no operand of its own: it is that of a convolution by the kernel, for
+    which the next convolution waits.
+    """
+    a, b = map(jax.device_put, peers.operands(operator, spec))
+    bind = functools.partial(primitives.bind, spec=spec, dtype=jnp.float32)
+
+    def chain(a, b):
+        for _ in range(LENGTH):
+            a = bind(operator, a, b)
+        return a
+
+    def steps(x, kernel):
+        for _ in range(LENGTH):
+            g = bind(Operator.CONV, x, kernel)
+            kernel += 0 * bind(Operator.FILTER_GRAD, x, g)
+        return kernel
+
+    if operator is Operator.FILTER_GRAD:
+        b = jnp.ones(spec.kernel_shape)
+    compiled = jax.jit(steps if operator is Operator.FILTER_GRAD else chain).lower(a, b).compile()
+    return lambda: jax.block_until_ready(compiled(a, b))
+
+
+def row(
+    name: str, specs: dict[str, ConvSpec], calls: dict, seconds: float, length: int = 1
+) -> float:
+    """Prints a row of calls of so many convolutions, and returns how far their times lie apart."""
+    times = {n: time / length for n, time in nanoseconds(specs, calls, seconds).items()}
     spread = spread_of(specs, times)
     cells = " | ".join(f"{time:.3g}" for time in times.values())
-    print(f"| {name} ns an output | {cells} | {spread:.2f} |", flush=True)
+    print(f"| {name}, ns an output | {cells} | {spread:.2f} |", flush=True)
     return spread
 
 
 def nanoseconds(specs: dict[str, ConvSpec], calls: dict, seconds: float) -> dict[str, float]:
-    """Median time of each size, an output of the forward convolution."""
+    """Median time of each call, an output of the forward convolution."""
     for warm in calls.values():
         warm()
     samples = interleaved(calls, seconds)

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 
 #if defined(__linux__)
@@ -54,23 +55,57 @@ int current_cpu() { return -1; }
 void leave_cpu(int) {}
 #endif
 
+// Neighbouring pieces that one thread is to compute: neighbours share sources, the rows of a
+// depthwise kernel's height, and what a thread wrote in one call it finds in its cache in the next.
+// Half of those left are taken at a time, by others from the back. Against pieces that all threads
+// claimed from one counter, 3x3 4x28x28x64 after another took 0.035 ms instead of 0.047.
+class Range {
+ public:
+  static constexpr int64_t kMost = int64_t{1} << 31;  // ordinals of 32 bits
+
+  void set(int64_t begin, int64_t end) { ends_.store(packed(begin, end)); }
+
+  int64_t take_front(int64_t* begin) { return take<true>(begin); }
+  int64_t take_back(int64_t* begin) { return take<false>(begin); }
+
+ private:
+  static uint64_t packed(int64_t begin, int64_t end) {
+    return static_cast<uint64_t>(begin) << 32 | static_cast<uint64_t>(end);
+  }
+
+  template <bool Front>
+  int64_t take(int64_t* taken) {
+    uint64_t ends = ends_.load(std::memory_order_relaxed), rest;
+    int64_t count;
+    do {
+      const int64_t begin = ends >> 32, end = ends & 0xffffffff;
+      count = (end - begin + 1) / 2;
+      if (count == 0) return 0;
+      *taken = Front ? begin : end - count;
+      rest = Front ? packed(begin + count, end) : packed(begin, end - count);
+    } while (!ends_.compare_exchange_weak(ends, rest, std::memory_order_relaxed));
+    return count;
+  }
+
+  std::atomic<uint64_t> ends_{0};
+};
+
 // Shared by the caller and its helpers, and freed by the last of them: a helper that the pool
 // starts late finds every piece claimed and touches nothing else.
 struct Job {
   Team::Body body;
   void* context;
-  int64_t pieces, threads;
+  int64_t first, pieces, threads;
   int cpu;  // the caller's, at first
-  std::atomic<int64_t> claimed{0}, finished{0}, members{1}, holders;
+  std::atomic<int64_t> finished{0}, members{1}, holders;
+  std::unique_ptr<Range[]> ranges;  // of each thread
   std::fenv_t rounding;  // XLA flushes subnormals; helpers must round as the caller does
   std::mutex mutex;
   std::condition_variable all_finished;
 
-  // Claims neighbouring pieces, ever fewer: neighbours share sources, the rows of a depthwise
-  // kernel's height, and pieces claimed one by one fetch those into the caches of two threads.
   void work(int64_t member) {
-    for (int64_t first, count; (count = claim(&first)) > 0;) {
-      for (int64_t i = 0; i < count; ++i) body(context, first + i, member);
+    for (int64_t begin, count; (count = claim(member, &begin)) > 0;) {
+      for (int64_t i = 0; i < count; ++i) body(context, first + begin + i, member);
       if (finished.fetch_add(count, std::memory_order_acq_rel) + count == pieces) {
         std::lock_guard<std::mutex> lock(mutex);
         all_finished.notify_one();
@@ -78,14 +113,12 @@ struct Job {
     }
   }
 
-  int64_t claim(int64_t* first) {
-    int64_t count;
-    *first = claimed.load(std::memory_order_relaxed);
-    do {
-      const int64_t left = pieces - *first;
-      if (left <= 0) return 0;
-      count = std::max<int64_t>(1, left / (2 * threads));
-    } while (!claimed.compare_exchange_weak(*first, *first + count, std::memory_order_relaxed));
+  // From the member's own range, or once that is empty from another's.
+  int64_t claim(int64_t member, int64_t* begin) {
+    int64_t count = ranges[member].take_front(begin);
+    for (int64_t i = 1; count == 0 && i < threads; ++i) {
+      count = ranges[(member + i) % threads].take_back(begin);
+    }
     return count;
   }
 
@@ -148,7 +181,7 @@ Perch Perch::all_[16];
 std::atomic<uint32_t> Perch::in_vain_{0};
 
 void finish(Job* job) {
-  if (job->claimed.load(std::memory_order_relaxed) < job->pieces) {
+  if (job->finished.load(std::memory_order_relaxed) < job->pieces) {
     std::fenv_t own;
     std::fegetenv(&own);
     std::fesetenv(&job->rounding);
@@ -168,18 +201,29 @@ void help_and_wait(void* data) {
 }  // namespace
 
 void Team::run(int64_t pieces, int64_t members, Body body, void* context) {
+  for (int64_t first = 0; first < pieces; first += Range::kMost) {
+    run_some(first, std::min(pieces - first, Range::kMost), members, body, context);
+  }
+}
+
+void Team::run_some(int64_t first, int64_t pieces, int64_t members, Body body, void* context) {
   const int64_t helpers = std::min({pieces, members, members_}) - 1;
   if (helpers <= 0) {
-    for (int64_t piece = 0; piece < pieces; ++piece) body(context, piece, 0);
+    for (int64_t piece = 0; piece < pieces; ++piece) body(context, first + piece, 0);
     return;
   }
   Job* job = new Job;
   job->body = body;
   job->context = context;
+  job->first = first;
   job->pieces = pieces;
   job->threads = helpers + 1;
   job->cpu = current_cpu();
   job->holders = helpers + 1;
+  job->ranges.reset(new Range[job->threads]);
+  for (int64_t i = 0; i < job->threads; ++i) {
+    job->ranges[i].set(pieces * i / job->threads, pieces * (i + 1) / job->threads);
+  }
   std::fegetenv(&job->rounding);
   for (int64_t i = 0; i < helpers; ++i) {
     if (!kept_) {

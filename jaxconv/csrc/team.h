@@ -2,8 +2,8 @@
 //
 // Pieces and what each computes depend on shapes alone, so results are the same bit for bit for any
 // number of threads. A call already runs on a thread of XLA's pool: waiting there for tasks that
-// only other pool threads can start would deadlock when all of them are callers. So pieces are
-// claimed from a counter, the caller claims too, and waits only for pieces already claimed.
+// only other pool threads can start would deadlock when all of them are callers. So every piece can
+// be claimed by any thread, the caller claims too, and waits only for pieces already claimed.
 
 #pragma once
 
@@ -32,6 +32,8 @@ class Team {
   virtual void start(void (*task)(void*), void* data) = 0;
 
  private:
+  void run_some(int64_t first, int64_t pieces, int64_t members, Body body, void* context);
+
   int64_t members_;
   bool kept_;
 };
