@@ -31,7 +31,7 @@ from timing import interleaved, median_ms
 
 MOST = 1.5
 LEAST_FLOPS = 1e6
-LENGTH = 64  # convolutions in a program
+LENGTH = 64  # convolutions, or pairs of one and its gradient, in a program
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 EXTENTS = (14, 28, 56, 112, 224)
@@ -64,19 +64,14 @@ def main() -> None:
             for name, specs in sweeps(kind).items():
                 print(f"\n| {kind} {name} | {' | '.join(specs)} | spread |")
                 print(f"|{' --- |' * (len(specs) + 2)}")
-                row(
-                    "copy, a call",
-                    specs,
-                    {n: copy(spec) for n, spec in specs.items()},
-                    args.seconds,
-                )
+                copies = {n: copy(spec) for n, spec in specs.items()}
+                row("copy, a call", specs, copies, args.seconds)
                 for operator in Operator:
                     calls = {n: call(operator, spec) for n, spec in specs.items()}
                     row(f"{operator.value}, a call", specs, calls, args.seconds)
-                for operator in Operator:
-                    programs = {n: program(operator, spec) for n, spec in specs.items()}
-                    name = "both" if operator is Operator.FILTER_GRAD else operator.value
-                    spread = row(name, specs, programs, args.seconds, LENGTH)
+                for label, program in PROGRAMS.items():
+                    programs = {n: program(spec) for n, spec in specs.items()}
+                    spread = row(label, specs, programs, args.seconds, LENGTH)
                     failed = failed or spread > MOST
     raise SystemExit(failed)
 
@@ -89,30 +84,42 @@ def call(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
     return peers.jaxconv(operator, spec, *peers.operands(operator, spec))[0]
 
 
-def program(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
-    """``LENGTH`` times the operator on its own result.
+def chain(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
+    """The operator on its own result."""
+    bind = functools.partial(primitives.bind, operator, spec=spec, dtype=jnp.float32)
 
-    A filter gradient's is no operand of its own: it is that of a convolution by the kernel, for
-    which the next convolution waits.
-    """
-    a, b = map(jax.device_put, peers.operands(operator, spec))
-    bind = functools.partial(primitives.bind, spec=spec, dtype=jnp.float32)
-
-    def chain(a, b):
+    def run(a, b):
         for _ in range(LENGTH):
-            a = bind(operator, a, b)
+            a = bind(a, b)
         return a
 
-    def steps(x, kernel):
+    return compiled(run, *peers.operands(operator, spec))
+
+
+def steps(spec: ConvSpec) -> Callable[[], object]:
+    """A convolution and its filter gradient, for whose sum with the kernel the next one waits."""
+    bind = functools.partial(primitives.bind, spec=spec, dtype=jnp.float32)
+
+    def run(x, kernel):
         for _ in range(LENGTH):
             g = bind(Operator.CONV, x, kernel)
             kernel += 0 * bind(Operator.FILTER_GRAD, x, g)
         return kernel
 
-    if operator is Operator.FILTER_GRAD:
-        b = jnp.ones(spec.kernel_shape)
-    compiled = jax.jit(steps if operator is Operator.FILTER_GRAD else chain).lower(a, b).compile()
-    return lambda: jax.block_until_ready(compiled(a, b))
+    return compiled(run, *peers.operands(Operator.CONV, spec))
+
+
+def compiled(run: Callable, a, b) -> Callable[[], object]:
+    a, b = jax.device_put((a, b))
+    program = jax.jit(run).lower(a, b).compile()
+    return lambda: jax.block_until_ready(program(a, b))
+
+
+PROGRAMS = {
+    "conv": functools.partial(chain, Operator.CONV),
+    "input_grad": functools.partial(chain, Operator.INPUT_GRAD),
+    "conv and filter_grad": steps,
+}
 
 
 def row(
