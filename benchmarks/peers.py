@@ -50,12 +50,14 @@ def jaxconv(
     return _jitted(fn, a, b)
 
 
-def torch(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> Peer:
+def torch(
+    operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray, device="cpu", dtype="float32"
+) -> Peer:
     """PyTorch's convolution on channels-last memory, and aten's own backward."""
     import torch as framework
 
     first, second = (
-        _to_torch(framework, array, role, spec.rank)
+        _to_torch(framework, array, role, spec.rank).to(device, getattr(framework, dtype))
         for array, role in zip((a, b), primitives.ROLES[operator], strict=True)
     )
     call = _torch_call(framework, operator, spec, first, second)
@@ -98,13 +100,13 @@ def _torch_call(framework, operator: Operator, spec: ConvSpec, first, second) ->
             padded(first), second, None, spec.strides, padding, spec.dilation, spec.groups
         )
     if operator is Operator.INPUT_GRAD:
-        x = _to_torch(framework, np.zeros(spec.input_shape, np.float32), "x", spec.rank)
+        x = _to_torch(framework, np.zeros(spec.input_shape, np.float32), "x", spec.rank).to(first)
         crop = [slice(None), slice(None)]
         if not symmetric:
             extents = zip(spec.padding, spec.input_spatial, strict=True)
             crop += [slice(low, low + n) for (low, _), n in extents]
         return lambda: backward(first, x, second, [True, False, False])[0][tuple(crop)]
-    kernel = _to_torch(framework, np.zeros(spec.kernel_shape, np.float32), "k", spec.rank)
+    kernel = _to_torch(framework, np.zeros(spec.kernel_shape, np.float32), "k", spec.rank).to(first)
     return lambda: backward(second, first, kernel, [False, True, False])[1]
 
 
@@ -118,7 +120,7 @@ def _to_torch(framework, array: np.ndarray, role: str, rank: int):
 
 
 def _from_torch(tensor, role: str) -> np.ndarray:
-    array = tensor.numpy()
+    array = tensor.float().cpu().numpy()
     spatial = range(2, array.ndim)
     return array.transpose((*spatial, 1, 0) if role == "k" else (0, *spatial, 1))
 

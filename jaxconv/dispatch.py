@@ -222,11 +222,10 @@ def _tpu(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
 
 
 def _cuda(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
-    """From programs compiled for H100 and A100 by ``benchmarks/static_gpu.py``, not from times."""
+    """Depthwise by times on an H200, ``benchmarks/gpu.py``; 1x1 by compiled programs alone."""
     if spec.depthwise and spec.in_features > 1:
-        # No temporaries but partial sums of filter gradients, 10 MB over the depthwise workloads in
-        # float32; lax's cuDNN calls have 56 MB on H100 and 163 MB on A100, strided ones most.
-        return "pallas", "depthwise: nothing is padded or copied, as it is for cuDNN"
+        # lax, with cuDNN: 1.2 to 360, 6 in the mean; no row of either dtype under 1.17.
+        return "pallas", "depthwise: cuDNN is slower, and pads and copies"
     whole = spec.pointwise and spec.unstrided and spec.groups == 1
     if whole and operator is not Operator.FILTER_GRAD:
         # 8x28x28 256>512: one matrix product; lax: cuDNN's convolution and a transposed kernel.

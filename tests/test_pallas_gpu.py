@@ -2,9 +2,14 @@
 
     JAXCONV_PALLAS_SPECS=70 pytest tests/test_pallas_gpu.py -k random_specs
 
-tries that many random specs a rank; a few are tried by default.
+tries that many random specs a rank; a few are tried by default. Where there is a GPU,
+
+    JAX_PLATFORMS=cuda,cpu pytest tests/test_pallas_gpu.py
+
+runs them on it instead.
 """
 
+import contextlib
 import functools
 import os
 
@@ -27,8 +32,12 @@ from jaxconv.spec import Operator
 from jaxconv.workloads import DEPTHWISE
 
 # Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
-pytestmark = pytest.mark.lenient
+pytestmark = [
+    pytest.mark.lenient,
+    pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning"),
+]
 
+ON_GPU = jax.default_backend() == "gpu"
 QUICK = {"xla_backend_optimization_level": 0}  # of the machine code; halves the time to compile
 SPECS = int(os.environ.get("JAXCONV_PALLAS_SPECS", "4"))
 NARROW = {name: DTYPES[name] for name in ("float16", "bfloat16", "float32")}
@@ -47,11 +56,17 @@ CASES = {
 }
 
 
+def here() -> contextlib.AbstractContextManager[None]:
+    """Makes kernels run on this machine, whatever it has."""
+    return contextlib.nullcontext() if ON_GPU else pallas_gpu.target(interpret=True)
+
+
 def compute(operator: Operator, case: Case, values: dict, dtype, **options):
-    """The kernel itself, interpreted."""
+    """The kernel itself."""
     call = functools.partial(getattr(pallas_gpu, operator.value), spec=as_spec(case), dtype=dtype)
-    with pallas_gpu.target(interpret=True):
-        jitted = jax.jit(functools.partial(call, **options), compiler_options=QUICK)
+    with here():
+        quick = {} if ON_GPU else QUICK
+        jitted = jax.jit(functools.partial(call, **options), compiler_options=quick)
         return jitted(*[values[role] for role in OPERANDS[operator]])
 
 
@@ -162,10 +177,10 @@ def test_phases(strides):
 
 
 @pytest.fixture
-def interpreted(monkeypatch):
-    """The family on the CPU, served by the interpreted kernels."""
+def served(monkeypatch):
+    """The family, served by these kernels."""
     monkeypatch.setitem(dispatch.KERNELS["pallas"], "cpu", pallas_gpu)
-    with pallas_gpu.target(interpret=True), jaxconv.use_implementation("pallas"):
+    with here(), jaxconv.use_implementation("pallas"):
         yield
 
 
@@ -176,7 +191,7 @@ def conv(x, k):
     return jaxconv.conv(x, k, **FAMILY.options())
 
 
-def test_gradients_of_the_family(interpreted):
+def test_gradients_of_the_family(served):
     x, k, g = operands(FAMILY)
     fn = functools.partial(gradients, conv)
     program = jax.jit(fn).lower(x, k, g)
@@ -184,7 +199,7 @@ def test_gradients_of_the_family(interpreted):
     assert_all_right(FAMILY, (x, k, g), program.compile()(x, k, g))
 
 
-def test_second_order(interpreted):
+def test_second_order(served):
     x, k, _ = operands(FAMILY)
     directions = operands(FAMILY.replace(batch=2))
 
@@ -196,13 +211,13 @@ def test_second_order(interpreted):
         return jax.jvp(jax.grad(energy, (0, 1)), (x, k), tangents)[1]
 
     got = jax.jit(curvature)(x, k)
-    with jaxconv.use_implementation("lax"):
+    with jaxconv.use_implementation("lax"), jax.default_matmul_precision("highest"):
         wanted = jax.jit(curvature)(x, k)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_vmap_of_gradients(interpreted):
+def test_vmap_of_gradients(served):
     x, k, g = (np.stack([a, 2 * a, a[::-1]]) for a in operands(FAMILY))
     got = jax.jit(jax.vmap(functools.partial(gradients, conv)))(x, k, g)
     for at in range(3):
@@ -302,3 +317,25 @@ def test_blocks_are_pure_and_hashable():
             assert hash(blocks) == hash(pallas_gpu.blocks(*case))
             assert pallas_gpu.candidates(*case)[0] == blocks
             assert all(n > 0 and n & (n - 1) == 0 for n in (blocks.strips, blocks.features))
+
+
+@by_operator
+def test_a_thread_holds_few_bytes_of_a_tile(operator):
+    """More would have ptxas wait for some loads before it issues others."""
+    for workload in DEPTHWISE:
+        for dtype in map(np.dtype, (np.float32, NARROW["bfloat16"])):
+            cut = gpu_plan.blocks(operator, workload.spec, dtype, "")
+            tile = cut.strips * cut.features * dtype.itemsize
+            assert tile == gpu_plan.VECTOR[operator] * gpu_plan.WARP * cut.warps
+
+
+def test_small_images_get_shorter_strips():
+    """So that every multiprocessor has a program, as far as that goes."""
+    spec = as_spec(Case(1, 64, 64, (14, 14), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 64))
+    large = spec.replace(batch=64)
+    columns = {}
+    for each in (spec, large):
+        cut = gpu_plan.blocks(Operator.CONV, each, np.float32, "NVIDIA H100 80GB HBM3")
+        columns[each] = cut.columns
+    assert columns[spec] < columns[large]
+    assert np.prod(gpu_plan.grid(Operator.CONV, large, cut)) >= gpu_plan.MULTIPROCESSORS["H100"]

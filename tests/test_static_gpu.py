@@ -42,8 +42,9 @@ def test_without_libtpu_a_sentence_says_how_to_install_it():
     assert_says_how_to_install("static_tpu.py", "`pip install libtpu`")
 
 
-def test_without_a_device_a_sentence_says_so():
-    done = run("run.py", "--platform", "cuda")
+@pytest.mark.parametrize("program", ["run.py --platform cuda", "gpu.py"])
+def test_without_a_device_a_sentence_says_so(program):
+    done = run(program)
     if "there is nothing to time" not in done.stdout:
         pytest.skip("there is a GPU")
     assert done.returncode == 0

@@ -27,13 +27,17 @@ from ..spec import ConvSpec, Operator
 ELEMENTS = 2**31 - 1
 GRID = 65535
 
-# The most bytes that one thread loads at once, and the threads of a program.
-VECTOR = 16
+# The bytes of a tile that one thread holds. ptxas spares registers to fit as many threads as there
+# may be, and then waits for every few loads: only of tiles of one register does it issue all loads
+# of a step before the first product. 3x3 s2 8x28x28x256 takes an H200 5.9 us with 16 bytes, 2.8
+# with 4. A program of a filter gradient has an epilogue, which 8 bytes make shorter.
+VECTOR = {Operator.CONV: 4, Operator.INPUT_GRAD: 4, Operator.FILTER_GRAD: 8}
+
+# The threads of a program.
 WARPS = 4
 WARP = 32
 
-# Tiles that a program holds at once: sums and weights, or sums and cotangents.
-TILES = 11
+# Taps and outputs of the last axis that a program computes at once, and sums of a filter gradient.
 MOST_TAPS = 7
 MOST_SUMS = 9
 MOST_COLUMNS = 8
@@ -148,6 +152,17 @@ def refusal(operator: Operator, spec: ConvSpec) -> str | None:
     return None
 
 
+def grid(operator: Operator, spec: ConvSpec, cut: Blocks) -> tuple[int, int, int]:
+    """The programs: of strips or chunks, of features, of phases or taps."""
+    axes = walks(operator, spec)
+    features = -(-spec.result_shape(operator)[-1] // cut.features)
+    if operator is Operator.FILTER_GRAD:
+        taps = axes[-1].taps
+        return cut.chunks, features, spec.taps // taps // cut.rows * -(-taps // cut.taps)
+    strips = -(-math.prod(strip_extents(spec, axes, cut)) // cut.strips)
+    return strips, features, math.prod(walk.phases for walk in axes)
+
+
 def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str) -> Blocks:
     """The blocks that run where no measurement says better; ``generation`` is a device's kind."""
     last = walks(operator, spec)[-1]
@@ -155,11 +170,15 @@ def blocks(operator: Operator, spec: ConvSpec, dtype, generation: str) -> Blocks
         outer = spec.taps // last.taps
         taps = -(-last.taps // -(-last.taps // MOST_SUMS))
         rows = max(n for n in range(1, outer + 1) if outer % n == 0 and n * taps <= MOST_SUMS)
-    else:
-        rows, taps = 1, min(last.reached, MOST_TAPS)
-    columns = _columns(operator, last, taps, max(TILES - rows * taps, 2))
-    cut = Blocks(0, columns, 0, taps, WARPS, rows)
-    return _fitted(operator, spec, dtype, generation, cut)
+        columns = _columns(operator, last, taps, MOST_COLUMNS)
+        return _fitted(operator, spec, dtype, generation, Blocks(0, columns, 0, taps, WARPS, rows))
+    taps = min(last.reached, MOST_TAPS)
+    for most in (MOST_COLUMNS, 4, 2, 1):
+        columns = _columns(operator, last, taps, most)
+        cut = _fitted(operator, spec, dtype, generation, Blocks(0, columns, 0, taps, WARPS))
+        if math.prod(grid(operator, spec, cut)) >= _multiprocessors(generation):
+            break
+    return cut
 
 
 def _columns(operator: Operator, last: Walk, taps: int, most: int) -> int:
@@ -173,39 +192,42 @@ def _columns(operator: Operator, last: Walk, taps: int, most: int) -> int:
         beyond = 1.3 if last.outputs % columns else 1.0
         return strips * (len(reads(last, columns, taps)) + columns) * beyond
 
-    return min(range(1, min(most, MOST_COLUMNS, last.outputs) + 1), key=loads)
+    return min(range(1, min(most, last.outputs) + 1), key=loads)
 
 
-def _fitted(operator: Operator, spec: ConvSpec, dtype, generation: str, cut: Blocks) -> Blocks:
-    """The tile for ``cut``: a vector a thread, on features that leave the fewest threads idle."""
-    vector = VECTOR // jnp.dtype(dtype).itemsize
+def _fitted(
+    operator: Operator, spec: ConvSpec, dtype, generation: str, cut: Blocks, held: int | None = None
+) -> Blocks:
+    """The tile for ``cut``: ``held`` bytes a thread, on features that leave fewest threads idle."""
+    vector = (held or VECTOR[operator]) // jnp.dtype(dtype).itemsize
     total = spec.result_shape(operator)[-1]
     # Rows of 8 features are not whole sectors of memory: each row costs as much as 8 more.
-    features = min([2**i for i in range(8)], key=lambda n: -(-total // n) * (n + 8))
+    extents = [2**i for i in range(8) if 2**i <= WARP * cut.warps * vector]
+    features = min(extents, key=lambda n: -(-total // n) * (n + 8))
     strips = math.prod(strip_extents(spec, walks(operator, spec), cut))
     most = 2 ** (strips - 1).bit_length()
-    tile = max(WARP * cut.warps * vector // features, 1)
+    tile = WARP * cut.warps * vector // features
     if most < tile:
         tile, warps = most, max(most * features // (WARP * vector), 1)
         cut = cut._replace(warps=warps)
     cut = cut._replace(strips=tile, features=features)
     if operator is not Operator.FILTER_GRAD:
         return cut
-    return cut._replace(chunks=_chunks(spec, generation, cut, strips))
+    return cut._replace(chunks=_chunks(spec, generation, cut, -(-strips // tile)))
 
 
-def _chunks(spec: ConvSpec, generation: str, cut: Blocks, strips: int) -> int:
+def _chunks(spec: ConvSpec, generation: str, cut: Blocks, turns: int) -> int:
     """Enough programs to fill the device, while their partial sums stay small."""
-    last = spec.kernel_spatial[-1]
-    tap_blocks = spec.taps // last // cut.rows * -(-last // cut.taps)
-    feature_blocks = -(-spec.out_features // cut.features)
-    multiprocessors = next(n for kind, n in MULTIPROCESSORS.items() if kind in generation)
-    wanted = -(-multiprocessors * PROGRAMS // (tap_blocks * feature_blocks))
+    beside = math.prod(grid(Operator.FILTER_GRAD, spec, cut._replace(chunks=1)))
+    wanted = -(-_multiprocessors(generation) * PROGRAMS // beside)
     operands = math.prod(spec.input_shape) + math.prod(spec.output_shape)
     small = operands // PARTIAL_SHARE // spec.parameters
-    turns = -(-strips // cut.strips)
     share = -(-turns // max(min(wanted, small, turns), 1))
     return -(-turns // share)
+
+
+def _multiprocessors(generation: str) -> int:
+    return next(n for kind, n in MULTIPROCESSORS.items() if kind in generation)
 
 
 def candidates(operator: Operator, spec: ConvSpec, dtype, generation: str) -> tuple[Blocks, ...]:
@@ -213,8 +235,10 @@ def candidates(operator: Operator, spec: ConvSpec, dtype, generation: str) -> tu
     usual = blocks(operator, spec, dtype, generation)
     outputs = walks(operator, spec)[-1].outputs
     others = [
-        _fitted(operator, spec, dtype, generation, usual._replace(columns=columns, warps=warps))
-        for columns, warps in itertools.product((1, 2, 4, 8), (1, 2, 4, 8))
+        _fitted(
+            operator, spec, dtype, generation, usual._replace(columns=columns, warps=warps), held
+        )
+        for columns, warps, held in itertools.product((2, 4, 8), (1, 2, 8), (4, 8))
         if columns <= outputs
     ]
     return tuple(dict.fromkeys([usual, *others]))
