@@ -5,8 +5,9 @@
 Depthwise and dense 3×3, every operator, as networks run them: one after the other in a program,
 each on the result of the one before, whose memory is that of the one before that. A row's times an
 output lie within 1.5 of each other from 1 MFLOP on; below that dispatch counts, and such sizes are
-shown but not compared. Exits with 1 where a row's do not. Calls of single convolutions stand beside
-them, which wait for Python and for fresh pages, and such calls of a copy of as many bytes.
+shown but not compared. Exits with 1 where a row's do not. Copies in a row stand beside them, which
+grow with the level of memory that holds their arrays, and calls of single copies and convolutions,
+which wait for Python and for fresh pages.
 """
 
 from __future__ import annotations
@@ -69,6 +70,13 @@ def main() -> None:
                 for operator in Operator:
                     calls = {n: call(operator, spec) for n, spec in specs.items()}
                     row(f"{operator.value}, a call", specs, calls, args.seconds)
+                row(
+                    "copy",
+                    specs,
+                    {n: copies_of(spec) for n, spec in specs.items()},
+                    args.seconds,
+                    LENGTH,
+                )
                 for label, program in PROGRAMS.items():
                     programs = {n: program(spec) for n, spec in specs.items()}
                     spread = row(label, specs, programs, args.seconds, LENGTH)
@@ -78,6 +86,22 @@ def main() -> None:
 
 def copy(spec: ConvSpec) -> Callable[[], object]:
     return roofline.copy_of(roofline.footprint(Operator.CONV, spec))
+
+
+def copies_of(spec: ConvSpec) -> Callable[[], object]:
+    """Passes from one array of the row's size into another, and back."""
+    x = jnp.ones(spec.output_shape, jnp.float32)
+
+    def there_and_back(_, x):
+        # XLA computes the first in a loop of its own, and the way back is a copy.
+        there = jax.lax.optimization_barrier(x[::-1] + 1)
+        return there[::-1]
+
+    def run(x):
+        return jax.lax.fori_loop(0, LENGTH // 2, there_and_back, x)
+
+    program = jax.jit(run).lower(x).compile()
+    return lambda: jax.block_until_ready(program(x))
 
 
 def call(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
