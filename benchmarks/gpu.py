@@ -39,7 +39,8 @@ from jaxconv.workloads import DEPTHWISE
 
 sys.path.insert(0, str(Path(__file__).parent))
 import peers
-from run import line, number
+import roofline
+from run import line, machine, mean, number
 from timing import geometric_mean
 
 # Operands and results of all calls of a turn, together: more than any level-2 cache holds.
@@ -49,6 +50,8 @@ TURNS = 3
 
 # Seconds without work by which the turns are told apart in what the profiler recorded.
 PAUSE = 1e-2
+
+COPIED_BYTES = 2**31
 
 # Shares of the largest entry by which peers may differ: matrix units and results round to 8 bits.
 ROUNDING = 2**-6
@@ -80,7 +83,7 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:  # compilers take a second or more each
         programs = list(pool.map(lambda case: compiled(*case[1:]), cases))
     rows = [measure(*case, program, rate) for case, program in zip(cases, programs, strict=True)]
-    report = {"machine": machine(), "bytes_per_second": rate, "rows": rows}
+    report = {"machine": machine() | cudnn(), "bytes_per_second": rate, "rows": rows}
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))
     print(markdown(report))
@@ -104,7 +107,7 @@ def compiled(operator: Operator, spec: ConvSpec, dtype) -> dict[str, Callable]:
 def measure(name: str, operator: Operator, spec: ConvSpec, dtype, compiled, rate) -> dict[str, Any]:
     """One row: every peer, checked, then timed."""
     a, b = (jnp.asarray(array).astype(dtype) for array in peers.operands(operator, spec))
-    size = footprint(operator, spec, dtype)
+    size = roofline.footprint(operator, spec, dtype.itemsize)
     pairs = [(jnp.copy(a), jnp.copy(b)) for _ in range(calls(size))]
     wanted = np.asarray(compiled.pop(EXACT)(a, b))
     turns = {peer: functools.partial(in_jax, program, pairs) for peer, program in compiled.items()}
@@ -134,12 +137,6 @@ def measure(name: str, operator: Operator, spec: ConvSpec, dtype, compiled, rate
         "of_bandwidth": size / rate / times["jaxconv"],
         "samples": samples,
     }
-
-
-def footprint(operator: Operator, spec: ConvSpec, dtype) -> int:
-    """Bytes of both operands and the result, each counted once."""
-    shapes = (*spec.operand_shapes(operator), spec.result_shape(operator))
-    return dtype.itemsize * sum(map(math.prod, shapes))
 
 
 def calls(size: int) -> int:
@@ -232,22 +229,14 @@ def by_pauses(kernels: list[Kernel]) -> Iterable[list[Kernel]]:
 
 def copy_rate() -> float:
     """Bytes a second that a large elementwise pass reads and writes."""
-    x = jnp.ones(2**28, jnp.float32)
-    program = jax.jit(lambda x: x + 1).lower(x).compile()
-
-    def turn():
-        return jax.block_until_ready(program(x))
-
+    turn = roofline.copy_of(COPIED_BYTES)
     turn()
-    return 2 * x.nbytes / min(device_seconds([turn] * TURNS))
+    return COPIED_BYTES / min(device_seconds([turn] * TURNS))
 
 
-def machine() -> dict[str, str]:
-    versions = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-    if "torch" in sys.modules:
-        torch = sys.modules["torch"]
-        versions |= {"torch": torch.__version__, "cudnn": str(torch.backends.cudnn.version())}
-    return versions
+def cudnn() -> dict[str, str]:
+    torch = sys.modules.get("torch")
+    return {} if torch is None else {"cudnn": str(torch.backends.cudnn.version())}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -280,7 +269,7 @@ def summary(rows, others: list[str]) -> list[str]:
                 for name in others
             ]
             shares = [row["of_bandwidth"] for row in group]
-            cells = [f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" for ratios in columns]
+            cells = [mean(ratios) for ratios in columns]
             cells.append(f"{geometric_mean(shares):.0%} ({min(shares):.0%})")
             lines.append(line([operator, dtype, *cells]))
     return lines

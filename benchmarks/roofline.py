@@ -30,10 +30,10 @@ REPEATS = 10
 MATRIX = 2048
 
 
-def footprint(operator: Operator, spec: ConvSpec) -> int:
-    """Bytes of both operands and the result in float32, each counted once."""
+def footprint(operator: Operator, spec: ConvSpec, itemsize: int = 4) -> int:
+    """Bytes of both operands and the result, each counted once; in float32 by default."""
     shapes = (*spec.operand_shapes(operator), spec.result_shape(operator))
-    return 4 * sum(map(math.prod, shapes))
+    return itemsize * sum(map(math.prod, shapes))
 
 
 def copy_of(footprint: int) -> Callable[[], jax.Array]:

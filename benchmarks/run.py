@@ -187,13 +187,13 @@ def _summary(rows, others) -> list[str]:
         for operator in dict.fromkeys(row["operator"] for row in rows):
             group = [r for r in rows if (r["kind"], r["operator"]) == (kind, operator)]
             ratios = [[_ratio(row["milliseconds"], name) for row in group] for name in others]
-            cells = [_mean([ratio for ratio in values if ratio]) for values in ratios]
-            cells.append(_mean([row["of_roofline"] for row in group]))
+            cells = [mean([ratio for ratio in values if ratio]) for values in ratios]
+            cells.append(mean([row["of_roofline"] for row in group]))
             lines.append(line([kind, operator, str(len(group)), *cells]))
     return lines
 
 
-def _mean(ratios: list[float]) -> str:
+def mean(ratios: list[float]) -> str:
     return f"{geometric_mean(ratios):.2f} ({min(ratios):.2f})" if ratios else ""
 
 

@@ -100,8 +100,7 @@ def copies_of(spec: ConvSpec) -> Callable[[], object]:
     def run(x):
         return jax.lax.fori_loop(0, LENGTH // 2, there_and_back, x)
 
-    program = jax.jit(run).lower(x).compile()
-    return lambda: jax.block_until_ready(program(x))
+    return compiled(run, x)
 
 
 def call(operator: Operator, spec: ConvSpec) -> Callable[[], object]:
@@ -133,10 +132,10 @@ def steps(spec: ConvSpec) -> Callable[[], object]:
     return compiled(run, *peers.operands(Operator.CONV, spec))
 
 
-def compiled(run: Callable, a, b) -> Callable[[], object]:
-    a, b = jax.device_put((a, b))
-    program = jax.jit(run).lower(a, b).compile()
-    return lambda: jax.block_until_ready(program(a, b))
+def compiled(run: Callable, *operands) -> Callable[[], object]:
+    operands = jax.device_put(operands)
+    program = jax.jit(run).lower(*operands).compile()
+    return lambda: jax.block_until_ready(program(*operands))
 
 
 PROGRAMS = {

@@ -4,7 +4,7 @@
 
 tries that many random specs a rank; a few are tried by default. Where there is a GPU,
 
-    JAX_PLATFORMS=cuda,cpu pytest tests/test_pallas_gpu.py
+    JAX_PLATFORMS=cuda,cpu pytest tests/test_pallas_gpu.py -k "not several_devices"
 
 runs them on it instead.
 """
