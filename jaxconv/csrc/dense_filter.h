@@ -152,7 +152,7 @@ class DenseFilter {
     parts_ = clamp(kSumsBytes / (blocks() * sums_bytes()), 1, parts_);
     const int64_t pixel_bytes =
         (channel_span() + panel_step_ * width_) * static_cast<int64_t>(sizeof(A));
-    pixel_block_ = clamp(kPixelBytes / pixel_bytes, 32, 96);  // a panel of them stays in L1
+    pixel_block_ = clamp(kPixelBytes / pixel_bytes, 32, 144);  // a panel of them stays in L1
   }
 
   int64_t blocks() const {

@@ -69,8 +69,7 @@ const char* depthwise_gather(const Call& call) {
   const bool pairs = h.stride == 1 && h.kernel > 1 && w.stride == 1 &&
                      DepthwiseTiles<A>::gather_pair(w.kernel, 1, 1) != nullptr;
   Walk walk(g, call.op, gradient ? 1 : multiplier, pairs);
-  const bool streams =
-      kStreams && direct_targets && whole_lines && walk.array_bytes() >= kStreamBytes;
+  const bool streams = kStreams && direct_targets && whole_lines && walk.overflows();
   const int64_t lanes = walk.lanes();
   const WholeKernel<T> kernel(g, whole_vectors);
   const int64_t row_size = kernel.whole() ? w.kernel * kernel.step() : walk.most_row_taps() * lanes;
@@ -117,8 +116,9 @@ const char* depthwise_gather(const Call& call) {
       T* target = static_cast<T*>(call.result) + pixel * target_channels + s.feature / fold;
       const int64_t target_step = p.step * target_channels;
       const int64_t lower = walk.row_step() * walk.row_length() * target_channels;
-      GatherTile<A> t{sources, s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, lanes,
-                      mine.targets, lanes, kWidestTile * lanes, streams};
+      GatherTile<A> t{sources,      s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]},
+                      s.upper,      s.both,  lanes,        mine.targets,
+                      lanes,        kWidestTile * lanes,    streams};
       if (kernel.whole()) {
         t.weights = whole_weights + p.tap_first * kernel.step() + s.feature;
         t.tap_step = p.tap_step * kernel.step();

@@ -86,7 +86,8 @@ struct Stretch {
   int64_t target, targets;    // the phase's
   int64_t rows;                  // of sources
   const int64_t* source_row;     // where each begins in the image
-  const int64_t* kernel_row[2];  // and the taps for each row of targets; negative where it has none
+  const int64_t* kernel_row[2];  // and the taps for each row of targets
+  int64_t upper, both;           // rows that the upper one alone sees, which come first, and both
   int64_t feature, features;
   Ahead ahead;  // without its pixels
 

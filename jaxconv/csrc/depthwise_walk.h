@@ -9,6 +9,7 @@
 #include "depthwise_sources.h"
 #include "depthwise_tile.h"
 #include "geometry.h"
+#include "last_cache.h"
 #include "workspace.h"
 
 namespace jaxconv {
@@ -22,20 +23,14 @@ constexpr int64_t kChunkBytes = 32 << 10;
 constexpr int64_t kTableBytes = 32 << 10;
 constexpr int64_t kStagedBytes = 256 << 10;
 
-// Arrays that together take this much are asked for ahead of their use. A last cache of 32 MiB holds
-// what a call alone takes, but not what a network's other layers took since, nor other devices: a
-// MobileNetV1 training step went from 102 to 93 ms with 8 MiB instead of 20, a 3x3 step over two
-// devices with 12 MiB each from 3.3 to 2.1 ms; alone and in the cache, 3x3 forward pays 8 %. Rows in
-// use must fit the L2 cache, or what was asked for is gone when it is used.
-constexpr int64_t kAheadBytes = int64_t{8} << 20;
+// Arrays that together take this share of the last cache are asked for ahead of their use. It holds
+// what a call alone takes, but not what a network's other layers took since, nor other devices: from
+// 8 of 32 MiB on instead of 20, a MobileNetV1 training step went from 102 to 93 ms, a 3x3 step over
+// two devices with 12 MiB each from 3.3 to 2.1. What the cache does hold is better not asked for: it
+// made 3x3x3 2x16x32x32x64 a third slower on Granite Rapids, whose own prefetchers follow tiles. Rows
+// in use must fit the L2 cache, or what was asked for is gone when it is used.
+constexpr int64_t kAheadShare = 4;
 constexpr int64_t kRowsBytes = 512 << 10;
-
-// From here on results are written past the caches: what is overwritten is then not read first, nor
-// what is needed pushed out. Of 3x3 forward on two threads that share a last cache of 32 MiB,
-// 32x56x56x128 (100 MB) took 2.6 ms instead of 3.9. Convolutions in a row, each of which reads what
-// the last one wrote: 4x224x224x64 (100 MB) 3.4 ms instead of 5.0, 4x112x112x64 (25 MB) 0.7 instead
-// of 0.6.
-constexpr int64_t kStreamBytes = int64_t{32} << 20;
 
 // What a band of rows of the planes that a 3-D kernel spans may take of the L2 cache.
 constexpr int64_t kBandBytes = 256 << 10;
@@ -88,6 +83,13 @@ class DepthwiseWalk {
     const int64_t sources = sources_[0] * sources_[1] * sources_[2] * channels_;
     return batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T));
   }
+
+  // Whether the last cache does not hold the arrays. Results are then better written past the caches:
+  // what is overwritten is not read first, nor what is needed pushed out. Of 3x3 forward on two threads
+  // that share 32 MiB, 32x56x56x128 (100 MB) took 2.6 ms instead of 3.9. Convolutions in a row, each
+  // of which reads what the last one wrote: 4x224x224x64 (100 MB) 3.4 ms instead of 5.0,
+  // 4x112x112x64 (25 MB) 0.7 instead of 0.6.
+  bool overflows() const { return array_bytes() >= last_cache_bytes(); }
 
   // Workspace for the walk, and for each of its members.
   int64_t bytes() const {
@@ -162,7 +164,7 @@ class DepthwiseWalk {
       Stretch s;
       s.row = (n * targets_[0] + d) * targets_[1] + h;
       s.target_rows = target_rows_ == 2 && h + row_step_ < targets_[1] ? 2 : 1;
-      s.rows = valid_rows(d, h, s.target_rows, row_size, m);
+      list_rows(d, h, row_size, m, &s);
       look_ahead(h, &s);
       s.source_row = m.source_row;
       for (int q = 0; q < 2; ++q) s.kernel_row[q] = m.kernel_row[q];
@@ -234,7 +236,8 @@ class DepthwiseWalk {
     kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
     staged_ = copied && !kept_;
     const bool in_place = !staged_ && !kept_;
-    ahead_ = in_place && array_bytes() >= kAheadBytes && source_rows() * row_bytes() <= kRowsBytes;
+    ahead_ = in_place && array_bytes() >= last_cache_bytes() / kAheadShare &&
+             source_rows() * row_bytes() <= kRowsBytes;
   }
 
   int64_t pixel_bytes() const { return channels_ * static_cast<int64_t>(sizeof(T)); }
@@ -284,31 +287,36 @@ class DepthwiseWalk {
   // The most that targets see.
   int64_t source_rows() const { return axis_[0].kernel * (axis_[1].kernel + target_rows_ - 1); }
 
-  // Lists the rows of sources that target row (d, h) sees, and the one below.
-  int64_t valid_rows(int64_t d, int64_t h, int64_t target_rows, int64_t row_size,
-                     const Member& m) const {
+  // Lists the rows of sources that target row (d, h) sees, and the one below: those of the upper one
+  // alone, of both, of the lower one alone.
+  void list_rows(int64_t d, int64_t h, int64_t row_size, const Member& m, Stretch* s) const {
     const Phase& pd = depth_[d % phases_[0]];
     const Phase& ph = height_[h % row_lattices()];
     const int64_t jd = d / phases_[0], jh = h / row_lattices();
     const Range ud = valid_taps(pd, jd), upper = valid_taps(ph, jh);
-    const Range lower = target_rows == 2 ? valid_taps(ph, jh + 1) : Range{0, 0};
-    const auto kernel_row = [&](Range taps, int64_t a, int64_t b) -> int64_t {
-      if (b < taps.begin || b >= taps.end) return -1;
+    const Range lower = s->target_rows == 2 ? valid_taps(ph, jh + 1) : Range{0, 0};
+    const auto kernel_row = [&](int64_t a, int64_t b) {
       const int64_t td = pd.tap_first + pd.tap_step * a, th = ph.tap_first + ph.tap_step * b;
       return (td * axis_[1].kernel + th) * row_size;
     };
-    int64_t r = 0;
-    for (int64_t a = ud.begin; a < ud.end; ++a) {
-      for (int64_t b = 0; b < ph.taps + target_rows - 1; ++b) {
-        m.kernel_row[0][r] = kernel_row(upper, a, b);
-        m.kernel_row[1][r] = kernel_row(lower, a, b - 1);
-        if (m.kernel_row[0][r] < 0 && m.kernel_row[1][r] < 0) continue;
-        const int64_t row = ph.source(jh, b);
-        if (kept_) m.slot[r] = rows_.slot(a, row);
-        m.source_row[r++] = (pd.source(jd, a) * sources_[1] + row) * sources_[2] * channels_;
+    s->rows = 0;
+    const auto list = [&](bool by_upper, bool by_lower) {
+      const int64_t before = s->rows;
+      for (int64_t a = ud.begin; a < ud.end; ++a) {
+        for (int64_t b = 0; b < ph.taps + s->target_rows - 1; ++b) {
+          if (upper.holds(b) != by_upper || lower.holds(b - 1) != by_lower) continue;
+          const int64_t row = ph.source(jh, b), r = s->rows++;
+          m.kernel_row[0][r] = kernel_row(a, b);
+          m.kernel_row[1][r] = kernel_row(a, b - 1);
+          if (kept_) m.slot[r] = rows_.slot(a, row);
+          m.source_row[r] = (pd.source(jd, a) * sources_[1] + row) * sources_[2] * channels_;
+        }
       }
-    }
-    return r;
+      return s->rows - before;
+    };
+    s->upper = list(true, false);
+    s->both = list(true, true);
+    list(false, true);
   }
 
   // The row of targets that is rows_ahead() further, the next in this one's lattice, needs as many

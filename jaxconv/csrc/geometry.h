@@ -129,6 +129,8 @@ static inline Phase lattice(Phase p, int64_t residue) {
 
 struct Range {
   int64_t begin, end;
+
+  bool holds(int64_t i) const { return begin <= i && i < end; }
 };
 
 // The i of [0, count) with 0 <= at + i*step < size.
