@@ -69,7 +69,7 @@ const char* depthwise_gather(const Call& call) {
   const bool pairs = h.stride == 1 && h.kernel > 1 && w.stride == 1 &&
                      DepthwiseTiles<A>::gather_pair(w.kernel, 1, 1) != nullptr;
   Walk walk(g, call.op, gradient ? 1 : multiplier, pairs);
-  const bool streams = kStreams && direct_targets && whole_lines && walk.overflows();
+  const bool streams = kStreams && direct_targets && whole_lines && walk.streams();
   const int64_t lanes = walk.lanes();
   const WholeKernel<T> kernel(g, whole_vectors);
   const int64_t row_size = kernel.whole() ? w.kernel * kernel.step() : walk.most_row_taps() * lanes;

@@ -23,14 +23,24 @@ constexpr int64_t kChunkBytes = 32 << 10;
 constexpr int64_t kTableBytes = 32 << 10;
 constexpr int64_t kStagedBytes = 256 << 10;
 
-// Arrays that together take this share of the last cache are asked for ahead of their use. It holds
-// what a call alone takes, but not what a network's other layers took since, nor other devices: from
-// 8 of 32 MiB on instead of 20, a MobileNetV1 training step went from 102 to 93 ms, a 3x3 step over
-// two devices with 12 MiB each from 3.3 to 2.1. What the cache does hold is better not asked for: it
-// made 3x3x3 2x16x32x32x64 a third slower on Granite Rapids, whose own prefetchers follow tiles. Rows
-// in use must fit the L2 cache, or what was asked for is gone when it is used.
-constexpr int64_t kAheadShare = 4;
+// Arrays that together take a quarter of the last cache, or this much, are asked for ahead of their
+// use. It holds what a call alone takes, but not what a network's other layers took since, nor other
+// devices: from 8 of 32 MiB on instead of 20, a MobileNetV1 training step went from 102 to 93 ms, a
+// 3x3 step over two devices with 12 MiB each from 3.3 to 2.1. What it does hold is better not asked
+// for: of 480 MiB on a Granite Rapids, whose own prefetchers follow tiles, 3x3x3 2x16x32x32x64 took a
+// tenth longer, 3x3 8x56x56x128 a fifth. Rows in use must fit the L2 cache, or what was asked for is
+// gone when it is used.
+constexpr int64_t kAheadBytes = int64_t{32} << 20;
 constexpr int64_t kRowsBytes = 512 << 10;
+
+// Results of calls whose arrays take more than the last cache, or than this, are written past the
+// caches: what is overwritten is then not read first, nor what is needed pushed out. Of 3x3 forward
+// on two threads that share 32 MiB, 32x56x56x128 (100 MB) took 2.6 ms instead of 3.9. Convolutions in
+// a row, each of which reads what the last one wrote: 4x224x224x64 (100 MB) 3.4 ms instead of 5.0,
+// 4x112x112x64 (25 MB) 0.7 instead of 0.6. Of the 480 MiB two cores kept some 80: causal k4
+// 8x1024x768 (48 MiB, each call's result where that of the one before the last was) took 1.1 ms
+// instead of 1.7, but in a row 3x3 16x56x56x128 1.9 instead of 1.3.
+constexpr int64_t kStreamBytes = int64_t{48} << 20;
 
 // What a band of rows of the planes that a 3-D kernel spans may take of the L2 cache.
 constexpr int64_t kBandBytes = 256 << 10;
@@ -84,12 +94,7 @@ class DepthwiseWalk {
     return batch_ * (sources + targets) * static_cast<int64_t>(sizeof(T));
   }
 
-  // Whether the last cache does not hold the arrays. Results are then better written past the caches:
-  // what is overwritten is not read first, nor what is needed pushed out. Of 3x3 forward on two threads
-  // that share 32 MiB, 32x56x56x128 (100 MB) took 2.6 ms instead of 3.9. Convolutions in a row, each
-  // of which reads what the last one wrote: 4x224x224x64 (100 MB) 3.4 ms instead of 5.0,
-  // 4x112x112x64 (25 MB) 0.7 instead of 0.6.
-  bool overflows() const { return array_bytes() >= last_cache_bytes(); }
+  bool streams() const { return array_bytes() >= smaller(last_cache_bytes(), kStreamBytes); }
 
   // Workspace for the walk, and for each of its members.
   int64_t bytes() const {
@@ -236,8 +241,8 @@ class DepthwiseWalk {
     kept_ = (copied || crowded) && segments_ == 1 && rows_.fit();
     staged_ = copied && !kept_;
     const bool in_place = !staged_ && !kept_;
-    ahead_ = in_place && array_bytes() >= last_cache_bytes() / kAheadShare &&
-             source_rows() * row_bytes() <= kRowsBytes;
+    ahead_ = in_place && source_rows() * row_bytes() <= kRowsBytes &&
+             array_bytes() >= smaller(last_cache_bytes() / 4, kAheadBytes);
   }
 
   int64_t pixel_bytes() const { return channels_ * static_cast<int64_t>(sizeof(T)); }
