@@ -72,15 +72,13 @@ void (*DepthwiseTiles<A>::gather(int64_t taps, int64_t spacing, int64_t width))(
 template <class A>
 void (*DepthwiseTiles<A>::gather_pair(int64_t taps, int64_t spacing, int64_t width))(
     const GatherTile<A>&) {
-  void (*chosen)(const GatherTile<A>&) = nullptr;
-  // Wider kernels have work enough for what they load.
-  if constexpr (kSpecialised<A> && kVectorRegisters == 32) {
-    if (taps != 3 || spacing != 1) return nullptr;
-    unroll<kWidestTile + 1, 1>([&](auto p) {
-      if (width == p) chosen = gather_pair_tile<A, decltype(p)::value, 3, 1>;
-    });
-  }
-  return chosen;
+  using Function = void (*)(const GatherTile<A>&);
+  if (taps < 3) return nullptr;  // too little to share: 2x2 4x56x56x64 4 % slower
+  return choose_tile<Function, A>(taps, spacing, width, [](auto p, auto k, auto r) -> Function {
+    constexpr bool kPairs = kSpecialised<A> && kVectorRegisters == 32 && decltype(r)::value == 1;
+    if constexpr (kPairs) return gather_pair_tile<A, decltype(p)::value, decltype(k)::value>;
+    return nullptr;
+  });
 }
 
 template <class A>
