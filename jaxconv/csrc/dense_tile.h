@@ -6,8 +6,8 @@
 // pixel, which stay in registers too, and an offset that all pixels have in common. With R x V =
 // 6 x 4, every step of the reduction takes 10 loads for 24 multiply-adds, and 256 bytes of weights,
 // which the L2 cache delivers in a third to two thirds of the time. 12 x 2 takes 14 loads: Zen 4,
-// with one multiply-add a cycle, then still reached 97 to 99 % of what it has, Granite Rapids, with
-// two, 7 to 50 % less than with 6 x 4.
+// with one multiply-add a cycle, then still reached 97 to 99 % of what it has, a Xeon, with two, 7
+// to 50 % less than with 6 x 4.
 
 #pragma once
 
@@ -33,7 +33,7 @@ struct GatherBlock {
   int64_t feature, lanes;    // first feature, and how many of the V*N exist
 };
 
-// Calls step() so many times, in twos where registers allow: 3 to 6 % faster on Granite Rapids.
+// Calls step() so many times, in twos where registers allow: 3 to 6 % faster on a Xeon.
 template <class F>
 JAXCONV_INLINE void in_twos(int64_t count, F&& step) {
   constexpr int kSteps = kVectorRegisters == 32 ? 2 : 1;

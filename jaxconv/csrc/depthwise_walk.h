@@ -27,8 +27,8 @@ constexpr int64_t kStagedBytes = 256 << 10;
 // use. It holds what a call alone takes, but not what a network's other layers took since, nor other
 // devices: from 8 of 32 MiB on instead of 20, a MobileNetV1 training step went from 102 to 93 ms, a
 // 3x3 step over two devices with 12 MiB each from 3.3 to 2.1. What it does hold is better not asked
-// for: of 480 MiB on a Granite Rapids, whose own prefetchers follow tiles, 3x3x3 2x16x32x32x64 took a
-// tenth longer, 3x3 8x56x56x128 a fifth. Rows in use must fit the L2 cache, or what was asked for is
+// for: of 480 MiB on a Xeon, whose own prefetchers follow tiles, 3x3x3 2x16x32x32x64 took a tenth
+// longer, 3x3 8x56x56x128 a fifth. Rows in use must fit the L2 cache, or what was asked for is
 // gone when it is used.
 constexpr int64_t kAheadBytes = int64_t{32} << 20;
 constexpr int64_t kRowsBytes = 512 << 10;
