@@ -56,8 +56,8 @@ def random_spec(rng: random.Random) -> ConvSpec:
             channels = features = groups * rng.choice((2, 4, 8))
         else:
             groups = rng.choice((1, 1, 1, 2, 3, 5))
-            channels = groups * rng.choice((1, 2, 3, 4, 7, 16, 33, 40))
-            features = groups * rng.choice((1, 2, 3, 4, 8, 9, 17, 33, 65))
+            channels = groups * rng.choice((1, 2, 3, 4, 7, 16, 33, 40, 57))
+            features = groups * rng.choice((1, 2, 3, 4, 8, 9, 17, 33, 52, 65, 100))
         extents = (1, 2, 3, 3, 4, 5, 7, 9) if rank < 3 else (1, 2, 3)
         spec = ConvSpec(
             batch=rng.randint(1, 3),
@@ -279,16 +279,22 @@ LARGE = (
     ConvSpec(2, 64, 72, (30, 29), (4, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), 2),
     ConvSpec(1, 3, 40, (90, 90), (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), 1),
     ConvSpec(1, 520, 700, (6, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ConvSpec(2, 48, 128, (31, 30), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    # Few features, or few channels in the input gradient: vectors of the other side.
+    ConvSpec(2, 70, 3, (40, 37), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    ConvSpec(2, 4, 100, (40, 37), (5, 5), (2, 2), ((2, 2), (1, 2)), (1, 1), 1),
+    ConvSpec(2, 72, 4, (40, 37), (3, 3), (1, 1), ((1, 1), (0, 2)), (1, 2), 2),
+    ConvSpec(2, 33, 1, (40, 37), (2, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 1),
     # Pixels 2048 bytes apart, whose rows are copied and kept.
     ConvSpec(3, 512, 512, (11, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 512),
     ConvSpec(2, 512, 512, (12, 9), (5, 3), (2, 1), ((3, 1), (2, 2)), (2, 2), 512),
     ConvSpec(2, 512, 512, (4, 7, 3), (2, 3, 3), (1, 2, 1), ((1, 0), (1, 1), (1, 1)), (1,) * 3, 512),
-    # More than stays in a cache: results are written past it, where pixels are whole lines.
-    ConvSpec(4, 128, 128, (161, 56), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 128),
-    ConvSpec(3, 64, 64, (301, 149), (3, 4), (2, 2), ((1, 1), (0, 2)), (1, 1), 64),
+    # More than stays in any cache: results are written past it, where pixels are whole lines.
+    ConvSpec(6, 128, 128, (161, 56), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 128),
+    ConvSpec(4, 64, 64, (301, 149), (3, 4), (2, 2), ((1, 1), (0, 2)), (1, 1), 64),
     # Less, whose rows are fetched.
-    ConvSpec(3, 132, 132, (160, 45), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 132),
-    ConvSpec(2, 64, 64, (13, 61, 41), (2, 3, 2), (1, 1, 1), ((0, 0), (2, 0), (0, 1)), (1,) * 3, 64),
+    ConvSpec(5, 132, 132, (160, 45), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 132),
+    ConvSpec(2, 64, 64, (14, 62, 42), (2, 3, 2), (1, 1, 1), ((0, 0), (2, 0), (0, 1)), (1,) * 3, 64),
 )
 
 

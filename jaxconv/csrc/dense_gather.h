@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "dense_bundle.h"
+#include "dense_dots.h"
 #include "dense_pixels.h"
 #include "dense_regions.h"
 #include "dense_tile.h"
@@ -34,7 +35,10 @@ class DenseGather {
         groups_(g_.groups / bundled_),
         group_source_(source_channels_ / g_.groups),
         group_target_(target_channels_ / groups_),
+        dots_(group_target_ <= kMostDots && group_source_ >= kLeastDotsChannels &&
+              g_.taps() * group_source_ >= kLeastDotsProducts),
         kernel_(bundled_ > 1 ? choose_bundle_kernel<T, A>(group_source_)
+                : dots_      ? choose_dots_kernel<T, A>(group_target_)
                              : choose_gather_kernel<T, A>(group_target_)),
         regions_(g_, call.op, kernel_.pixels, group_source_) {
     merged_ = !gradient_ && merges(g_);
@@ -92,7 +96,7 @@ class DenseGather {
   }
 
  private:
-  static constexpr int64_t kEndCost = 8;  // products that a vector's store costs as much as
+  static constexpr int64_t kEndCost = 40;  // products of a block that storing it costs as much as
   static constexpr int64_t kSplitBytes = 512 << 10;  // half of the L2 cache
   static constexpr int64_t kLeastUnits = 64;
   static constexpr int64_t kLineBytes = 64;
@@ -255,7 +259,9 @@ class DenseGather {
         const T* from = static_cast<const T*>(call_.operand) +
                         packed_tap_[row] * g_.group_in() * g_.features +
                         group * (g_.features / groups_);
-        if (!gradient_) {
+        if (dots_) {
+          pack_dots(from, to);
+        } else if (!gradient_) {
           pack_rows(from + feature, lanes, width, to);
         } else if (bundled_ > 1) {
           pack_bundle(from, to);
@@ -270,6 +276,19 @@ class DenseGather {
     for (int64_t c = 0; c < group_source_; ++c, from += g_.features, to += width) {
       copy_elements(from, lanes, to);
       for (int64_t l = lanes; l < width; ++l) to[l] = 0;
+    }
+  }
+
+  // One feature after the other, which in a gradient are the kernel's rows.
+  void pack_dots(const T* from, A* to) const {
+    for (int64_t l = 0; l < group_target_; ++l, to += group_source_) {
+      if (gradient_) {
+        copy_elements(from + l * g_.features, group_source_, to);
+      } else {
+        for (int64_t c = 0; c < group_source_; ++c) {
+          to[c] = to_accumulator(from[c * g_.features + l]);
+        }
+      }
     }
   }
 
@@ -440,6 +459,7 @@ class DenseGather {
   const int64_t source_channels_, target_channels_;
   const int64_t bundled_, groups_;             // groups in a bundle, and bundles
   const int64_t group_source_, group_target_;  // products a tap, and features of a group or bundle
+  const bool dots_;                            // panels are packed for choose_dots_kernel
   const GatherKernel<T, A> kernel_;
   Regions regions_;
   bool merged_;

@@ -255,6 +255,15 @@ JAXCONV_INLINE void stream(A* p, Vec<A, N> v) {
 JAXCONV_INLINE void finish_streams() {}
 #endif
 
+// What was loaded stays in a register: GCC loads it again for each multiply-add that can.
+template <class V>
+JAXCONV_INLINE V kept(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#endif
+  return v;
+}
+
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> broadcast(A value) {
   return value - Vec<A, N>{};  // x - 0 is x for every x; -0 + 0 is not
