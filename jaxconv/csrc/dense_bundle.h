@@ -1,11 +1,10 @@
 // Groups narrower than a vector, as many at once as a vector holds.
 //
 // With W in-features and W out-features a group, a pixel's N channels are the sources of N/W groups,
-// and one vector of results. A step of the reduction takes from each group's sources the c-th for
-// all of its lanes: a shuffle within registers, where broadcasts from memory would fill W lanes at a
-// time. A vector of sources is loaded once for W multiply-adds; what then counts are the shuffles,
-// which share a port with the multiply-adds. On Zen 4 groups of 8 reach 78 % of its multiply-adds
-// and groups of 4 82 %, where vectors of W lanes reach 65 % and 30 %.
+// and one vector of results. In step s of the reduction lane l takes its group's source l^s: in the
+// first what was loaded, in the others a shuffle within registers, where broadcasts from memory would
+// fill W lanes at a time. Weights are packed in that order. A vector of sources is loaded once for W
+// multiply-adds; what then counts are the shuffles, which share a port with the multiply-adds.
 
 #pragma once
 
@@ -18,24 +17,25 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// Lane l of the result is lane l/Block*Block + First + l%Span of v: constants, so that the compiler
-// has the cheapest instruction for each.
-template <class A, int N, int Block, int First, int Span, int... L>
-JAXCONV_INLINE Vec<A, N> spread_lanes(Vec<A, N> v, std::integer_sequence<int, L...>) {
+// Lane l of the result is lane l^K of v: constants, so that the compiler has the cheapest instruction
+// for each.
+template <class A, int N, int K, int... L>
+JAXCONV_INLINE Vec<A, N> exchange_lanes(Vec<A, N> v, std::integer_sequence<int, L...>) {
 #if defined(__clang__)
-  return __builtin_shufflevector(v, v, (L / Block * Block + First + L % Span)...);
+  return __builtin_shufflevector(v, v, (L ^ K)...);
 #else
   using I = std::conditional_t<sizeof(A) == 4, int32_t, int64_t>;
-  return __builtin_shuffle(v, Vec<I, N>{(L / Block * Block + First + L % Span)...});
+  return __builtin_shuffle(v, Vec<I, N>{(L ^ K)...});
 #endif
 }
-template <class A, int N, int Block, int First, int Span>
-JAXCONV_INLINE Vec<A, N> spread(Vec<A, N> v) {
-  return spread_lanes<A, N, Block, First, Span>(v, std::make_integer_sequence<int, N>{});
+template <class A, int N, int K>
+JAXCONV_INLINE Vec<A, N> exchange(Vec<A, N> v) {
+  if constexpr (K == 0) return v;
+  return exchange_lanes<A, N, K>(v, std::make_integer_sequence<int, N>{});
 }
 
-// Within 128 bits shuffles take an immediate and, on some processors, more ports; wider groups are
-// first spread in whole pieces of that size: 91 GFLOP/s of one core for groups of 8 instead of 76.
+// Within 128 bits shuffles take an immediate and, on some processors, more ports; wider groups
+// exchange whole pieces of that size first.
 template <class A>
 constexpr int kPiece = 16 / sizeof(A);
 
@@ -51,11 +51,11 @@ void bundle_block(const GatherBlock<T, A>& b) {
     unroll<W / P>([&](auto piece) JAXCONV_LAMBDA {
       constexpr int kFirst = decltype(piece)::value * P;
       Vec<A, N> part[R];
-      unroll<R>([&](auto r) JAXCONV_LAMBDA { part[r] = spread<A, N, W, kFirst, P>(x[r]); });
-      unroll<P>([&](auto c) JAXCONV_LAMBDA {
-        const auto w = load<A, N>(weights + (kFirst + c) * N);
+      unroll<R>([&](auto r) JAXCONV_LAMBDA { part[r] = exchange<A, N, kFirst>(x[r]); });
+      unroll<P>([&](auto s) JAXCONV_LAMBDA {
+        const auto w = load<A, N>(weights + (kFirst + s) * N);
         unroll<R>([&](auto r) JAXCONV_LAMBDA {
-          acc[r] += spread<A, N, P, decltype(c)::value, 1>(part[r]) * w;
+          acc[r] += exchange<A, N, decltype(s)::value>(part[r]) * w;
         });
       });
     });

@@ -261,10 +261,10 @@ class DenseGather {
                         group * (g_.features / groups_);
         if (dots_) {
           pack_dots(from, to);
-        } else if (!gradient_) {
-          pack_rows(from + feature, lanes, width, to);
         } else if (bundled_ > 1) {
           pack_bundle(from, to);
+        } else if (!gradient_) {
+          pack_rows(from + feature, lanes, width, to);
         } else {
           pack_transposed(from + feature * g_.features, lanes, width, to);
         }
@@ -292,12 +292,14 @@ class DenseGather {
     }
   }
 
-  // Each of a bundle's groups transposed.
+  // In the order that bundle_block takes its sources.
   void pack_bundle(const T* from, A* to) const {
     const int64_t width = group_source_;
-    for (int64_t c = 0; c < width; ++c) {
+    for (int64_t s = 0; s < width; ++s) {
       for (int64_t l = 0; l < group_target_; ++l) {
-        *to++ = to_accumulator(from[l % width * g_.features + l / width * width + c]);
+        const int64_t lane = l % width, source = lane ^ s;
+        *to++ = to_accumulator(gradient_ ? from[lane * g_.features + (l - lane) + source]
+                                         : from[source * g_.features + l]);
       }
     }
   }
