@@ -150,6 +150,8 @@ def main(seed: int, count: int) -> None:
             assert "jaxconv: " in words or words.startswith("INVALID_ARGUMENT"), words
             refused += 1
             continue
+        if 0 in result.shape:  # XLA computes nothing, and calls nobody
+            continue
         spec, dtype = call.meant(), call.results[0][1]
         expected = oracle(call.operator, spec, *call.operands)
         assert dtype in DTYPES
