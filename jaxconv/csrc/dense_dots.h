@@ -9,6 +9,7 @@
 
 #include <cstdint>
 
+#include "dense_pixels.h"
 #include "dense_tile.h"
 #include "vec.h"
 
@@ -17,7 +18,7 @@ namespace JAXCONV_ISA {
 
 // With fewer products adding the partial sums costs what the multiply-adds save.
 constexpr int64_t kMostDots = 4;  // features
-constexpr int64_t kLeastDotsChannels = 32;
+constexpr int64_t kLeastDotsChannels = kMergedChannels;  // runs of one tap, as weights are packed
 constexpr int64_t kLeastDotsProducts = 128;
 
 template <class T, class A, int N, int R, int F>

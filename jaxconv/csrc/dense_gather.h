@@ -259,10 +259,10 @@ class DenseGather {
         const T* from = static_cast<const T*>(call_.operand) +
                         packed_tap_[row] * g_.group_in() * g_.features +
                         group * (g_.features / groups_);
-        if (dots_) {
-          pack_dots(from, to);
-        } else if (bundled_ > 1) {
+        if (bundled_ > 1) {
           pack_bundle(from, to);
+        } else if (dots_) {
+          pack_dots(from, to);
         } else if (!gradient_) {
           pack_rows(from + feature, lanes, width, to);
         } else {

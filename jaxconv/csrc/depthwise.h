@@ -116,9 +116,8 @@ const char* depthwise_gather(const Call& call) {
       T* target = static_cast<T*>(call.result) + pixel * target_channels + s.feature / fold;
       const int64_t target_step = p.step * target_channels;
       const int64_t lower = walk.row_step() * walk.row_length() * target_channels;
-      GatherTile<A> t{sources,      s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]},
-                      s.upper,      s.both,  lanes,        mine.targets,
-                      lanes,        kWidestTile * lanes,    streams};
+      GatherTile<A> t{sources, s.ahead, mine.weights, {s.kernel_row[0], s.kernel_row[1]}, s.upper,
+                      s.both, lanes, mine.targets, lanes, kWidestTile * lanes, streams};
       if (kernel.whole()) {
         t.weights = whole_weights + p.tap_first * kernel.step() + s.feature;
         t.tap_step = p.tap_step * kernel.step();

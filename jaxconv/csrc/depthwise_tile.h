@@ -214,11 +214,13 @@ void gather_tile(const GatherTile<A>& t) {
 template <class A, int P, int K>
 void gather_pair_tile(const GatherTile<A>& t) {
   constexpr int N = kLanes<A>;
-  const int64_t both_end = t.upper + t.both;
+  // The last row that both see, where one does. At the top of a volume it may be none, while the lower
+  // row of targets sees one of each plane.
+  const int64_t both_end = t.upper + t.both, last_of_both = larger(both_end, 1) - 1;
   for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
     const int64_t at = t.sources.offset + feature;
     if (t.ahead.rows > 0) ask_for_row<A, P, K, 1>(t.ahead, t.sources, t.sources.rows - 1, at);
-    if (t.ahead.rows > 1) ask_for_row<A, P, K, 1>(t.ahead, t.sources, both_end - 1, at);
+    if (t.ahead.rows > 1) ask_for_row<A, P, K, 1>(t.ahead, t.sources, last_of_both, at);
     ask_for_targets<A, P>(t, t.targets + feature);
     ask_for_targets<A, P>(t, t.targets + t.lower + feature);
     Vec<A, N> acc[2][P] = {};

@@ -242,6 +242,6 @@ def candidates(operator: Operator, spec: ConvSpec, dtype, generation: str) -> tu
             operator, spec, dtype, generation, usual._replace(columns=columns, warps=warps), held
         )
         for columns, warps, held in itertools.product((2, 4, 8), (1, 2, 8), (4, 8))
-        if columns <= outputs
+        if columns <= outputs and columns * usual.taps <= MOST_PRODUCTS
     ]
     return tuple(dict.fromkeys([usual, *others]))
