@@ -1,35 +1,110 @@
-"""Convolutions for JAX: every kind, to any order, as fast as the machine allows."""
+"""Convolutions for JAX: pure functions and Flax modules, differentiable to any order."""
 
-from . import batching as batching  # registers the family's batching rules
+import importlib
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
 from . import checkpoint_policies as checkpoint_policies
 from . import filters as filters
-from . import lowering as lowering  # registers its lowering rules
 from . import sharding as sharding
-from .accelerate import accelerate as accelerate
-from .analysis import Cost as Cost
-from .analysis import cost as cost
-from .autotune import Tuning as Tuning
-from .autotune import autotune as autotune
-from .causal import causal_conv as causal_conv
-from .causal import causal_conv_init as causal_conv_init
-from .causal import causal_conv_step as causal_conv_step
-from .explain import Explanation as Explanation
-from .explain import explain as explain
-from .functional import conv as conv
-from .functional import conv_filter_grad as conv_filter_grad
-from .functional import conv_input_grad as conv_input_grad
-from .functional import conv_transpose as conv_transpose
-from .functional import depthwise_conv as depthwise_conv
-from .functional import pointwise_conv as pointwise_conv
-from .functional import separable_conv as separable_conv
-from .general import conv_general_dilated as conv_general_dilated
-from .implementation import use_implementation as use_implementation
-from .install import install as install
-from .install import installed as installed
-from .install import uninstall as uninstall
-from .receptive import ReceptiveField as ReceptiveField
-from .receptive import receptive_field as receptive_field
-from .spec import ConvSpec as ConvSpec
-from .spec import Operator as Operator
-from .summary import Summary as Summary
-from .summary import summarize as summarize
+from ._src.analysis.autotune import Tuning as Tuning
+from ._src.analysis.autotune import autotune as autotune
+from ._src.analysis.cost import Cost as Cost
+from ._src.analysis.cost import cost as cost
+from ._src.analysis.explain import Explanation as Explanation
+from ._src.analysis.explain import explain as explain
+from ._src.analysis.receptive_field import ReceptiveField as ReceptiveField
+from ._src.analysis.receptive_field import receptive_field as receptive_field
+from ._src.analysis.summary import Summary as Summary
+from ._src.analysis.summary import summarize as summarize
+from ._src.dispatch.implementation import use_implementation as use_implementation
+from ._src.functions.causal import causal_conv as causal_conv
+from ._src.functions.causal import causal_conv_init as causal_conv_init
+from ._src.functions.causal import causal_conv_step as causal_conv_step
+from ._src.functions.conv import conv as conv
+from ._src.functions.conv import conv_filter_grad as conv_filter_grad
+from ._src.functions.conv import conv_input_grad as conv_input_grad
+from ._src.functions.depthwise import depthwise_conv as depthwise_conv
+from ._src.functions.pointwise import pointwise_conv as pointwise_conv
+from ._src.functions.separable import separable_conv as separable_conv
+from ._src.functions.transpose import conv_transpose as conv_transpose
+from ._src.geometry.spec import ConvSpec as ConvSpec
+from ._src.geometry.spec import Operator as Operator
+from ._src.interop.accelerate import accelerate as accelerate
+from ._src.interop.conv_general_dilated import conv_general_dilated as conv_general_dilated
+from ._src.interop.install import install as install
+from ._src.interop.install import installed as installed
+from ._src.interop.install import uninstall as uninstall
+
+# Imported for their effect: they register the primitives' batching and lowering rules.
+from ._src.primitives import batching as _batching  # noqa: F401
+from ._src.spmd import lowering as _lowering  # noqa: F401
+
+if TYPE_CHECKING:
+    from . import linen as linen
+    from . import models as models
+    from . import nnx as nnx
+    from . import train as train
+    from . import viz as viz
+
+__all__ = [
+    "ConvSpec",
+    "Cost",
+    "Explanation",
+    "Operator",
+    "ReceptiveField",
+    "Summary",
+    "Tuning",
+    "accelerate",
+    "autotune",
+    "causal_conv",
+    "causal_conv_init",
+    "causal_conv_step",
+    "checkpoint_policies",
+    "conv",
+    "conv_filter_grad",
+    "conv_general_dilated",
+    "conv_input_grad",
+    "conv_transpose",
+    "cost",
+    "depthwise_conv",
+    "explain",
+    "filters",
+    "install",
+    "installed",
+    "linen",
+    "models",
+    "nnx",
+    "pointwise_conv",
+    "receptive_field",
+    "separable_conv",
+    "sharding",
+    "summarize",
+    "train",
+    "uninstall",
+    "use_implementation",
+    "viz",
+]
+
+# Imported at first use, because they need packages that jaxconv itself does not depend on.
+_EXTRAS = {"linen": "flax", "models": "flax", "nnx": "flax", "train": "demo", "viz": "demo"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("jaxconv")
+    if name not in _EXTRAS:
+        raise AttributeError(f"module 'jaxconv' has no attribute {name!r}")
+    try:
+        return importlib.import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.startswith("jaxconv"):
+            raise
+        raise ImportError(
+            f"jaxconv.{name} needs {error.name}, which is not installed; run "
+            f'pip install "jaxconv[{_EXTRAS[name]}]"'
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__", "__doc__", "__name__", "__file__", "__path__"])

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes, linear
 
-from . import flax_semantics as semantics
-from .padding import PaddingLike
+from ._src.flax import semantics as semantics
+from ._src.geometry.padding import PaddingLike
 
 Array = jax.Array
 Integers = int | Sequence[int]

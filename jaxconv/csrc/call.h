@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "geometry.h"
-#include "team.h"
+#include "runtime/team.h"
 
 namespace jaxconv {
 

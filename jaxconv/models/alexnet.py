@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from ..flax_semantics import positive
+from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .blocks import check_images
 

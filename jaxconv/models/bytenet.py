@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..checks import Call, integer
-from ..flax_semantics import positive
+from .._src.flax.semantics import positive
+from .._src.geometry.checks import Call, integer
 from ..nnx import CausalConv, Conv, PointwiseConv
 from .tokens import check_tokens
 

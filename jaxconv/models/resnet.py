@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..flax_semantics import positive
+from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
 from .blocks import ConvNorm, check_images

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..flax_semantics import positive
+from .._src.flax.semantics import positive
 from ..nnx import CausalConv, PointwiseConv
 from .tokens import check_tokens
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ..analysis import cost
+from .._src.analysis.cost import cost
 from ..models.bytenet import ByteNet
 from . import plots, report
 from .recipe import Batch, Data, Recipe, Run, Score

@@ -11,9 +11,9 @@ import optax
 from flax import nnx
 
 from .. import nnx as layers
-from ..analysis import cost
+from .._src.analysis.cost import cost
+from .._src.analysis.receptive_field import receptive_field
 from ..models.context import DILATIONS, ContextNetwork
-from ..receptive import receptive_field
 from . import digits, plots, report
 from .recipe import Batch, Data, Recipe, Run, Score
 from .twins import LOSS_LABEL, Twins, added, of_first

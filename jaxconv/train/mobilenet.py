@@ -7,7 +7,7 @@ import functools
 import jax.numpy as jnp
 from flax import nnx
 
-from ..analysis import cost
+from .._src.analysis.cost import cost
 from ..models.mobilenet_v1 import MobileNetV1
 from . import digits, plots, report, twins
 from .recipe import Recipe, Run, Score

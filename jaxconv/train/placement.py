@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ..explain import explain
+from .._src.analysis.explain import explain
 from .errors import BadInputError
 from .recipe import Batch
 

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from .. import tuning
-from ..kernels import native
+from .._src.dispatch import tuning_cache
+from .._src.kernels.cpu import native
 from .errors import BadInputError, TrainingError
 
 PATIENCE = 60  # seconds for all processes to come
@@ -86,9 +86,9 @@ def join(member: Member, run: Mapping[str, Any], patience: float = PATIENCE) -> 
     facts = {
         "processes": member.processes,
         "run": dict(run),
-        "versions": tuning.versions(),
+        "versions": tuning_cache.versions(),
         "engine": native.missing() or "the CPU engine",
-        "tuning": tuning.fingerprint(),
+        "tuning": tuning_cache.fingerprint(),
     }
     roll_call(member, facts, patience)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")

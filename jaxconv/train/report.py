@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from rich import box
 from rich.table import Table
 
-from ..analysis import cost
-from ..explain import explain
-from ..functional import conv, separable_conv
-from ..implementation import use_implementation
-from ..spec import ConvSpec, Operator
+from .._src.analysis.cost import cost
+from .._src.analysis.explain import explain
+from .._src.dispatch.implementation import use_implementation
+from .._src.functions.conv import conv, separable_conv
+from .._src.geometry.spec import ConvSpec, Operator
 from .loop import Training
 
 OPERATORS = {

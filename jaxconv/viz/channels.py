@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import geometry
-from ..checks import Call
+from .._src.geometry import resolve
+from .._src.geometry.checks import Call
 from .canvas import (
     CARD,
     CHANNELS,
@@ -71,7 +71,7 @@ def separable(
     extents = (kernel_size,) * 2 if isinstance(kernel_size, int) else tuple(kernel_size)
     shapes = {"x": (1, *image, channels), "kernel": (*extents, 1, channels)}
     call = Call("separable", **shapes)
-    spec = geometry.conv(call, *shapes.values(), strides, padding, dilation, channels).spec
+    spec = resolve.conv(call, *shapes.values(), strides, padding, dilation, channels).spec
     merge = channels * features
     small, dense = spec.parameters + merge, spec.taps * merge
     taps = "×".join(map(str, extents))

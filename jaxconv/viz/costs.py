@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..analysis import Cost
+from .._src.analysis.cost import Cost
 from .canvas import CARD, CHANNELS, EDGE, INK, figure
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..receptive import receptive_field
-from ..spec import ConvSpec, effective_extent
+from .._src.analysis.receptive_field import receptive_field
+from .._src.geometry.spec import ConvSpec, effective_extent
 from .canvas import CARD, CHANNELS, EDGE, FAINT, INK, INPUT, KERNEL, caption, cell, figure, fit
 from .canvas import panels as panels_of
 

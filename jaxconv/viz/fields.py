@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..receptive import receptive_field
+from .._src.analysis.receptive_field import receptive_field
 from .canvas import CHANNELS, INK, caption, figure, fit, panels
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import geometry
-from ..checks import Call
-from ..functional import conv
-from ..spec import ConvSpec
+from .._src.functions.conv import conv
+from .._src.geometry import resolve
+from .._src.geometry.checks import Call
+from .._src.geometry.spec import ConvSpec
 from .canvas import (
     CARD,
     CHANNELS,
@@ -180,7 +180,7 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
         )
     batched, weights = x[None, ..., None], kernel[..., None, None]
     call = Call("sliding", x=batched.shape, kernel=weights.shape)
-    planned = geometry.conv(call, batched.shape, weights.shape, strides, padding, dilation, 1)
+    planned = resolve.conv(call, batched.shape, weights.shape, strides, padding, dilation, 1)
     options = {"strides": strides, "padding": padding, "dilation": dilation}
     result = np.asarray(conv(batched, weights, **options))[0, ..., 0]
     padded, inside = _padded(x, planned)
@@ -196,7 +196,7 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
     return Scene(padded, inside, kernel, result, spec)
 
 
-def _padded(x: np.ndarray, planned: geometry.Geometry) -> tuple[np.ndarray, np.ndarray]:
+def _padded(x: np.ndarray, planned: resolve.Geometry) -> tuple[np.ndarray, np.ndarray]:
     """The input as the kernel sees it, and which of its cells are the input's own."""
     inside = np.ones(x.shape, bool)
     for axis, border in enumerate(planned.borders):

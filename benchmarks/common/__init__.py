@@ -1,0 +1,1 @@
+"""Timing, peers, machines and workloads: what the scripts share."""

@@ -1,0 +1,1 @@
+"""What is sent between devices, and how long it takes."""

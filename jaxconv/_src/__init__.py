@@ -1,0 +1,1 @@
+"""Everything internal; the public modules re-export from here."""

@@ -1,0 +1,1 @@
+"""What programs hold: convolutions, costs, receptive fields, layers, and measuring them."""

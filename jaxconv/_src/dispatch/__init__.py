@@ -1,0 +1,1 @@
+"""Which implementation computes an operator, and why not the others."""

@@ -1,0 +1,311 @@
+"""What the modules of both Flax APIs compute, as functions of arrays; Flax itself is not needed.
+
+``module`` is any object with Flax's attributes: ``strides``, ``padding``, ``kernel_dilation``,
+``precision``, ``preferred_element_type`` and what single functions name.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..functions.causal import causal_conv, causal_conv_init, causal_conv_step
+from ..functions.conv import depthwise_conv, pointwise_conv, separable_conv
+from ..geometry import checks
+from ..geometry.checks import Call
+from ..geometry.padding import PaddingError, axis_entries
+from ..geometry.spec import Pairs, Shape, effective_extent
+from ..interop.conv_general_dilated import conv_general_dilated
+
+Array = jax.Array
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def positive(module: str, **sizes: Any) -> None:
+    """Refuses a size that is not a positive int."""
+    for name, size in sizes.items():
+        try:
+            right = not isinstance(size, bool) and operator.index(size) > 0
+        except TypeError:
+            right = False
+        if not right:
+            raise ValueError(f"{module}: {name} must be a positive int, but got {size!r}")
+
+
+def features(module: str, x: Any) -> int:
+    """C of ``x [..., C]``."""
+    shape = np.shape(x)
+    if not shape:
+        raise ValueError(f"{module}: x must be [..., *S, C], but it is a scalar")
+    return shape[-1]
+
+
+def kernel_extents(module: str, kernel_size: Any, most: int = 3) -> Shape:
+    """``kernel_size`` as a tuple; as in Flax, an int is one axis."""
+    extents = tuple(kernel_size) if hasattr(kernel_size, "__iter__") else (kernel_size,)
+    if not 1 <= len(extents) <= most:
+        axes = f"1 to {most} spatial axes" if most > 1 else "one axis"
+        raise ValueError(
+            f"{module}: kernel_size must be an int or a sequence of ints for {axes}, but got "
+            f"{kernel_size!r}"
+        )
+    positive(module, **{f"kernel_size[{axis}]": extent for axis, extent in enumerate(extents)})
+    return tuple(map(operator.index, extents))
+
+
+def grouped_kernel(module: str, extents: Shape, in_features, out_features, groups) -> Shape:
+    """``[*K, C/G, F]``, where ``groups`` divides both numbers of features."""
+    positive(module, in_features=in_features, out_features=out_features, feature_group_count=groups)
+    for name, features in (("in_features", in_features), ("out_features", out_features)):
+        if features % groups:
+            raise ValueError(
+                f"{module}: {name} must be a multiple of feature_group_count, but {features} % "
+                f"{groups} = {features % groups}"
+            )
+    return (*extents, in_features // groups, out_features)
+
+
+def static(value: Any) -> Any:
+    """Lists as tuples, which a module can hold as hashable static data."""
+    return tuple(map(static, value)) if isinstance(value, tuple | list) else value
+
+
+def masked(kernel: Array, mask: Any) -> Array:
+    """``kernel * mask``, of one shape."""
+    if mask is None:
+        return kernel
+    if mask.shape != kernel.shape:
+        raise Call("ConvTranspose", kernel=kernel.shape).refuse(
+            f"mask must have the kernel's shape, {kernel.shape}, but has {mask.shape}"
+        )
+    return kernel * mask
+
+
+# --- Flax's convolution ---------------------------------------------------------------------------
+
+
+def convolution(
+    lhs: Array, rhs: Array, window_strides, padding, lhs_dilation=None, rhs_dilation=None, **options
+) -> Array:
+    """``conv_general_dilated`` as Flax's ``Conv`` calls it, refusing in words of ``Conv``."""
+    call = Call("Conv", x=lhs.shape, kernel=rhs.shape)
+    rank = rhs.ndim - 2
+    if lhs.ndim != rhs.ndim:
+        raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, as many as the kernel")
+    _check_features(call, lhs.shape[-1], rhs.shape[-2] * options.get("feature_group_count", 1))
+    given = {
+        "strides": window_strides,
+        "input_dilation": lhs_dilation,
+        "kernel_dilation": rhs_dilation,
+    }
+    for name, value in given.items():
+        _per_axis(call, name, value, rank)
+    if isinstance(padding, str) and padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
+        raise call.refuse(
+            f'padding must be "SAME", "SAME_LOWER", "VALID", "CIRCULAR", "CAUSAL", "REFLECT", an '
+            f"int or (low, high) pairs, as Flax's convolution takes it, but got {padding!r}"
+        )
+    return conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, **options
+    )
+
+
+def _check_features(call: Call, features: int, wanted: int) -> None:
+    if checks.known(features, wanted) and features != wanted:
+        raise call.refuse(
+            f"x must have the {wanted} in-features that the kernel reads, but has {features}"
+        )
+
+
+# --- Flax's transposed convolution ----------------------------------------------------------------
+
+
+def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """Flax's transposed convolution of ``x [..., *S, C]``: not the adjoint of its convolution.
+
+    It is the convolution of the input with ``s-1`` zeros between pixels, at stride 1. The kernel is
+    ``[*K, C, F]``, or ``[*K, F, C]`` and flipped where ``module.transpose_kernel``. Explicit
+    padding is the dilated input's, and ``"VALID"`` returns ``s*n`` pixels also where ``k < s``.
+    """
+    layout = {"transposed_kernel" if module.transpose_kernel else "kernel": kernel.shape}
+    call = Call("ConvTranspose", x=x.shape, **layout)
+    rank = kernel.ndim - 2
+    if x.ndim <= rank:
+        raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, but has {x.ndim} axes")
+    if module.transpose_kernel:
+        kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
+    _check_features(call, x.shape[-1], kernel.shape[-2])
+    y = _over_examples(lambda x: _transposed(call, module, x, kernel), x, rank)
+    return y if bias is None else y + jnp.expand_dims(bias, range(y.ndim - 1))
+
+
+def _transposed(call: Call, module: Any, x: Array, kernel: Array) -> Array:
+    """The transposed convolution of ``x [N, *S, C]`` and ``kernel [*K, C, F]``, as it stands."""
+    rank = kernel.ndim - 2
+    strides = _per_axis(call, "strides", module.strides, rank)
+    dilation = _per_axis(call, "kernel_dilation", module.kernel_dilation, rank)
+    reaches = [effective_extent(k, d) - 1 for k, d in zip(kernel.shape, dilation, strict=False)]
+    try:
+        entries = axis_entries(module.padding, rank)
+    except PaddingError as error:
+        raise call.refuse(str(error)) from None
+    axes = zip(entries, x.shape[1:], strides, reaches, strict=False)
+    wraps, pairs = zip(*(_axis(call, module, *axis) for axis in axes), strict=True)
+    if any(map(any, wraps)):
+        x = jnp.pad(x, [(0, 0), *wraps, (0, 0)], mode="wrap")
+    images = (0, rank + 1, *range(1, rank + 1))
+    return conv_general_dilated(
+        x,
+        kernel,
+        (1,) * rank,
+        pairs,
+        lhs_dilation=strides,
+        rhs_dilation=dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(images, (rank + 1, rank, *range(rank)), images),
+        **_options(module),
+    )
+
+
+def _per_axis(call: Call, name: str, value: Any, rank: int) -> Shape:
+    """One positive int an axis; None is 1, as in Flax."""
+    return checks.per_axis(call, name, 1 if value is None else value, rank)
+
+
+def _axis(call: Call, module: Any, entry: Any, n: int, s: int, reach: int) -> Pairs:
+    """How many input pixels repeat at each end of one axis, and the padding once it is dilated."""
+    match entry:
+        case "SAME" | "VALID":
+            return (0, 0), _named(entry, s, reach)
+        case "CIRCULAR":
+            return _circular(n, s, reach, module.transpose_kernel)
+        case str():
+            raise call.refuse(
+                f'padding must be "SAME", "VALID", "CIRCULAR", an int or (low, high) pairs, as '
+                f"Flax's transposed convolution takes it, but got {entry!r}"
+            )
+        case _:
+            return (0, 0), entry
+
+
+def _named(name: str, s: int, reach: int) -> tuple[int, int]:
+    """``"SAME"`` or ``"VALID"`` of one axis, ``reach = d*(k-1)``, as ``lax.conv_transpose`` has it.
+
+    >>> _named("SAME", 2, 3), _named("VALID", 2, 0)
+    ((2, 2), (0, 1))
+    """
+    if name == "VALID":
+        return reach, s - 1 + max(reach + 1 - s, 0)
+    total = reach + s - 1
+    low = reach if s > reach else -(-total // 2)
+    return low, total - low
+
+
+def _circular(n: int, s: int, reach: int, transposed: bool) -> Pairs:
+    """``"CIRCULAR"`` of one axis: the pixels to repeat, and the padding.
+
+    Flax wraps what ``"VALID"`` returns, ``max(d*(k-1) + 1 - s, 0)`` pixels too many, around the
+    period ``n*s``, half of them at each end: the odd one at the end, or where the kernel is
+    transposed at the beginning. So output ``o`` reads the periodic input from ``o - low`` on.
+    """
+    if n == 0:
+        return (0, 0), (0, 0)
+    low = reach - (max(reach + 1 - s, 0) + transposed) // 2
+    last = n * s - 1 + reach - low  # the dilated position that the last output reads last
+    before, after = -(-low // s), last // s - (n - 1)
+    return (before, after), (low - before * s, last - (n - 1 + after) * s)
+
+
+# --- what each module computes --------------------------------------------------------------------
+
+
+def depthwise(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    return _over_examples(
+        lambda x: depthwise_conv(x, kernel, bias, **_window(module), **_options(module)),
+        x,
+        kernel.ndim - 2,
+    )
+
+
+def separable(module: Any, x: Array, depthwise_kernel, pointwise_kernel, bias) -> Array:
+    return _over_examples(
+        lambda x: separable_conv(
+            x, depthwise_kernel, pointwise_kernel, bias, **_window(module), **_options(module)
+        ),
+        x,
+        depthwise_kernel.ndim - 2,
+    )
+
+
+def pointwise(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    """An int stride is one for all axes between batch and features; a tuple has one a spatial axis,
+    so that it also tells how many leading axes are batch axes."""
+    strides = module.strides
+    if strides == 1:
+        return pointwise_conv(x, kernel, bias, **_options(module))
+    rank = len(strides) if isinstance(strides, tuple) else max(x.ndim - 2, 0)
+    kernel = kernel.reshape(*(1,) * rank, *kernel.shape)
+    return _over_examples(
+        lambda x: pointwise_conv(x, kernel, bias, strides=strides, **_options(module)), x, rank
+    )
+
+
+def causal(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
+    return _over_examples(
+        lambda x: causal_conv(
+            x, kernel, bias, strides=module.strides, **_taps(module), **_options(module)
+        ),
+        x,
+        1,
+    )
+
+
+def causal_init(module: Any, kernel: Array, batch_size: int, dtype: Any) -> Array:
+    """Zeros in the dtype that the step computes in, as far as the module knows it."""
+    dtype = next((d for d in (dtype, module.dtype) if d is not None), kernel.dtype)
+    return causal_conv_init(kernel, batch_size, dtype=dtype, **_taps(module))
+
+
+def causal_step(module: Any, state: Array, x: Array, kernel: Array, bias: Array | None):
+    if module.strides not in (1, (1,)):
+        raise ValueError(
+            f"CausalConv.step: streaming needs strides=1, but the module has "
+            f"strides={module.strides}; take every {module.strides}th output of an unstrided one"
+        )
+    return causal_conv_step(state, x, kernel, bias, **_taps(module), **_options(module))
+
+
+def _over_examples(function: Callable[[Array], Array], x: Array, rank: int) -> Array:
+    """``function`` of ``x [..., *S, C]``, its leading axes folded into one batch axis."""
+    leading = x.shape[: max(x.ndim - rank - 1, 0)]
+    if len(leading) == 1 or x.ndim <= rank:  # a batch already, or for the function to refuse
+        return function(x)
+    y = function(x.reshape(math.prod(leading), *x.shape[len(leading) :]))
+    return y.reshape(*leading, *y.shape[1:])
+
+
+def _window(module: Any) -> dict[str, Any]:
+    return {
+        "strides": module.strides,
+        "padding": module.padding,
+        "dilation": module.kernel_dilation,
+    }
+
+
+def _taps(module: Any) -> dict[str, Any]:
+    return {"dilation": module.kernel_dilation, "groups": module.feature_group_count}
+
+
+def _options(module: Any) -> dict[str, Any]:
+    return {
+        "precision": module.precision,
+        "preferred_element_type": module.preferred_element_type,
+    }

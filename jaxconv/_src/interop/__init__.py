@@ -1,0 +1,1 @@
+"""lax's own convolutions, computed by jaxconv's primitives."""

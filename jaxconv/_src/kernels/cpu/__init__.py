@@ -1,0 +1,1 @@
+"""The three operators by the C++ engine."""

@@ -1,0 +1,1 @@
+"""Depthwise operators in Pallas for TPUs."""

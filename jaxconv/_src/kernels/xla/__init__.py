@@ -1,0 +1,1 @@
+"""The three operators in plain XLA, on every platform."""

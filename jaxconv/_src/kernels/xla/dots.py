@@ -1,0 +1,267 @@
+"""Convolutions as matrix products, in plain XLA.
+
+With the inputs that one output pixel reads laid out as a row, for each group a matrix
+``rows [P, taps*C/G]`` of all pixels, the three operators are
+
+    y = rows @ kernel        drows = g @ kernel.T        dkernel = rows.T @ g
+
+Where the windows of different outputs do not overlap (1x1 kernels, patches), ``rows`` is ``x``
+rearranged, and the products are taken whole. Where they do, rows are formed for a tile of one
+image's outputs at a time, and the input gradient is the convolutions of its phases.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import jax.numpy as jnp
+from jax import lax
+
+from ...geometry.spec import ConvSpec, Operator
+from ..dtypes import promoted, results_dtypes
+from .windows import (
+    UNPADDED,
+    Axis,
+    even_extent,
+    forward_axes,
+    interleaved,
+    materialised,
+    pad,
+    phase,
+)
+
+# Elements of the rows formed at a time, or half of x's where that is less; up to twice as many
+# where that saves cutting an axis. On grouped g32 and g4 3x3 8x28x28x256 2^18 and 2^20 took the
+# same time and 2^15 twice as much; temporaries were 1.5, 2.4 and 1.3 times the input.
+ROWS = 1 << 18
+
+# Elements of the filter gradient of one plain product from which ``rows`` are transposed before it.
+TRANSPOSED = 1 << 15
+
+# A strided input gradient computes each phase apart. 16 of them (5x5 s4) compiled in 2.4 s on a
+# busy machine, 64 (9x9 s8) in 5.3 s.
+PHASES = 16
+
+
+def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
+    dtype, sums = results_dtypes(x, kernel, dtype)
+    options = {"precision": precision, "preferred_element_type": sums}
+    x, kernel = promoted(x, kernel)
+    kernel = _matrices(kernel, spec)
+    if spec.disjoint:
+        y = jnp.matmul(_disjoint_rows(x, spec), kernel, **options)
+        return _ungrouped(y.astype(dtype), spec.output_shape)
+    return _unfolded_conv(x, kernel, forward_axes(spec), dtype, options)
+
+
+def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
+    dtype, sums = results_dtypes(g, kernel, dtype)
+    options = {"precision": precision, "preferred_element_type": sums}
+    g, kernel = promoted(g, kernel)
+    if spec.disjoint:
+        rows = jnp.matmul(_grouped(g, spec), _matrices(kernel, spec).mT, **options)
+        return _scattered(rows.astype(dtype), spec)
+    axes = forward_axes(spec)
+    starts = itertools.product(*[range(axis.s) for axis in axes])
+    phases = [_phase(g, kernel, spec, axes, at, dtype, options) for at in starts]
+    return interleaved(phases, axes)
+
+
+def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
+    dtype, sums = results_dtypes(x, g, dtype)
+    options = {"precision": precision, "preferred_element_type": sums}
+    x, g = promoted(x, g)
+    if spec.disjoint and spec.groups == 1:
+        rows, g = _disjoint_rows(x, spec)[0], g.reshape(-1, spec.out_features)
+        dkernel = _summed_over_pixels(rows, g, options)
+    elif spec.disjoint:
+        rows, g = (_by_image(a, x.shape[0]) for a in (_disjoint_rows(x, spec), _grouped(g, spec)))
+        dkernel = jnp.einsum("gnpk,gnpf->gkf", rows, g, **options)
+    else:
+        dkernel = _unfolded_filter_grad(x, g, spec, sums, options)
+    dkernel = dkernel.reshape(spec.groups, spec.taps, spec.group_in, spec.group_out)
+    return dkernel.transpose(1, 2, 0, 3).reshape(spec.kernel_shape).astype(dtype)
+
+
+def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+    phases = math.prod(spec.strides)
+    if operator is Operator.INPUT_GRAD and not spec.disjoint and phases > PHASES:
+        return f"dots compiles every phase of the strides apart, and {phases} are too many"
+    return None
+
+
+def _summed_over_pixels(rows, g, options):
+    """``rows.T @ g``
+
+    Contracted over the leading axis of plain matrices, XLA:CPU transposes neither: 1x1 s2
+    8x56x56 64>128 took 0.47 of the time over an axis of groups, or of images. Where the result is
+    large, it is the product that takes the time, and it runs faster over the inner axis of its left
+    operand: 8x28x28 256>512 took 11.2 ms, and 8.9 with a transposed copy, which the barrier keeps
+    XLA from undoing; 8x14x14 512>1024 9.1 and 8.2; but 8x56x56 64>128 3.2 and 4.0.
+    """
+    if rows.shape[1] * g.shape[1] >= TRANSPOSED:
+        return jnp.matmul(lax.optimization_barrier(rows.T), g, **options)
+    return lax.dot_general(rows, g, (((0,), (0,)), ((), ())), **options)
+
+
+def _matrices(kernel, spec: ConvSpec):
+    """``[*K, C/G, F] -> [G, taps*C/G, F/G]``"""
+    kernel = kernel.reshape(-1, spec.groups, kernel.shape[-1] // spec.groups)
+    return kernel.swapaxes(0, 1)
+
+
+def _grouped(x, spec: ConvSpec):
+    """``[…, C] -> [G, P, C/G]``"""
+    return x.reshape(-1, spec.groups, x.shape[-1] // spec.groups).swapaxes(0, 1)
+
+
+def _by_image(rows, images):
+    """``[G, P, …] -> [G, N, P/N, …]``
+
+    Summed over two axes, XLA:CPU transposes first and takes a plain product: 1x1 8x512 128>256 took
+    1.26 ms, 1.71 over one axis, and 1.57 in lax.
+    """
+    return rows.reshape(rows.shape[0], images, -1, rows.shape[-1])
+
+
+def _ungrouped(y, shape):
+    """``[G, P, C/G] -> shape``"""
+    return y.swapaxes(0, 1).reshape(shape)
+
+
+# Windows that do not overlap. Each lies in its own tile of the strides' extent.
+
+
+def _disjoint_rows(x, spec: ConvSpec):
+    """``[N, *S, C] -> [G, P, taps*C/G]``"""
+    axes = forward_axes(spec)
+    x = pad(x, [(a.low, a.o * a.s - a.n - a.low, 0) for a in axes])
+    x = x.reshape(x.shape[0], *[size for a in axes for size in (a.o, a.s)], spec.groups, -1)
+    x = x[:, *[part for a in axes for part in (slice(None), slice(a.k))]]
+    outputs, taps = range(1, 2 * spec.rank, 2), range(2, 2 * spec.rank + 1, 2)
+    x = x.transpose(x.ndim - 2, 0, *outputs, *taps, x.ndim - 1)
+    return x.reshape(spec.groups, -1, spec.taps * spec.group_in)
+
+
+def _scattered(rows, spec: ConvSpec):
+    """``[G, P, taps*C/G] -> [N, *S, C]``, zero where no window lies."""
+    axes, rank = forward_axes(spec), spec.rank
+    rows = rows.reshape(spec.groups, -1, *spec.output_spatial, *spec.kernel_spatial, spec.group_in)
+    pairs = [axis for i in range(rank) for axis in (2 + i, 2 + rank + i)]
+    x = rows.transpose(1, *pairs, 0, rows.ndim - 1)
+    borders = [border for a in axes for border in ((0, 0, 0), (0, a.s - a.k, 0))]
+    x = pad(x.reshape(*x.shape[:-2], spec.in_features), borders)
+    x = x.reshape(x.shape[0], *[a.o * a.s for a in axes], spec.in_features)
+    return pad(x, [(-a.low, a.n + a.low - a.o * a.s, 0) for a in axes])
+
+
+# Windows that overlap.
+
+
+def _phase(g, kernel, spec: ConvSpec, axes, at, dtype, options):
+    """The gradient at the inputs ``at``, ``at + strides``, …"""
+    chosen = [phase(axis, r) for axis, r in zip(axes, at, strict=True)]
+    taps, axes = zip(*chosen, strict=True)
+    if any(axis.k == 0 for axis in axes):
+        return jnp.zeros((g.shape[0], *[axis.o for axis in axes], spec.in_features), dtype)
+    kernel = lax.rev(kernel[*taps], range(spec.rank))
+    kernel = kernel.reshape(-1, spec.group_in, spec.groups, spec.group_out)
+    kernel = kernel.transpose(2, 0, 3, 1).reshape(spec.groups, -1, spec.group_in)
+    return _unfolded_conv(g, kernel, axes, dtype, options)
+
+
+def _unfolded_conv(x, kernel, axes, dtype, options):
+    """The convolution by ``kernel [G, taps*C/G, F/G]``."""
+    tile, counts = _tile(axes, x)
+    x, borders = _padded(x, axes, tile, counts)
+    shape = (1, *[axis.o for axis in tile], kernel.shape[0] * kernel.shape[2])
+
+    def product(x, kernel):
+        rows = _unfolded(pad(x, borders), tile, kernel.shape[0])
+        y = jnp.matmul(rows, kernel, **options)
+        return _ungrouped(y.astype(dtype), shape)
+
+    def step(t, y):
+        n, at = _position(t, tile, counts)
+        y_tile = materialised(t, product, _inputs(x, n, at, tile, counts), kernel)
+        return lax.dynamic_update_slice(y, y_tile, (n, *at, 0))
+
+    whole = [axis.o * count for axis, count in zip(tile, counts, strict=True)]
+    y = jnp.zeros((x.shape[0], *whole, shape[-1]), dtype)
+    y = lax.fori_loop(0, x.shape[0] * math.prod(counts), step, y)
+    return y[:, *[slice(axis.o) for axis in axes]]
+
+
+def _unfolded_filter_grad(x, g, spec: ConvSpec, sums, options):
+    axes = forward_axes(spec)
+    tile, counts = _tile(axes, x)
+    x, borders = _padded(x, axes, tile, counts)
+    sizes = [axis.o for axis in tile]
+    excess = [o * count - axis.o for o, count, axis in zip(sizes, counts, axes, strict=True)]
+    g = pad(g, [(0, size, 0) for size in excess])
+
+    def product(x, g):
+        rows = _unfolded(pad(x, borders), tile, spec.groups)
+        return jnp.matmul(rows.mT, _grouped(g, spec), **options)
+
+    def step(t, dkernel):
+        n, at = _position(t, tile, counts)
+        g_tile = lax.dynamic_slice(g, (n, *at, 0), (1, *sizes, g.shape[-1]))
+        return dkernel + materialised(t, product, _inputs(x, n, at, tile, counts), g_tile)
+
+    dkernel = jnp.zeros((spec.groups, spec.taps * spec.group_in, spec.group_out), sums)
+    return lax.fori_loop(0, x.shape[0] * math.prod(counts), step, dkernel)
+
+
+def _tile(axes, x) -> tuple[list[Axis], list[int]]:
+    """The outputs whose rows are formed at a time, and how many such tiles each axis has."""
+    images = x.shape[0] if isinstance(x.shape[0], int) else 1
+    inputs = math.prod(axis.n for axis in axes) * images
+    room = min(ROWS // x.shape[-1], inputs // 2) // math.prod(axis.k for axis in axes)
+    tile = []
+    for axis in reversed(axes):
+        whole = axis.o < 2 * room  # less than two tiles are one: nothing to pad or crop
+        tile.append(axis if whole else axis._replace(o=even_extent(axis.o, max(room, 1))))
+        room //= tile[-1].o
+    tile.reverse()
+    return tile, [-(-axis.o // one.o) for axis, one in zip(axes, tile, strict=True)]
+
+
+def _padded(x, axes, tile, counts):
+    """Padded to the windows of all tiles; and the borders left, of axes that are in one tile."""
+    whole = [a._replace(o=one.o * n).border for a, one, n in zip(axes, tile, counts, strict=True)]
+    cut = [count > 1 for count in counts]
+    now = [border if many else UNPADDED for border, many in zip(whole, cut, strict=True)]
+    left = [UNPADDED if many else border for border, many in zip(whole, cut, strict=True)]
+    return pad(x, now), left
+
+
+def _position(t, tile, counts):
+    """The image and the first outputs of tile ``t``."""
+    at = []
+    for axis, count in zip(reversed(tile), reversed(counts), strict=True):
+        at.append(lax.rem(t, count) * axis.o)
+        t = lax.div(t, count)
+    return t, at[::-1]
+
+
+def _inputs(x, n, at, tile, counts):
+    """What a tile reads, along axes that are cut; the rest whole."""
+    starts = [i * axis.s for i, axis in zip(at, tile, strict=True)]
+    sizes = [a.window if count > 1 else a.n for a, count in zip(tile, counts, strict=True)]
+    return lax.dynamic_slice(x, (n, *starts, 0), (1, *sizes, x.shape[-1]))
+
+
+def _unfolded(x, axes, groups: int):
+    """``[N, *window, C] -> [G, P, taps*C/G]``, an axis at a time, the last one first."""
+    x = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
+    for i in range(len(axes), 0, -1):
+        x = jnp.concatenate(_taps_along(x, axes[i - 1], i + 1), axis=-1)
+    return x.reshape(groups, -1, x.shape[-1])
+
+
+def _taps_along(x, axis: Axis, i: int):
+    reach = (axis.o - 1) * axis.s + 1
+    starts = range(0, axis.k * axis.d, axis.d)
+    return [lax.slice_in_dim(x, t, t + reach, axis.s, axis=i) for t in starts]

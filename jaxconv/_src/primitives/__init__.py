@@ -1,0 +1,1 @@
+"""The three primitives: differentiation, batching, sharding types, and how functions call them."""

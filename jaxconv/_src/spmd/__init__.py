@@ -1,0 +1,1 @@
+"""One operator on many devices."""

@@ -1,0 +1,178 @@
+"""lax's own convolutions served by the family: which programs change, and that values do not."""
+
+from __future__ import annotations
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+from jax import lax
+
+import jaxconv
+from jaxconv._src.dispatch import choose
+from jaxconv._src.geometry.spec import Operator
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((3, 9, 8, 6)), jnp.float32)
+KERNEL = jnp.asarray(RNG.standard_normal((3, 2, 1, 12)), jnp.float32)
+
+
+def conv(x, kernel, groups=6):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (1, 2), "SAME", dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+def loss(x, kernel):
+    return jnp.sum(jnp.sin(conv(x, kernel)))
+
+
+def fresh(fn):
+    """``fn`` as jit has not seen it."""
+    return jax.jit(lambda *args: fn(*args))
+
+
+def convolves(fn, *args) -> bool:
+    """Whether the compiled program holds one of XLA's convolutions."""
+    return " convolution(" in fn.lower(*args).compile().as_text()
+
+
+@pytest.fixture(autouse=True)
+def clean():
+    yield
+    jaxconv.uninstall()
+
+
+def assert_close(ours, theirs):
+    leaves = zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    for a, b in leaves:
+        scale = max(1.0, float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, atol=200 * np.finfo(np.float32).eps * scale)
+
+
+def test_install_serves_values_and_gradients():
+    wanted = fresh(jax.value_and_grad(loss, (0, 1)))(X, KERNEL)
+    jaxconv.install()
+    served = fresh(jax.value_and_grad(loss, (0, 1)))
+    assert_close(served(X, KERNEL), wanted)
+    assert not convolves(served, X, KERNEL)
+
+
+def test_uninstall_gives_lax_its_convolution_back():
+    jaxconv.install()
+    jaxconv.uninstall()
+    assert convolves(fresh(loss), X, KERNEL)
+
+
+def test_installed_serves_its_block_alone():
+    jitted = fresh(loss)
+    assert convolves(jitted, X, KERNEL)
+    with jaxconv.installed():
+        assert not convolves(jitted, X, KERNEL)
+    assert convolves(jitted, X, KERNEL)
+
+
+def test_functions_jitted_before_follow():
+    jitted = fresh(loss)
+    before = jitted(X, KERNEL)
+    jaxconv.install()
+    assert_close(jitted(X, KERNEL), before)
+    assert not convolves(jitted, X, KERNEL)
+    jaxconv.uninstall()
+    assert convolves(jitted, X, KERNEL)
+
+
+def test_installing_twice_is_installing_once():
+    jaxconv.install()
+    jaxconv.install()
+    assert not convolves(fresh(loss), X, KERNEL)
+    jaxconv.uninstall()
+    assert convolves(fresh(loss), X, KERNEL)
+
+
+def test_eager_calls_are_served():
+    wanted = conv(X, KERNEL)
+    jaxconv.install()
+    assert_close(conv(X, KERNEL), wanted)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda x, k: jax.vmap(conv, (None, 0))(x, jnp.stack([k, 2 * k])),
+        lambda x, k: jax.vmap(jax.grad(lambda k, x: loss(x[None], k)), (None, 0))(k, x),
+        lambda x, k: jax.jvp(jax.grad(loss, 1), (x, k), (x, k))[1],
+        lambda x, k: lax.scan(lambda carry, _: (carry + conv(x, k).sum(), None), 0.0, length=3)[0],
+        lambda x, k: jax.grad(jax.checkpoint(loss), 1)(x, k),
+    ],
+    ids=["vmap", "per-example", "forward-over-reverse", "scan", "checkpoint"],
+)
+def test_install_under(transform):
+    wanted = fresh(transform)(X, KERNEL)
+    jaxconv.install()
+    served = fresh(transform)
+    assert_close(served(X, KERNEL), wanted)
+    assert not convolves(served, X, KERNEL)
+
+
+def test_install_serves_a_stock_flax_model():
+    class Network(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(12, (3, 3), feature_group_count=6)(x)
+            return linen.Conv(4, (1, 1))(jnp.tanh(x)).mean((1, 2))
+
+    network = Network()
+    variables = network.init(jax.random.key(0), X)
+    step = jax.grad(lambda variables: jnp.sum(network.apply(variables, X) ** 2))
+    wanted = fresh(step)(variables)
+    jaxconv.install()
+    served = fresh(step)
+    assert_close(served(variables), wanted)
+    assert not convolves(served, variables)
+
+
+def test_what_the_family_cannot_express_stays_with_lax():
+    x, kernel = jnp.ones((1, 5, 2), jnp.int32), jnp.ones((3, 2, 2), jnp.int32)
+    numbers = ("NWC", "WIO", "NWC")
+    jaxconv.install()
+    y = lax.conv_general_dilated(x, kernel, (1,), "VALID", dimension_numbers=numbers)
+    np.testing.assert_array_equal(y, np.full((1, 3, 2), 6))
+
+
+def test_the_lax_kernel_is_lax_whatever_is_installed():
+    jaxconv.install()
+    forced = fresh(lambda x, k: jaxconv.conv(x, k, groups=6, implementation="lax"))
+    assert convolves(forced, X, KERNEL)
+
+
+def test_export_lowers_as_before():
+    jaxconv.install()
+    exported = jax.export.export(fresh(conv), platforms=["cpu", "tpu"])(X, KERNEL)
+    assert "custom_call @jaxconv" not in exported.mlir_module()
+
+
+def test_unknown_platforms_are_refused():
+    with pytest.raises(ValueError, match="platforms must be among cpu, cuda, rocm, tpu"):
+        jaxconv.install(("gpu9",))
+    with pytest.raises(ValueError, match=r"^installed: platforms must be among .* but got 3"):
+        jaxconv.installed(3).__enter__()
+
+
+def test_a_jit_over_several_devices_holds_plain_xla():
+    """A custom call cannot be partitioned: every device would compute the whole."""
+    spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
+    chosen = choose.choose(Operator.CONV, "cpu", spec, jnp.float32, plain="several devices")
+    assert chosen.kernel == "taps"
+    assert chosen.against["native"] == "several devices"
+    with pytest.raises(ValueError, match="several devices"):
+        choose.choose(Operator.CONV, "cpu", spec, jnp.float32, "native", "several devices")
+
+
+def test_the_engine_is_refused_elsewhere_than_on_cpu():
+    spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
+    with pytest.raises(ValueError, match="runs on cpu, not on tpu"):
+        choose.choose(Operator.CONV, "tpu", spec, jnp.float32, "native")

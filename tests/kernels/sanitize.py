@@ -1,0 +1,96 @@
+"""Random specs on a sanitized CPU engine: addresses, undefined behaviour, canaries.
+
+    python tests/kernels/sanitize.py                       this machine's instruction set, 300 specs
+    python tests/kernels/sanitize.py --isa "-mavx2 -mfma -mf16c" --specs 3000
+    python tests/kernels/sanitize.py --isa ""              the baseline's
+
+Builds the engine with Clang (GCC needs many minutes) and both sanitizers into ``build/sanitized``,
+then runs the random specs of ``engine.py`` in a process that loads the sanitizers first: half
+of them with canaries around every buffer, half on buffers of exactly their size, past which the
+address sanitizer sees every read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--isa", default="-march=native", help="the compiler's flags for it")
+    parser.add_argument("--specs", type=int, default=300)
+    parser.add_argument("--compiler", default="clang++")
+    parser.add_argument("--library", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.library:
+        check(args.library, args.specs)
+        return
+    library = build(args.compiler, args.isa)
+    environment = os.environ | {
+        "LD_PRELOAD": runtime(args.compiler),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own, at exit
+        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    }
+    command = [sys.executable, __file__, "--library", str(library), "--specs"]
+    planted = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True)
+    if planted.returncode == 0 or "heap-buffer-overflow" not in planted.stderr:
+        raise SystemExit(f"a planted error went unseen:\n{planted.stderr}")
+    raise SystemExit(subprocess.run([*command, str(args.specs)], env=environment).returncode)
+
+
+def build(compiler: str, isa: str) -> pathlib.Path:
+    directory = ROOT / "build" / f"sanitized-{hashlib.sha1(isa.encode()).hexdigest()[:8]}"
+    configure = [
+        *("cmake", "-S", ROOT / "jaxconv" / "csrc", "-B", directory),
+        f"-DCMAKE_CXX_COMPILER={compiler}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        *("-DJAXCONV_SANITIZE=ON", f"-DJAXCONV_SANITIZE_ISA={isa}"),
+    ]
+    subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
+    jobs = str(len(os.sched_getaffinity(0)))
+    subprocess.run(["cmake", "--build", directory, "--parallel", jobs], check=True)
+    return directory / "_native.so"
+
+
+def runtime(compiler: str) -> str:
+    """The address sanitizer's library: it must be loaded before all others."""
+    name = "libclang_rt.asan-x86_64.so" if "clang" in compiler else "libasan.so"
+    words = [compiler, f"-print-file-name={name}"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def check(library: pathlib.Path, specs: int) -> None:
+    """Runs ``specs`` random specs; with none, one whose buffer is an element short."""
+    from jaxconv._src.kernels.cpu import native
+
+    native._library_path = lambda: library  # before the engine is loaded it
+    from support import engine
+
+    assert native._loaded()._name == str(library)
+    if not specs:
+        run_past_the_end(engine)
+    for seed, canary in enumerate((engine.CANARY, 0)):
+        engine.CANARY = canary
+        engine.check_random(specs // 2, seed)
+    print(f"{specs // 2 * 2} specs passed, every operator of each")
+
+
+def run_past_the_end(engine) -> None:
+    """A pointwise convolution of a source that lacks its last element."""
+    spec = engine.ConvSpec(1, 4, 4, (1000,), (1,), (1,), ((0, 0),), (1,), 1)
+    operator = engine.Operator.CONV
+    x, kernel = engine.operands(operator, spec, "float32")
+    engine.run_engine(operator, spec, "float32", x.ravel()[:-1].copy(), kernel, x.copy())
+
+
+if __name__ == "__main__":
+    main()

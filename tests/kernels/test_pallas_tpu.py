@@ -1,0 +1,318 @@
+"""The Mosaic-TPU kernels, interpreted on the CPU against the oracle.
+
+The interpreter detects races, fills new memory with NaN and refuses reads out of bounds. It takes
+about a second of compiling a kernel, so few random convolutions are tried unless asked:
+
+    JAXCONV_TPU_SPECS=200 pytest tests/test_pallas_tpu.py -k random
+"""
+
+import functools
+import os
+import random
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.extend import core
+
+import jaxconv
+from jaxconv._src.dispatch import choose
+from jaxconv._src.geometry.spec import Operator
+from jaxconv._src.kernels.tpu import blocks, entry
+from jaxconv._src.kernels.tpu.layout import plan
+from jaxconv._src.primitives.rules import OPERATORS
+from jaxconv._src.primitives.rules import ROLES as OPERANDS
+from support import oracle
+from support.cases import operands
+from support.family import ROLES, as_spec, assert_adjoint
+from support.oracle import Case
+
+# Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
+pytestmark = pytest.mark.lenient
+
+by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
+QUICK = {"xla_backend_optimization_level": 0}  # of the interpreter's machine code
+DTYPES = (np.float32, ml_dtypes.bfloat16)
+SPECS = int(os.environ.get("JAXCONV_TPU_SPECS", "8"))
+
+# The interpreter looks for races by comparing each access with those before it: of 17 million
+# multiply-accumulates half an hour did not finish.
+MACS = 3_000_000
+
+
+@pytest.fixture
+def interpreted(capsys):
+    """Kernels run interpreted, and what they left in the interpreter is dropped."""
+    with entry.target("v5e", interpreter()):
+        yield
+    assert_no_race(capsys)
+
+
+@pytest.fixture
+def on_two_cores(capsys):
+    """Kernels run interpreted as on a generation whose two cores share the parallel axes."""
+    with entry.target("v5p", interpreter(num_cores_or_threads=2)):
+        yield
+    assert_no_race(capsys)
+
+
+def interpreter(**options) -> pltpu.InterpretParams:
+    return pltpu.InterpretParams(
+        detect_races=True, out_of_bounds_reads="raise", uninitialized_memory="nan", **options
+    )
+
+
+def assert_no_race(capsys) -> None:
+    """jax 0.10 prints races where later versions raise."""
+    pltpu.reset_tpu_interpret_mode_state()
+    printed = capsys.readouterr()
+    assert "RACE" not in printed.out + printed.err
+
+
+def run(operator: Operator, case: Case, values: dict, dtype=None, blocks=None) -> jax.Array:
+    compute = getattr(entry, operator.value)
+    a, b = (values[role] for role in OPERANDS[operator])
+
+    def call(a, b):
+        return compute(a, b, as_spec(case), dtype=dtype, blocks=blocks)
+
+    return jax.jit(call, compiler_options=QUICK)(a, b)
+
+
+def assert_kernel(operator: Operator, case: Case, values: dict, blocks=None, dtype=None) -> None:
+    role = ROLES[operator]
+    others = {name: array for name, array in values.items() if name != role}
+    got = run(operator, case, values, dtype, blocks)
+    oracle.assert_right(got, role, case, **others)
+
+
+def random_case(rng: random.Random) -> Case:
+    """A small depthwise convolution that the kernels take, of any rank, its sizes unequal."""
+    while True:
+        rank = rng.choice((1, 2, 2, 2, 3))
+        channels, multiplier = rng.choice((32, 33, 40, 130)), rng.choice((1, 1, 1, 1, 2, 3))
+        longest = {1: 40, 2: 12, 3: 5}[rank]
+        spatial = [rng.randint(1, longest) for _ in range(rank)]
+        if rng.random() < 0.25:  # long rows, which lie on lanes where nothing forbids it
+            spatial = [*[min(n, 4) for n in spatial[:-1]], rng.randint(50, 140)]
+        case = Case(
+            batch=rng.choice((1, 2, 3, 8)),
+            in_features=channels,
+            out_features=channels * multiplier,
+            input_spatial=tuple(spatial),
+            kernel_spatial=tuple(rng.choice((1, 2, 3, 3, 4, 5)) for _ in range(rank)),
+            strides=tuple(rng.choice((1, 1, 1, 2, 3)) for _ in range(rank)),
+            padding=tuple((rng.randint(-2, 4), rng.randint(-2, 4)) for _ in range(rank)),
+            dilation=tuple(rng.choice((1, 1, 1, 2, 3)) for _ in range(rank)),
+            groups=channels,
+        )
+        cropped = [n + min(lo, 0) + min(hi, 0) for n, _, _, (lo, hi), _ in case.axes]
+        spec = as_spec(case)
+        served = all(entry.refusal(op, spec, np.float32) is None for op in Operator)
+        if served and min(cropped) > 0 and spec.macs <= MACS:
+            return case
+
+
+@pytest.mark.parametrize("seed", range(SPECS))
+def test_random_specs(interpreted, seed):
+    """Every operator, cut as the kernels would and in a way drawn from all that fit."""
+    rng = random.Random(seed)
+    case = random_case(rng)
+    dtype = DTYPES[seed % 2]
+    values = dict(zip("xkg", operands(case, dtype), strict=True))
+    for operator in Operator:
+        cuts = entry.candidates(operator, as_spec(case), np.dtype(dtype), "v5e", 64)
+        assert_kernel(operator, case, values, rng.choice(cuts))
+
+
+# Strides, phases without taps, windows moved inwards at both ends, a batch or channels on sublanes,
+# lane tails, a single image and features spread over channels; each in more than one block.
+NAMED = {
+    "2-D in rows": Case(2, 40, 40, (9, 7), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 40),
+    "batch on sublanes": Case(16, 33, 33, (6, 7), (3, 3), (2, 2), ((1, 1), (0, 2)), (1, 1), 33),
+    "gaps": Case(1, 130, 130, (11, 12), (1, 2), (2, 3), ((0, 0), (2, 0)), (1, 1), 130),
+    "multiplier": Case(1, 140, 420, (6, 5), (3, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 140),
+    "single image": Case(1, 40, 40, (9, 7), (3, 4), (1, 1), ((1, 2), (2, 0)), (1, 1), 40),
+    "1-D": Case(2, 130, 130, (45,), (4,), (1,), ((6, -1),), (2,), 130),
+    "1-D on lanes": Case(2, 40, 40, (150,), (4,), (1,), ((6, -1),), (2,), 40),
+    "2-D on lanes": Case(2, 33, 33, (5, 99), (3, 5), (2, 1), ((1, 0), (2, 3)), (1, 1), 33),
+    "3-D on lanes": Case(
+        1, 32, 32, (4, 3, 70), (2, 3, 2), (1, 1, 1), ((1, 0), (1, 1), (-1, 2)), (2, 1, 3), 32
+    ),
+    "3-D": Case(
+        1, 32, 64, (4, 5, 6), (2, 3, 3), (1, 2, 1), ((1, 0), (1, 1), (2, 2)), (2, 1, 1), 32
+    ),
+}
+
+
+@by_operator
+@pytest.mark.parametrize("name", NAMED)
+def test_several_blocks(interpreted, name, operator):
+    case = NAMED[name]
+    values = dict(zip("xkg", operands(case), strict=True))
+    p = plan(operator, as_spec(case))
+    cuts = entry.candidates(operator, as_spec(case), np.dtype(np.float32), "v5e", 64)
+    several = [cut for cut in cuts if max(blocks.grid_of(p, cut)[1:4]) > 1]
+    assert several or case.rank == 1
+    lies = "channels" if "on lanes" in name else "batch" if name.startswith("batch") else "pixels"
+    assert p.arrangement.value == lies
+    assert_kernel(operator, case, values, several[0] if several else None)
+
+
+@by_operator
+@pytest.mark.parametrize("name", ["2-D in rows", "2-D on lanes", "gaps"])
+def test_two_cores_share_the_grid(on_two_cores, name, operator):
+    case = NAMED[name]
+    values = dict(zip("xkg", operands(case), strict=True))
+    cuts = entry.candidates(operator, as_spec(case), np.dtype(np.float32), "v5p", 64)
+    p = plan(operator, as_spec(case))
+    cut = next(cut for cut in cuts if max(blocks.grid_of(p, cut)[1:4]) > 1)
+    assert_kernel(operator, case, values, cut)
+
+
+@by_operator
+def test_mixed_operands(interpreted, operator):
+    case = NAMED["2-D in rows"]
+    x, k = operands(case, ml_dtypes.bfloat16, "xk")
+    values = {"x": x, "k": k, "g": operands(case, np.float32, "g")[0]}
+    assert_kernel(operator, case, values, dtype=np.dtype(ml_dtypes.bfloat16))
+    assert_kernel(operator, case, values, dtype=np.dtype(np.float32))
+
+
+def test_wrong_results_are_seen(interpreted):
+    case = NAMED["2-D in rows"]
+    x, k, g = operands(case)
+    flipped = run(Operator.CONV, case, {"x": x, "k": k[::-1].copy()})
+    for wrong in (flipped, jnp.zeros_like(flipped)):
+        with pytest.raises(AssertionError):
+            oracle.assert_right(wrong, "g", case, x=x, k=k)
+    with pytest.raises(AssertionError):
+        assert_adjoint(case, flipped, x, k, x, k, g)
+
+
+# --- in the family --------------------------------------------------------------------------------
+
+
+def on_kernels(fn, ran: list):
+    """``fn`` with every convolution of its jaxpr computed by the interpreted kernels, outside any
+    lowering, where the interpreter's ordered effects have no place; and noted in ``ran``."""
+
+    def evaluate(jaxpr, consts, *args):
+        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+        for eqn in jaxpr.eqns:
+            read = [v.val if isinstance(v, core.Literal) else values[v] for v in eqn.invars]
+            if eqn.primitive in OPERATORS:
+                ran.append(OPERATORS[eqn.primitive])
+                compute = getattr(entry, ran[-1].value)
+                call = functools.partial(
+                    compute, spec=eqn.params["spec"], dtype=eqn.params["dtype"]
+                )
+                out = [jax.jit(lambda a, b, f=call: f(a, b), compiler_options=QUICK)(*read)]
+            elif "jaxpr" in eqn.params:
+                inner = eqn.params["jaxpr"]
+                out = evaluate(inner.jaxpr, inner.consts, *read)
+            else:
+                out = eqn.primitive.bind(*read, **eqn.params)
+                out = out if eqn.primitive.multiple_results else [out]
+            values.update(zip(eqn.outvars, out, strict=True))
+        return [v.val if isinstance(v, core.Literal) else values[v] for v in jaxpr.outvars]
+
+    def run(*args):
+        closed = jax.make_jaxpr(fn)(*args)
+        return evaluate(closed.jaxpr, closed.consts, *args)
+
+    return run
+
+
+FAMILY = {
+    "1-D strided": Case(2, 32, 32, (9,), (3,), (2,), ((1, 2),), (1,), 32),
+    "2-D on lanes": Case(1, 33, 33, (4, 60), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 33),
+}
+
+
+def curvature(loss, k, x):
+    """Forward over reverse, in both operands."""
+    return jax.jvp(lambda k, x: jax.grad(loss, (0, 1))(k, x), (k, x), (k, x))[1]
+
+
+def each_gradient(loss, k, x):
+    """A gradient for each example, of each example."""
+    return jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(k, x[:, None])
+
+
+def mapped_kernels(loss, k, x):
+    return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(jnp.stack([k, 2 * k, -k]), x)
+
+
+@pytest.mark.parametrize("case", FAMILY.values(), ids=FAMILY)
+@pytest.mark.parametrize("transform", [curvature, each_gradient, mapped_kernels])
+def test_transforms_run_on_the_kernels(interpreted, transform, case):
+    x, k, _ = map(jnp.asarray, operands(case))
+
+    def loss(k, x):
+        return jnp.sum(jaxconv.conv(x, k, **case.options()) ** 3)
+
+    transformed = functools.partial(transform, loss)
+    ran: list[Operator] = []
+    results, expected = on_kernels(transformed, ran)(k, x), jax.tree.leaves(transformed(k, x))
+    assert set(ran) == set(Operator)
+    for got, wanted in zip(results, expected, strict=True):
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-5)
+
+
+# What the kernels cannot take, as a user would meet it, and why.
+REFUSED = {
+    "few channels": (
+        Case(1, 3, 3, (5, 6), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 3),
+        "3 channels leave most of a TPU's 128 lanes empty",
+    ),
+    "a huge kernel": (
+        Case(1, 32, 32, (2, 3), (1, 65), (1, 1), ((0, 0), (40, 40)), (1, 1), 32),
+        "65 taps on the last axis are too many to unroll",
+    ),
+    "a large multiplier": (
+        Case(1, 32, 288, (3, 4), (2, 3), (1, 1), ((0, 1), (1, 1)), (1, 1), 32),
+        "a channel multiplier of 9 needs more than 8 blocks",
+    ),
+    "float64": (NAMED["2-D in rows"], "the TPU kernels compute float32 and bfloat16, not float64"),
+}
+
+
+def for_tpu(case: Case, dtype, **options) -> str:
+    x, k, g = (jnp.asarray(array) for array in operands(case, dtype))
+
+    def gradients(x, k, g):
+        y, pull = jax.vjp(lambda x, k: jaxconv.conv(x, k, **case.options(), **options), x, k)
+        return y, *pull(g)
+
+    return jax.jit(gradients).trace(x, k, g).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_runs_as_plain_xla_and_is_not_forced(name, x64):
+    case, reason = REFUSED[name]
+    dtype = np.float64 if name == "float64" else np.float32
+    assert "tpu_custom_call" not in for_tpu(case, dtype)
+    with pytest.raises(ValueError, match=f'implementation "pallas" cannot serve.*: .*{reason}'):
+        for_tpu(case, dtype, implementation="pallas")
+    x, k, g = operands(case, dtype)
+    values = {"x": x, "k": k, "g": g}
+    for operator in Operator:
+        choice = choose.choose(operator, "tpu", as_spec(case), np.dtype(dtype))
+        assert reason in choice.against["pallas"]
+        role = ROLES[operator]
+        others = {key: array for key, array in values.items() if key != role}
+        form = getattr(choose.KERNELS[choice.kernel]["tpu"], operator.value)
+        got = form(*(values[role] for role in OPERANDS[operator]), as_spec(case))
+        oracle.assert_right(got, role, case, **others)
+
+
+@by_operator
+def test_tiny_extents_are_served(interpreted, operator):
+    case = Case(1, 32, 32, (1, 1), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 32)
+    assert choose.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).kernel == "pallas"
+    assert_kernel(operator, case, dict(zip("xkg", operands(case), strict=True)))

@@ -1,0 +1,164 @@
+"""Calls the engine's handlers with random mistakes; run by ``test_engine_errors.py``.
+
+    python -m support.engine_fuzz SEED COUNT
+
+In a process of its own: what is looked for is a crash. The last line on stderr is then the call
+that crashed. Every call must either raise a sentence, or be a convolution, and return its values.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxconv._src.geometry.spec import ConvSpec, Operator
+from jaxconv._src.kernels.cpu import native
+from support.engine import DTYPES, close, operands, oracle, random_spec
+
+EXTREMES = (0, 1, 2, 3, -1, -7, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1, -(2**63))
+KINDS = ("bool", "int32", "uint8", "complex64", "float16", "float32", "bfloat16")
+SHAPES = ("strides", "padding", "dilation")
+
+
+class Call:
+    """One call of a handler, right until ``spoil`` has been at it."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+        self.spec = random_spec(rng)
+        self.operator = rng.choice(tuple(Operator))
+        self.dtype = rng.choice(("float32", "bfloat16", "float16"))
+        self.operands = list(operands(self.operator, self.spec, self.dtype))
+        self.results = [(self.spec.result_shape(self.operator), self.dtype)]
+        self.attributes = {
+            "strides": np.array(self.spec.strides, np.int64),
+            "padding": np.array(self.spec.padding, np.int64).reshape(-1),
+            "dilation": np.array(self.spec.dilation, np.int64),
+            "groups": np.int64(self.spec.groups),
+        }
+
+    def spoil(self) -> None:
+        self.rng.choice((self.size, self.attribute, self.attribute, self.kind, self.number))()
+
+    def array(self) -> int | None:
+        """One of the operands that are left, or None for the result."""
+        return self.rng.choice((*range(len(self.operands)), None))
+
+    def size(self) -> None:
+        """Another extent or rank of an operand or the result."""
+        at = self.array()
+        shape = list(self.results[0][0] if at is None else self.operands[at].shape)
+        axis = self.rng.randrange(max(1, len(shape)))
+        change = self.rng.choice(("extent", "drop", "insert", "swap") if shape else ("insert",))
+        if change == "extent":
+            shape[axis] = self.rng.choice((0, 1, shape[axis] + 1, 2 * shape[axis]))
+        elif change == "drop":
+            del shape[axis]
+        elif change == "insert":
+            shape.insert(axis, self.rng.choice((1, 2)))
+        else:
+            shape.reverse()
+        if at is None:
+            self.results[0] = (tuple(shape), self.results[0][1])
+        else:
+            self.operands[at] = np.ones(shape, self.operands[at].dtype)
+
+    def attribute(self) -> None:
+        """An attribute that is missing, unknown, of another type, too long or extreme."""
+        name = self.rng.choice((*SHAPES, "groups"))
+        change = self.rng.choice(("value", "value", "value", "length", "missing", "type", "more"))
+        if change == "missing":
+            self.attributes.pop(name, None)
+        elif change == "more":
+            self.attributes["unknown"] = np.int64(1)
+        elif change == "type":
+            value = self.rng.choice(("two", np.float32(1), True, np.int32(1), np.ones(2, np.int32)))
+            self.attributes[name] = value
+        elif name == "groups":
+            self.attributes[name] = np.int64(self.rng.choice(EXTREMES))
+        elif name in self.attributes and np.ndim(self.attributes[name]) == 1:
+            value = np.array(self.attributes[name], np.int64)
+            if change == "value" and value.size:
+                value[self.rng.randrange(value.size)] = self.rng.choice(EXTREMES)
+            else:
+                value = np.resize(value, self.rng.choice((0, 1, 5, 8)))
+            self.attributes[name] = value
+
+    def kind(self) -> None:
+        """Another element type of an operand or the result."""
+        at, kind = self.array(), jnp.dtype(self.rng.choice(KINDS))
+        if at is None:
+            self.results[0] = (self.results[0][0], kind.name)
+        else:
+            self.operands[at] = np.ones(self.operands[at].shape, kind)
+
+    def number(self) -> None:
+        """Too few or too many operands or results."""
+        changes = [lambda: self.results.append(self.results[0])]
+        if self.operands:
+            changes += [self.operands.pop, lambda: self.operands.append(self.operands[0])]
+        self.rng.choice(changes)()
+
+    def run(self) -> np.ndarray:
+        results = tuple(jax.ShapeDtypeStruct(shape, kind) for shape, kind in self.results)
+        call = jax.ffi.ffi_call(f"jaxconv_{self.operator.value}", results)
+        return np.asarray(call(*map(jnp.asarray, self.operands), **self.attributes)[0])
+
+    def meant(self) -> ConvSpec:
+        """The convolution that a call which succeeded must have been."""
+        assert {a.dtype for a in self.operands} == {jnp.dtype(self.results[0][1])}
+        shapes = [a.shape for a in self.operands]
+        result = self.results[0][0]
+        x = result if self.operator is Operator.INPUT_GRAD else shapes[0]
+        kernel = result if self.operator is Operator.FILTER_GRAD else shapes[1]
+        strides, padding, dilation = (self.attributes[name].tolist() for name in SHAPES)
+        spec = ConvSpec(
+            batch=x[0],
+            in_features=x[-1],
+            out_features=kernel[-1],
+            input_spatial=tuple(x[1:-1]),
+            kernel_spatial=tuple(kernel[:-2]),
+            strides=tuple(strides),
+            padding=tuple(zip(padding[::2], padding[1::2], strict=True)),
+            dilation=tuple(dilation),
+            groups=int(self.attributes["groups"]),
+        )
+        assert tuple(shapes) == spec.operand_shapes(self.operator)
+        assert result == spec.result_shape(self.operator)
+        return spec
+
+
+def main(seed: int, count: int) -> None:
+    native._loaded()
+    rng = random.Random(seed)
+    refused = 0
+    for index in range(count):
+        call = Call(rng)
+        for _ in range(index % 3):
+            call.spoil()
+        what = (call.operator.value, [a.shape for a in call.operands], call.results)
+        print(*what, call.attributes, file=sys.stderr, flush=True)
+        try:
+            result = call.run()
+        except Exception as error:
+            words = str(error)
+            assert index % 3, words
+            assert "jaxconv: " in words or words.startswith("INVALID_ARGUMENT"), words
+            refused += 1
+            continue
+        if 0 in result.shape:  # XLA computes nothing, and calls nobody
+            continue
+        spec, dtype = call.meant(), call.results[0][1]
+        expected = oracle(call.operator, spec, *call.operands)
+        assert dtype in DTYPES
+        assert close(call.operator, spec, result, expected, dtype)
+    print(f"{count} calls, {refused} refused in words, the rest right")
+    assert count / 3 < refused < count
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""Eight host devices: meshes, cases that are sharded over them, and what compiled programs send."""
+
+from __future__ import annotations
+
+import collections
+import math
+import re
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from support.cases import operands
+from support.family import training
+from support.oracle import Case
+
+on_eight_devices = [
+    pytest.mark.usefixtures("x64"),
+    pytest.mark.skipif(jax.device_count() < 8, reason="needs eight (host) devices"),
+]
+
+CASES = {
+    "dense": Case(8, 3, 4, (6,), (3,), (1,), ((1, 1),), (1,)),
+    "grouped": Case(8, 6, 4, (5, 4), (3, 2), (2, 1), ((1, 2), (0, 1)), (1, 2), 2),
+    "depthwise": Case(8, 6, 12, (6,), (3,), (1,), ((2, 0),), (1,), 6),
+}
+by_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+KINDS = {
+    "depthwise": (8, 8, 8),
+    "multiplied": (4, 8, 4),
+    "grouped": (8, 12, 4),
+    "even groups": (8, 8, 4),
+    "dense": (6, 4, 1),
+}
+BATCH, HEIGHT = P("b"), P(None, "b")
+COLLECTIVES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+
+
+def mesh_of(shape, names, kind=AxisType.Auto):
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
+
+
+def case_of(kind: str, **changes) -> Case:
+    """3x3 over 8 x 16x8 pixels at stride 1, padded unevenly on the second axis."""
+    c, f, groups = KINDS[kind]
+    case = Case(8, c, f, (16, 8), (3, 3), (1, 1), ((1, 1), (2, 0)), (1, 1), groups)
+    return case.replace(**changes)
+
+
+def compiled(case: Case, specs, dtype=np.float64, mesh=None):
+    """The training step compiled for sharded operands, these, and the unplaced ones."""
+    mesh = mesh or mesh_of((4, 2), ("b", "f"))
+    arrays = operands(case, dtype)
+    placed = [
+        jax.device_put(array, NamedSharding(mesh, spec))
+        for array, spec in zip(arrays, specs, strict=True)
+    ]
+    return jax.jit(training(case)).lower(*placed).compile(), placed, arrays
+
+
+def collectives(program) -> dict[str, list[int]]:
+    """The elements that each device sends or gathers, by the kind of collective."""
+    found = collections.defaultdict(list)
+    for results, name in re.findall(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", program.as_text()):
+        shapes = re.findall(r"\w+\[([\d,]*)\]", results)  # of one array, or of a tuple's
+        found[name] += [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
+    return {name: sorted(sizes) for name, sizes in found.items()}

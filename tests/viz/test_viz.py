@@ -1,0 +1,221 @@
+"""Pictures: what they show is what the oracle computes, and they read on any background."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import jaxconv
+from jaxconv import viz
+from support.oracle import Case, compute
+
+matplotlib = pytest.importorskip("matplotlib")
+rng = np.random.default_rng(0)
+
+CASES = [
+    {"padding": "VALID"},
+    {"padding": "SAME", "strides": 2},
+    {"padding": ((2, 0), (0, 1)), "strides": (1, 2), "dilation": (2, 1)},
+    {"padding": "CIRCULAR", "dilation": 2},
+    {"padding": ((-1, 1), (1, -2))},
+    {"padding": ("REFLECT", "FULL")},
+]
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def minus(value):
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def expected(x, kernel, options):
+    """By the library's own functional form, which has the oracle's tests of its own."""
+    y = jaxconv.conv(x[None, ..., None].astype(np.float32), kernel[..., None, None], **options)
+    return np.asarray(y)[0, ..., 0]
+
+
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_sliding_shows_the_result_and_a_window_that_gives_it(options):
+    x, kernel = rng.integers(-5, 9, (6, 7)), rng.integers(-3, 4, (3, 2)).astype(np.float32)
+    result = expected(x, kernel, options)
+    drawn = viz.sliding(x, kernel, **options)
+    left, middle, right = drawn.axes
+    assert texts(right) == [minus(value) for value in result.ravel()]
+    assert texts(middle) == [minus(value) for value in kernel.ravel()]
+    window = [text for text in texts(left) if not text.startswith("×")][-kernel.size :]
+    weights = [text.removeprefix("×") for text in texts(left) if text.startswith("×")]
+    numbers = [
+        [float(text.replace("\N{MINUS SIGN}", "-")) for text in row] for row in (window, weights)
+    ]
+    assert np.dot(*numbers) == pytest.approx(result[-1, -1])
+
+
+def test_sliding_agrees_with_the_oracle():
+    case = Case(1, 1, 1, (5, 6), (2, 3), (2, 1), ((0, 0), (0, 0)), (1, 2))
+    x, kernel = rng.integers(0, 9, (5, 6)), rng.integers(-3, 4, (2, 3))
+    drawn = viz.sliding(x, kernel, padding="VALID", strides=(2, 1), dilation=(1, 2))
+    exact = compute("g", case, x=x[None, ..., None], k=kernel[..., None, None])
+    assert texts(drawn.axes[2]) == [minus(value) for value in exact.ravel()]
+
+
+def test_sliding_at_a_position_leaves_later_outputs_blank():
+    drawn = viz.sliding(np.ones((4, 4)), np.ones((3, 3)), position=(1, 2))
+    assert len(texts(drawn.axes[2])) == 4 + 3
+
+
+def test_sliding_of_one_axis():
+    drawn = viz.sliding([1, 2, 3, 4], [1, 10], padding="CAUSAL", dilation=2)
+    assert texts(drawn.axes[2]) == ["10", "20", "31", "42"]
+    assert drawn.get_suptitle() == "2 taps over 4 → 4, dilation 2"
+
+
+@pytest.mark.parametrize("seconds", [0.2])
+def test_animate_has_a_frame_an_output(tmp_path, seconds):
+    from PIL import Image
+
+    path = viz.animate(np.eye(4), np.ones((2, 2)), tmp_path / "a.gif", strides=2, seconds=seconds)
+    with Image.open(path) as gif:
+        assert gif.n_frames == 4
+        assert gif.info["duration"] == 200
+        assert gif.info["loop"] == 0
+        frames = [np.asarray(gif.convert("RGB")) for _ in map(gif.seek, range(4))]
+    assert all((a != b).any() for a, b in itertools.pairwise(frames))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_dilations_colour_the_taps_alone():
+    drawn = viz.dilations(3, (1, 2, 4))
+    for axes, extent in zip(drawn.axes, (3, 5, 9), strict=True):
+        colours = [patch.get_facecolor() for patch in axes.patches]
+        assert len(colours) == extent**2
+        assert sorted(map(colours.count, set(colours))) == sorted({9, extent**2 - 9} - {0})
+
+
+def test_the_tree_marks_the_inputs_of_the_last_output():
+    drawn = viz.dilation_tree((1, 2, 4), kernel_size=3, length=20)
+    assert "sees 15 inputs" in drawn.get_suptitle()
+    fills = [collection.get_facecolor() for collection in drawn.axes[0].collections]
+    seen = [int((fill == fill[-1]).all(1).sum()) for fill in fills]
+    assert seen == [15, 7, 3, 1]
+
+
+def test_separable_counts_as_cost_does():
+    x = np.ones((1, 20, 20, 8), np.float32)
+    halves = np.ones((3, 3, 1, 8), np.float32), np.ones((1, 1, 8, 6), np.float32)
+    counted = jaxconv.cost(jaxconv.separable_conv, x, *halves)
+    dense = jaxconv.cost(jaxconv.conv, x, np.ones((3, 3, 8, 6), np.float32))
+    title = viz.separable((20, 20), 8, 6).get_suptitle()
+    assert f" {counted.parameters} parameters" in title
+    assert title.endswith(f" {dense.parameters}")
+
+
+def test_pointwise_multiplies():
+    pixel, kernel = [3, 1, 4], rng.integers(-4, 5, (3, 5))
+    drawn = viz.pointwise(pixel, kernel)
+    assert texts(drawn.axes[2]) == [minus(value) for value in pixel @ kernel]
+
+
+def test_influence_fills_the_analytic_box():
+    kernel = np.ones((3, 3, 1, 1), np.float32)
+    drawn = viz.influence(
+        lambda x: jaxconv.conv(jaxconv.conv(x, kernel), kernel, strides=2, dilation=2),
+        np.zeros((30, 40), np.float32),
+        position=(5, 9),
+    )
+    heat = drawn.axes[0].images[1].get_array()
+    (box,) = drawn.axes[0].patches
+    rows, columns = np.nonzero(heat)
+    assert (box.get_y(), box.get_height()) == (rows.min(), np.ptp(rows) + 1)
+    assert (box.get_x(), box.get_width()) == (columns.min(), np.ptp(columns) + 1)
+
+
+def test_costs_have_a_bar_each():
+    x = np.ones((1, 8, 8, 4), np.float32)
+    counted = {
+        name: jaxconv.cost(jaxconv.conv, x, np.ones((k, k, 4, 4), np.float32))
+        for name, k in (("3×3", 3), ("5×5", 5))
+    }
+    drawn = viz.costs(counted)
+    widths = [[bar.get_width() for bar in axes.patches] for axes in drawn.axes]
+    assert widths == [[144, 400], [144 * 64, 400 * 64]]
+
+
+PICTURES = {
+    "sliding": lambda: viz.sliding(np.eye(4), np.ones((3, 3))),
+    "dilations": viz.dilations,
+    "dilation_tree": viz.dilation_tree,
+    "separable": viz.separable,
+    "pointwise": lambda: viz.pointwise([1, 2], [[1], [2]]),
+    "influence": lambda: viz.influence(lambda x: x, np.ones((9, 9), np.float32)),
+    "costs": lambda: viz.costs(
+        {
+            "one": jaxconv.cost(
+                jaxconv.conv, np.ones((1, 4, 4, 1), np.float32), np.ones((3, 3, 1, 1), np.float32)
+            )
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
+    """The card is opaque and every colour given, so what the notebook's style says is no matter."""
+    import matplotlib.image
+    import matplotlib.style
+
+    seen = []
+    for style in ("default", "dark_background"):
+        with matplotlib.style.context(style):
+            seen.append(
+                matplotlib.image.imread(viz.save(PICTURES[name](), tmp_path / f"{style}.png"))
+            )
+    np.testing.assert_array_equal(*seen)
+    assert (seen[0][..., 3] == 1).all()
+    assert seen[0][..., :3].std() > 0.02  # not blank
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: viz.sliding(np.ones((3, 3, 3)), np.ones((2, 2, 2))), r"\(3, 3, 3\)"),
+        (lambda: viz.sliding(np.ones((30, 30)), np.ones((3, 3))), "1 to 400 cells"),
+        (lambda: viz.sliding(np.ones((3, 3)), np.ones((3, 3)), position=(3, 0)), "3×3 output"),
+        (lambda: viz.sliding(np.ones((3, 3)), np.ones((3, 3)), position=1), "3×3 output.* got 1"),
+        (lambda: viz.animate(np.ones((3, 3)), np.ones((3, 3)), "x.gif", seconds=0), "positive"),
+        (lambda: viz.sliding(np.ones((3, 3)), np.ones((5, 5)), padding="VALID"), "must fit"),
+        (lambda: viz.dilations(3, ()), "there must be a rate"),
+        (lambda: viz.dilations(3, (0,)), "a rate of 1 leaves no gap"),
+        (lambda: viz.dilation_tree([2**i for i in range(10)]), "1 to 64 time steps"),
+        (lambda: viz.separable(channels=9), "1 to 8 channels"),
+        (lambda: viz.pointwise([1, 2], [[1], [2], [3]]), r"\(3, 1\)"),
+        (lambda: viz.influence(lambda x: x, np.ones(4)), r"\(4,\)"),
+        (lambda: viz.influence(lambda x: x, np.ones((4, 4)), (4, 0)), "4×4 output"),
+        (lambda: viz.costs({}), "at least one"),
+        (lambda: viz.costs({"dense": 5}), "'dense' must be what jaxconv.cost returned, but is int"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_a_notebook_shows_the_picture():
+    assert viz.dilations()._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_failed_save_leaves_nothing(tmp_path):
+    drawn = viz.dilations()
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        viz.save(drawn, tmp_path / "taken")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    with pytest.raises(FileNotFoundError, match=r"missing/picture\.png'$"):
+        viz.save(drawn, tmp_path / "missing" / "picture.png")
+
+
+def test_without_matplotlib_a_sentence(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"jaxconv\[demo\]"):
+        viz.dilations()
