@@ -89,7 +89,7 @@ def measure(
         "workload": workload.name,
         "kind": workload.kind,
         "operator": operator.value,
-        "kernel": choice.kernel,
+        "kernel": choice.implementation,
         "temporary_bytes": temporary_bytes(operator, spec, a, b),
         "footprint_bytes": footprint,
         "macs": spec.macs,
@@ -107,9 +107,11 @@ def platform_name() -> str:
 
 def refused(name: str, operator: Operator, spec) -> bool:
     """Whether a forced kernel cannot serve on this platform."""
-    modules = choose.KERNELS[name]
+    modules = choose.IMPLEMENTATIONS[name]
     dtype = np.dtype(np.float32)
-    return platform_name() not in modules or bool(choose.refusal(name, operator, spec, dtype))
+    return platform_name() not in modules or bool(
+        choose.unsupported_reason(name, operator, spec, dtype)
+    )
 
 
 def check(what: str, result: np.ndarray, reference: np.ndarray, spec, operator: Operator) -> None:

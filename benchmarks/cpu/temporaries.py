@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def cell(operator: Operator, spec: ConvSpec, dtype, plain: str | None) -> str:
-    kernel = choose.choose(operator, jax.default_backend(), spec, dtype, plain=plain).kernel
+    kernel = choose.choose(operator, jax.default_backend(), spec, dtype, plain=plain).implementation
     return f"{kernel} {temporaries(operator, spec, dtype, kernel):.2f}"
 
 

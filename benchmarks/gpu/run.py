@@ -129,7 +129,7 @@ def measure(name: str, operator: Operator, spec: ConvSpec, dtype, compiled, rate
         "workload": name,
         "operator": operator.value,
         "dtype": dtype.name,
-        "kernel": choice.kernel,
+        "kernel": choice.implementation,
         "blocks": str(choice.blocks),
         "microseconds": {peer: 1e6 * time for peer, time in times.items()},
         "of_bandwidth": size / rate / times["jaxconv"],

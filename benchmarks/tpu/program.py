@@ -63,7 +63,7 @@ def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]
         return getattr(entry, operator.value)(a, b, spec, dtype=case.dtype)
 
     with entry.target(case.generation):
-        reason = entry.refusal(operator, spec, case.dtype)
+        reason = entry.unsupported_reason(operator, spec, case.dtype)
         if reason is not None:
             return {"refused": reason}
         _clear(dump)

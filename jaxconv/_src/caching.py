@@ -19,7 +19,7 @@ def cached_by_value(function: Callable) -> Callable:
             args = tuple(tuple(arg) if isinstance(arg, list) else arg for arg in args)
         try:
             return cached(*args) if _plain(args, top=True) else function(*args)
-        except TypeError:  # an unhashable argument; its own check words the refusal
+        except TypeError:  # an unhashable argument; its own check words the error
             return function(*args)
 
     return call

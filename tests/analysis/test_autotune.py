@@ -28,7 +28,7 @@ def conv(x, k):
 
 
 def chosen(operator=Operator.CONV) -> str:
-    return choose.choose(operator, "cpu", SPEC, np.float32).kernel
+    return choose.choose(operator, "cpu", SPEC, np.float32).implementation
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def keep(path, kernel: str, blocks: str | None = None) -> None:
 def test_dispatch_follows_the_table(table, kernel):
     keep(table, kernel)
     choice = choose.choose(Operator.CONV, "cpu", SPEC, np.float32)
-    assert (choice.kernel, choice.reason) == (kernel, "measured on this device")
+    assert (choice.implementation, choice.reason) == (kernel, "measured on this device")
     explained = jaxconv.explain(conv, X, K).convs[0]
     assert (explained.kernel, explained.reason) == (kernel, "measured on this device")
     lowered = jax.jit(lambda x, k: conv(x, k)).lower(X, K)
@@ -75,14 +75,14 @@ def test_only_the_measured_operator_and_spec_follow(table):
     assert chosen() == "lax"
     assert chosen(Operator.FILTER_GRAD) != "lax"
     other = SPEC.replace(batch=3)
-    assert choose.choose(Operator.CONV, "cpu", other, np.float32).kernel != "lax"
-    assert choose.choose(Operator.CONV, "cpu", SPEC, jax.numpy.bfloat16).kernel != "lax"
-    assert choose.choose(Operator.CONV, "cuda", SPEC, np.float32).kernel == "pallas"
+    assert choose.choose(Operator.CONV, "cpu", other, np.float32).implementation != "lax"
+    assert choose.choose(Operator.CONV, "cpu", SPEC, jax.numpy.bfloat16).implementation != "lax"
+    assert choose.choose(Operator.CONV, "cuda", SPEC, np.float32).implementation == "pallas"
 
 
 def test_a_forced_kernel_goes_before_the_table(table):
     keep(table, "lax")
-    assert choose.choose(Operator.CONV, "cpu", SPEC, np.float32, "taps").kernel == "taps"
+    assert choose.choose(Operator.CONV, "cpu", SPEC, np.float32, "taps").implementation == "taps"
 
 
 def test_autotune_measures_keeps_and_prints(table):

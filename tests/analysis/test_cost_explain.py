@@ -268,9 +268,9 @@ def test_explain_says_what_dispatch_chooses(case):
     }
     for conv in convs:
         choice = choose.choose(conv.operator, conv.platform, as_spec(case), x.dtype)
-        assert (conv.kernel, conv.reason) == (choice.kernel, choice.reason)
+        assert (conv.kernel, conv.reason) == (choice.implementation, choice.reason)
         assert (conv.spec, conv.dtype) == (as_spec(case), x.dtype)
-        assert conv.reasons.keys() == choose.KERNELS.keys() - {conv.kernel}
+        assert conv.reasons.keys() == choose.IMPLEMENTATIONS.keys() - {conv.kernel}
 
 
 @by_rank

@@ -25,7 +25,7 @@ CASE = Case(2, 40, 40, (9, 7), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 40)
 
 def refused(operator=Operator.CONV, dtype=np.float32, generation="v5e", **changes):
     spec = as_spec(CASE).replace(**changes)
-    return blocks.refusal(operator, spec, dtype, generation)
+    return blocks.unsupported_reason(operator, spec, dtype, generation)
 
 
 def test_refusals_say_why():
@@ -47,7 +47,7 @@ def test_blocks_of_workloads_fit_and_move_little(operator, generation):
     chip = GENERATIONS[generation]
     for workload in DEPTHWISE:
         for dtype in map(np.dtype, DTYPES):
-            if blocks.refusal(operator, workload.spec, dtype, generation):
+            if blocks.unsupported_reason(operator, workload.spec, dtype, generation):
                 assert generation == "v4", workload.name
                 continue
             p = plan(operator, workload.spec)

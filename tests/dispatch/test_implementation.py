@@ -17,8 +17,8 @@ from support.oracle import Case
 # Depthwise with a kernel that lax, taps and dots can all compute.
 CASE = Case(2, 3, 3, (7,), (3,), (1,), ((1, 1),), (1,), 3)
 X, K, G = operands(CASE)
-KERNELS = list(choose.KERNELS)
-ON_CPU = [name for name, modules in choose.KERNELS.items() if "cpu" in modules]
+IMPLEMENTATIONS = list(choose.IMPLEMENTATIONS)
+ON_CPU = [name for name, modules in choose.IMPLEMENTATIONS.items() if "cpu" in modules]
 by_name = pytest.mark.parametrize("name", ON_CPU)
 
 
@@ -38,7 +38,7 @@ def asked_for(fn, *args) -> set:
 
 def servable(name: str) -> None:
     for operator in Operator:
-        reason = choose.refusal(name, operator, as_spec(CASE), X.dtype)
+        reason = choose.unsupported_reason(name, operator, as_spec(CASE), X.dtype)
         assert reason is None, f"choose a case that {name} can serve: {reason}"
 
 
@@ -149,7 +149,7 @@ def test_every_function_takes_it(function):
 def test_the_choice_says_why():
     for operator in Operator:
         choice = choose.choose(operator, "cpu", as_spec(CASE), X.dtype)
-        assert choice.kernel in KERNELS
+        assert choice.implementation in IMPLEMENTATIONS
         assert choice.reason
-        assert set(choice.against) == set(KERNELS) - {choice.kernel}
+        assert set(choice.against) == set(IMPLEMENTATIONS) - {choice.implementation}
         assert all(choice.against.values())

@@ -70,7 +70,7 @@ def test_mixed_dtypes(function, position):
 
 @pytest.mark.parametrize("function", ARRAYS)
 def test_every_array_is_described_with_its_axes(function):
-    """In a refusal of anything, eagerly and while tracing."""
+    """In an error about anything, eagerly and while tracing."""
     option = "strides" if function == "pointwise_conv" else "dilation"
     arrays = list(ARRAYS[function])
     if function == "pointwise_conv":  # strides need the kernel's spatial axes
@@ -176,9 +176,9 @@ def test_unknown_implementations_of_a_block():
 def impossible() -> list:
     """Every kernel with a workload that it cannot serve, and why."""
     found = []
-    for name in choose.KERNELS:
+    for name in choose.IMPLEMENTATIONS:
         for workload in WORKLOADS:
-            reason = choose.refusal(name, Operator.CONV, workload.spec, np.float32)
+            reason = choose.unsupported_reason(name, Operator.CONV, workload.spec, np.float32)
             if reason is not None:
                 found.append(
                     pytest.param(name, workload.spec, reason, id=f"{name} {workload.name}")

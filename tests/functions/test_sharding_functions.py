@@ -169,7 +169,7 @@ def test_one_example_and_second_order():
     np.testing.assert_allclose(product(cut), product(jaxconv.conv), rtol=1e-11, atol=1e-11)
 
 
-def refusal(fn, x):
+def error_of(fn, x):
     with pytest.raises(ValueError, match="Got x") as raised:
         mapped(fn, P("h"), P("h"))(x)
     return str(raised.value)
@@ -178,11 +178,11 @@ def refusal(fn, x):
 def test_refusals_of_the_exchange():
     x = np.ones((8, 2))
     exchange = functools.partial(functools.partial, sharding.halo_exchange, axis=0)
-    assert "no mesh axis 'depth' here" in refusal(exchange(axis_name="depth", low=1), x)
-    wide = refusal(exchange(axis_name="h", high=9), x)
+    assert "no mesh axis 'depth' here" in error_of(exchange(axis_name="depth", low=1), x)
+    wide = error_of(exchange(axis_name="h", high=9), x)
     assert "4 shards of mesh axis 'h' hold, 4 * 2 = 8, but got 9; pad" in wide
-    assert "low must be an int of at least 0" in refusal(exchange(axis_name="h", low=-1), x)
-    refused = refusal(functools.partial(sharding.halo_exchange, axis=2, axis_name="h"), x)
+    assert "low must be an int of at least 0" in error_of(exchange(axis_name="h", low=-1), x)
+    refused = error_of(functools.partial(sharding.halo_exchange, axis=2, axis_name="h"), x)
     assert "axis must be one of x's 2 axes, but got 2" in refused
 
 

@@ -120,6 +120,6 @@ def test_an_empty_kernel_or_axis_resolves(name):
     ],
 )
 def test_refusals(padding, rank, sentence):
-    with pytest.raises(PaddingError) as refusal:
+    with pytest.raises(PaddingError) as error_of:
         axis_entries(padding, rank)
-    assert sentence in str(refusal.value)
+    assert sentence in str(error_of.value)

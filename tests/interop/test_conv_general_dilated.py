@@ -251,7 +251,7 @@ BAD = {
 }
 
 
-def refusal(fn, shapes, dtypes, *args, **options):
+def error_of(fn, shapes, dtypes, *args, **options):
     lhs, rhs = (np.ones(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True))
     try:
         fn(lhs, rhs, *args, **options)
@@ -263,8 +263,8 @@ def refusal(fn, shapes, dtypes, *args, **options):
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
 def test_errors_are_lax_s(bad):
     lhs, rhs, *args, options = bad
-    theirs = refusal(lax.conv_general_dilated, (lhs, rhs), (np.float32,) * 2, *args, **options)
-    ours = refusal(jaxconv.conv_general_dilated, (lhs, rhs), (np.float32,) * 2, *args, **options)
+    theirs = error_of(lax.conv_general_dilated, (lhs, rhs), (np.float32,) * 2, *args, **options)
+    ours = error_of(jaxconv.conv_general_dilated, (lhs, rhs), (np.float32,) * 2, *args, **options)
     assert ours == theirs
     assert theirs is not None
 
@@ -272,8 +272,8 @@ def test_errors_are_lax_s(bad):
 def test_mixed_dtypes_are_refused_as_by_lax():
     shapes = ((2, 3, 5), (4, 3, 2))
     for dtypes in itertools.permutations((np.float32, np.float16, np.int32), 2):
-        theirs = refusal(lax.conv_general_dilated, shapes, dtypes, (1,), "SAME")
-        assert refusal(jaxconv.conv_general_dilated, shapes, dtypes, (1,), "SAME") == theirs
+        theirs = error_of(lax.conv_general_dilated, shapes, dtypes, (1,), "SAME")
+        assert error_of(jaxconv.conv_general_dilated, shapes, dtypes, (1,), "SAME") == theirs
         assert theirs is not None
 
 
@@ -289,9 +289,9 @@ def test_use_implementation_reaches_it():
         program = jax.make_jaxpr(call)(lhs, rhs).jaxpr
     (equation,) = [eqn for eqn in equations(program) if eqn.primitive.name in NAMES]
     assert equation.params["implementation"] == "lax"
-    refusal = (
+    error_of = (
         r"^conv_general_dilated: implementation \"taps\" cannot serve this convolution: .*"
         rf"Got lhs {re.escape(str(lhs.shape))}, rhs {re.escape(str(rhs.shape))}"
     )
-    with jaxconv.use_implementation("taps"), pytest.raises(ValueError, match=refusal):
+    with jaxconv.use_implementation("taps"), pytest.raises(ValueError, match=error_of):
         call(lhs, rhs)

@@ -23,7 +23,7 @@ from support.oracle import Case
 # Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
 pytestmark = pytest.mark.lenient
 
-ON_CPU = [name for name, modules in choose.KERNELS.items() if "cpu" in modules]
+ON_CPU = [name for name, modules in choose.IMPLEMENTATIONS.items() if "cpu" in modules]
 by_kernel = pytest.mark.parametrize("kernel", ON_CPU)
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
 QUICK = {"xla_backend_optimization_level": 0}  # of the machine code; halves the time to compile
@@ -33,12 +33,12 @@ POINTWISE = BASIC[2].replace(kernel_spatial=(1, 1), padding=((0, 0), (0, 0)), di
 
 
 def servable(kernel: str, operator: Operator, case: Case, dtype=np.float32) -> bool:
-    return choose.refusal(kernel, operator, as_spec(case), dtype) is None
+    return choose.unsupported_reason(kernel, operator, as_spec(case), dtype) is None
 
 
 def run(kernel: str, operator: Operator, case: Case, operands: dict, dtype):
     """The kernel itself, compiled."""
-    compute = getattr(choose.KERNELS[kernel]["cpu"], operator.value)
+    compute = getattr(choose.IMPLEMENTATIONS[kernel]["cpu"], operator.value)
     call = functools.partial(compute, spec=as_spec(case), precision=None, dtype=jnp.dtype(dtype))
     ordered = [operands[role] for role in rules.ROLES[operator]]
     return jax.jit(lambda a, b: call(a, b), compiler_options=QUICK)(*ordered)
@@ -158,13 +158,13 @@ def test_the_kernel_asked_for_runs(kernel, operator):
 def test_the_kernel_chosen_runs(case, operator):
     """Without a name the program is the one of the kernel that dispatch says it chooses."""
     choice = choose.choose(operator, "cpu", as_spec(case), np.float32)
-    assert lowered(operator, case, None) == lowered(operator, case, choice.kernel)
+    assert lowered(operator, case, None) == lowered(operator, case, choice.implementation)
 
 
 @by_operator
 @pytest.mark.parametrize("platform", ["cuda", "tpu", "rocm"])
 def test_other_platforms_run_pallas_on_depthwise_and_lax_on_the_rest(platform, operator):
-    pallas = "pallas" if platform in choose.KERNELS["pallas"] else "lax"
+    pallas = "pallas" if platform in choose.IMPLEMENTATIONS["pallas"] else "lax"
     chosen = functools.partial(choose.choose, operator, platform, dtype=np.float32)
     wide = as_spec(DEPTHWISE.replace(in_features=128, out_features=128, groups=128))
     assert chosen(spec=wide).kernel == pallas
@@ -176,9 +176,9 @@ def test_other_platforms_run_pallas_on_depthwise_and_lax_on_the_rest(platform, o
 def test_pointwise_is_a_matrix_product_on_cuda(operator):
     case = POINTWISE.replace(groups=1, strides=(1, 1))
     kernel = "lax" if operator is Operator.FILTER_GRAD else "dots"
-    assert choose.choose(operator, "cuda", as_spec(case), np.float32).kernel == kernel
+    assert choose.choose(operator, "cuda", as_spec(case), np.float32).implementation == kernel
     strided = as_spec(case.replace(strides=(2, 2)))
-    assert choose.choose(operator, "cuda", strided, np.float32).kernel == "lax"
+    assert choose.choose(operator, "cuda", strided, np.float32).implementation == "lax"
 
 
 @by_operator

@@ -179,7 +179,7 @@ def test_phases(strides):
 @pytest.fixture
 def served(monkeypatch):
     """The family, served by these kernels."""
-    monkeypatch.setitem(choose.KERNELS["pallas"], "cpu", entry)
+    monkeypatch.setitem(choose.IMPLEMENTATIONS["pallas"], "cpu", entry)
     with here(), jaxconv.use_implementation("pallas"):
         yield
 
@@ -288,9 +288,9 @@ def test_what_it_cannot_compute_is_refused_with_the_reason(x64):
         with pytest.raises(ValueError, match=reason):
             jax.eval_shape(*bound(Operator.CONV, spec, np.float64, implementation="pallas"))
     huge = as_spec(FAMILY).replace(batch=2**31)
-    assert "32 bits" in entry.refusal(Operator.CONV, huge, np.float32)
+    assert "32 bits" in entry.unsupported_reason(Operator.CONV, huge, np.float32)
     many = as_spec(FAMILY).replace(strides=(300, 300))
-    assert "phases" in entry.refusal(Operator.INPUT_GRAD, many, np.float32)
+    assert "phases" in entry.unsupported_reason(Operator.INPUT_GRAD, many, np.float32)
 
 
 def test_a_jit_over_several_devices_holds_plain_xla():

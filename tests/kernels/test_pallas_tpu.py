@@ -111,7 +111,7 @@ def random_case(rng: random.Random) -> Case:
         )
         cropped = [n + min(lo, 0) + min(hi, 0) for n, _, _, (lo, hi), _ in case.axes]
         spec = as_spec(case)
-        served = all(entry.refusal(op, spec, np.float32) is None for op in Operator)
+        served = all(entry.unsupported_reason(op, spec, np.float32) is None for op in Operator)
         if served and min(cropped) > 0 and spec.macs <= MACS:
             return case
 
@@ -306,7 +306,7 @@ def test_what_is_refused_runs_as_plain_xla_and_is_not_forced(name, x64):
         assert reason in choice.against["pallas"]
         role = ROLES[operator]
         others = {key: array for key, array in values.items() if key != role}
-        form = getattr(choose.KERNELS[choice.kernel]["tpu"], operator.value)
+        form = getattr(choose.IMPLEMENTATIONS[choice.implementation]["tpu"], operator.value)
         got = form(*(values[role] for role in OPERANDS[operator]), as_spec(case))
         oracle.assert_right(got, role, case, **others)
 
@@ -314,5 +314,5 @@ def test_what_is_refused_runs_as_plain_xla_and_is_not_forced(name, x64):
 @by_operator
 def test_tiny_extents_are_served(interpreted, operator):
     case = Case(1, 32, 32, (1, 1), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 32)
-    assert choose.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).kernel == "pallas"
+    assert choose.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).implementation == "pallas"
     assert_kernel(operator, case, dict(zip("xkg", operands(case), strict=True)))

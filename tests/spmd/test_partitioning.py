@@ -35,7 +35,7 @@ BOTH = P(None, "b", "f")
 
 def assert_engine(program) -> None:
     if (
-        native.refusal(
+        native.unsupported_reason(
             Operator.CONV,
             jaxconv.ConvSpec(2, 2, 2, (5,), (3,), (1,), ((1, 1),), (1,), 2),
             np.float32,

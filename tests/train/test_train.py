@@ -1,4 +1,4 @@
-"""The training command: its loop, its checkpoints, its pictures and its refusals."""
+"""The training command: its loop, its checkpoints, its pictures and its errors."""
 
 import dataclasses
 import errno

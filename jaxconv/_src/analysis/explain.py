@@ -134,7 +134,7 @@ def _left(fn: Any, error: Exception) -> str:
 def kernel_of(found: Found) -> str:
     """The name of the kernel that runs a convolution on the platform in use."""
     (platform,) = choose.check_platforms("explain", jax.default_backend())
-    return _choice(found, platform).kernel
+    return _choice(found, platform).implementation
 
 
 def _choice(found: Found, platform: str) -> choose.Choice:
@@ -152,7 +152,7 @@ def _explain(found: Found, platform: str) -> ExplainedConv:
         spec=found.spec,
         dtype=found.dtype,
         platform=platform,
-        kernel=choice.kernel,
+        kernel=choice.implementation,
         reason=choice.reason,
         reasons=choice.against,
         count=found.count,

@@ -24,7 +24,7 @@ from . import tuning_cache
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 # The module that a name stands for on each platform that it runs on.
-KERNELS: dict[str, dict[str, ModuleType]] = {
+IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "lax": dict.fromkeys(PLATFORMS, lax),
     "taps": dict.fromkeys(PLATFORMS, taps),
     "dots": dict.fromkeys(PLATFORMS, dots),
@@ -41,21 +41,21 @@ FEW_PIXELS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The kernel chosen, why it was, and the reason against each of the others.
+    """The implementation chosen, why, and the reason against each of the others.
 
     ``blocks`` is how the kernel cuts its work, hashable, or None where it has no such parameters.
     """
 
-    kernel: str
+    implementation: str
     reason: str
     against: dict[str, str]
     blocks: Any = None
 
 
 def check_name(implementation: str) -> None:
-    if not isinstance(implementation, str) or implementation not in KERNELS:
+    if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
         raise ValueError(
-            f"implementation must be None or one of {', '.join(KERNELS)}, but got "
+            f"implementation must be None or one of {', '.join(IMPLEMENTATIONS)}, but got "
             f"{implementation!r}"
         )
 
@@ -74,33 +74,37 @@ def check_platforms(function: str, platforms: Any) -> tuple[str, ...]:
     return wanted
 
 
-def refusal(implementation: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(
+    implementation: str, operator: Operator, spec: ConvSpec, dtype
+) -> str | None:
     """Why a forced kernel cannot serve on any platform, or None."""
     check_name(implementation)
-    modules = KERNELS[implementation]
-    reasons = [_refusal(implementation, on, operator, spec, dtype) for on in modules]
+    modules = IMPLEMENTATIONS[implementation]
+    reasons = [_unsupported_reason(implementation, on, operator, spec, dtype) for on in modules]
     return None if None in reasons else "; ".join(dict.fromkeys(filter(None, reasons)))
 
 
-def _refusal(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def _unsupported_reason(
+    name: str, platform: str, operator: Operator, spec: ConvSpec, dtype
+) -> str | None:
     if name != "lax" and not all(isinstance(n, int) for n in spec.padded_spatial):
         return "it plans its loops by the spatial extents, and those are symbolic"
     if name != "lax" and jnp.dtype(dtype).itemsize == 1:
         return "it sums in float32, and 8-bit floats are not promoted to that"
-    return KERNELS[name][platform].refusal(operator, spec, dtype)
+    return IMPLEMENTATIONS[name][platform].unsupported_reason(operator, spec, dtype)
 
 
-def _refusals(platform: str, plain: str | None, *case) -> dict[str, str | None]:
+def _unsupported(platform: str, plain: str | None, *case) -> dict[str, str | None]:
     """Why each kernel cannot serve in this program on this platform, or None."""
-    return {name: _refusal_on(name, platform, plain, *case) for name in KERNELS}
+    return {name: _unsupported_on(name, platform, plain, *case) for name in IMPLEMENTATIONS}
 
 
-def _refusal_on(name: str, platform: str, plain: str | None, *case) -> str | None:
-    if platform not in KERNELS[name]:
-        return f"it runs on {' and '.join(KERNELS[name])}, not on {platform}"
+def _unsupported_on(name: str, platform: str, plain: str | None, *case) -> str | None:
+    if platform not in IMPLEMENTATIONS[name]:
+        return f"it runs on {' and '.join(IMPLEMENTATIONS[name])}, not on {platform}"
     if plain is not None and name in CUSTOM_CALLS:
         return plain
-    return _refusal(name, platform, *case)
+    return _unsupported_reason(name, platform, *case)
 
 
 def choose(
@@ -115,42 +119,42 @@ def choose(
 
     ``plain`` says why a program may hold nothing but plain XLA, as one that is exported.
     """
-    refusals = _refusals(platform, plain, operator, spec, dtype)
+    unsupported = _unsupported(platform, plain, operator, spec, dtype)
     if implementation is not None:
-        return _forced(implementation, refusals, platform, operator, spec, dtype)
+        return _forced(implementation, unsupported, platform, operator, spec, dtype)
     tried = tuning_cache.current_trial()
     if tried is None:
-        tried = _tuned(refusals, plain, platform, operator, spec, dtype)
+        tried = _tuned(unsupported, plain, platform, operator, spec, dtype)
     if tried is not None:
         chosen, reason, cut = tried.kernel, "measured on this device", tried.blocks
     else:
-        chosen, reason = _ruled(refusals, platform, operator, spec, dtype)
+        chosen, reason = _ruled(unsupported, platform, operator, spec, dtype)
         cut = _blocks(chosen, platform, operator, spec, dtype)
     against = {
-        name: refusal or f'"{chosen}" is preferred: {reason}'
-        for name, refusal in refusals.items()
+        name: unsupported_reason or f'"{chosen}" is preferred: {reason}'
+        for name, unsupported_reason in unsupported.items()
         if name != chosen
     }
     return Choice(chosen, reason, against, cut)
 
 
-def _forced(implementation: str, refusals, platform: str, operator, spec, dtype) -> Choice:
-    # A forced kernel's own refusal was raised where the operator was bound, in the caller's words.
-    reason = refusals[implementation]
+def _forced(implementation: str, unsupported, platform: str, operator, spec, dtype) -> Choice:
+    # Where the operator was bound, a forced implementation was already checked in the caller's words.
+    reason = unsupported[implementation]
     if reason is not None:
         first, second = spec.operand_shapes(operator)
         raise ValueError(
             f'implementation "{implementation}" cannot serve {operator.value} of {first} and '
             f"{second}: {reason}; leave implementation at None to let dispatch choose"
         )
-    against = dict.fromkeys(KERNELS.keys() - {implementation}, "another one is forced")
+    against = dict.fromkeys(IMPLEMENTATIONS.keys() - {implementation}, "another one is forced")
     cut = _blocks(implementation, platform, operator, spec, dtype)
     return Choice(implementation, "forced", against, cut)
 
 
 def _blocks(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> Any:
     """How a kernel cuts its work where nothing was measured; None where it has no blocks."""
-    module = KERNELS[name][platform]
+    module = IMPLEMENTATIONS[name][platform]
     if spec.empty or not hasattr(module, "blocks"):
         return None
     return module.blocks(operator, spec, dtype, module.generation())
@@ -161,30 +165,30 @@ def candidates(
 ) -> list[tuning_cache.Trial]:
     """Every kernel that can serve, with each cut that is worth measuring."""
     case = operator, spec, dtype
-    names = [name for name, why in _refusals(platform, None, *case).items() if why is None]
+    names = [name for name, why in _unsupported(platform, None, *case).items() if why is None]
     return [tuning_cache.Trial(name, cut) for name in names for cut in _cuts(name, platform, *case)]
 
 
 def usual(operator: Operator, platform: str, spec: ConvSpec, dtype) -> tuning_cache.Trial:
     """What runs where nothing was measured."""
-    refusals = _refusals(platform, None, operator, spec, dtype)
-    chosen, _ = _ruled(refusals, platform, operator, spec, dtype)
+    unsupported = _unsupported(platform, None, operator, spec, dtype)
+    chosen, _ = _ruled(unsupported, platform, operator, spec, dtype)
     return tuning_cache.Trial(chosen, _blocks(chosen, platform, operator, spec, dtype))
 
 
 def _cuts(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) -> tuple:
-    module = KERNELS[name][platform]
+    module = IMPLEMENTATIONS[name][platform]
     if not hasattr(module, "candidates"):
         return (None,)
     return module.candidates(operator, spec, dtype, module.generation())
 
 
-def _tuned(refusals, plain: str | None, platform: str, *case) -> tuning_cache.Trial | None:
+def _tuned(unsupported, plain: str | None, platform: str, *case) -> tuning_cache.Trial | None:
     """The measured choice, where it can still be run."""
     found = tuning_cache.lookup(platform, *case)
     if found is None:
         return None
-    refused = refusals.get(found.kernel, "there is no such kernel")
+    refused = unsupported.get(found.kernel, "there is no such kernel")
     cuts = _cuts(found.kernel, platform, *case) if refused is None else ()
     for cut in cuts:
         if found.blocks == (None if cut is None else repr(cut)):
@@ -194,13 +198,15 @@ def _tuned(refusals, plain: str | None, platform: str, *case) -> tuning_cache.Tr
     return None
 
 
-def _ruled(refusals, platform: str, operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
-    if refusals["native"] is None and not _engine_slower(operator, spec):
+def _ruled(
+    unsupported, platform: str, operator: Operator, spec: ConvSpec, dtype
+) -> tuple[str, str]:
+    if unsupported["native"] is None and not _engine_slower(operator, spec):
         return "native", _NATIVE
     rules = {"cpu": _cpu, "cuda": _cuda, "tpu": _tpu}
     chosen, reason = rules.get(platform, _others)(operator, spec, dtype)
-    if refusals[chosen] is not None:
-        return "lax", f'"{chosen}" would be, but {refusals[chosen]}'
+    if unsupported[chosen] is not None:
+        return "lax", f'"{chosen}" would be, but {unsupported[chosen]}'
     return chosen, reason
 
 

@@ -22,7 +22,7 @@ def use_implementation(name: str | None) -> Iterator[None]:
     goes first, and ``None`` gives the choice back to dispatch.
 
     Args:
-        name: ``"lax"``, ``"taps"``, ``"dots"``, another name of ``dispatch.KERNELS``, or None.
+        name: ``"lax"``, ``"taps"``, ``"dots"``, another name of ``dispatch.IMPLEMENTATIONS``, or None.
 
     Raises:
         ValueError: ``name`` is none of these; and from the calls in the block, with the reason,

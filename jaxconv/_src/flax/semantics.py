@@ -84,7 +84,7 @@ def masked(kernel: Array, mask: Any) -> Array:
     if mask is None:
         return kernel
     if mask.shape != kernel.shape:
-        raise Call("ConvTranspose", kernel=kernel.shape).refuse(
+        raise Call("ConvTranspose", kernel=kernel.shape).error(
             f"mask must have the kernel's shape, {kernel.shape}, but has {mask.shape}"
         )
     return kernel * mask
@@ -100,7 +100,7 @@ def convolution(
     call = Call("Conv", x=lhs.shape, kernel=rhs.shape)
     rank = rhs.ndim - 2
     if lhs.ndim != rhs.ndim:
-        raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, as many as the kernel")
+        raise call.error(f"x must be [..., *S, C] with {rank} spatial axes, as many as the kernel")
     _check_features(call, lhs.shape[-1], rhs.shape[-2] * options.get("feature_group_count", 1))
     given = {
         "strides": window_strides,
@@ -110,7 +110,7 @@ def convolution(
     for name, value in given.items():
         _per_axis(call, name, value, rank)
     if isinstance(padding, str) and padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
-        raise call.refuse(
+        raise call.error(
             f'padding must be "SAME", "SAME_LOWER", "VALID", "CIRCULAR", "CAUSAL", "REFLECT", an '
             f"int or (low, high) pairs, as Flax's convolution takes it, but got {padding!r}"
         )
@@ -121,7 +121,7 @@ def convolution(
 
 def _check_features(call: Call, features: int, wanted: int) -> None:
     if checks.known(features, wanted) and features != wanted:
-        raise call.refuse(
+        raise call.error(
             f"x must have the {wanted} in-features that the kernel reads, but has {features}"
         )
 
@@ -140,7 +140,7 @@ def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> 
     call = Call("ConvTranspose", x=x.shape, **layout)
     rank = kernel.ndim - 2
     if x.ndim <= rank:
-        raise call.refuse(f"x must be [..., *S, C] with {rank} spatial axes, but has {x.ndim} axes")
+        raise call.error(f"x must be [..., *S, C] with {rank} spatial axes, but has {x.ndim} axes")
     if module.transpose_kernel:
         kernel = jnp.flip(kernel, range(rank)).swapaxes(-1, -2)
     _check_features(call, x.shape[-1], kernel.shape[-2])
@@ -157,7 +157,7 @@ def _transposed(call: Call, module: Any, x: Array, kernel: Array) -> Array:
     try:
         entries = axis_entries(module.padding, rank)
     except PaddingError as error:
-        raise call.refuse(str(error)) from None
+        raise call.error(str(error)) from None
     axes = zip(entries, x.shape[1:], strides, reaches, strict=False)
     wraps, pairs = zip(*(_axis(call, module, *axis) for axis in axes), strict=True)
     if any(map(any, wraps)):
@@ -188,7 +188,7 @@ def _axis(call: Call, module: Any, entry: Any, n: int, s: int, reach: int) -> Pa
         case "CIRCULAR":
             return _circular(n, s, reach, module.transpose_kernel)
         case str():
-            raise call.refuse(
+            raise call.error(
                 f'padding must be "SAME", "VALID", "CIRCULAR", an int or (low, high) pairs, as '
                 f"Flax's transposed convolution takes it, but got {entry!r}"
             )

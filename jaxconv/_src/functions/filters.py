@@ -113,10 +113,10 @@ def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) ->
     """
     call = Call("filters.gaussian")
     if not isinstance(sigma, numbers.Real) or not 0 < sigma < math.inf:
-        raise call.refuse(f"sigma must be a positive number of pixels, but got {sigma!r}")
+        raise call.error(f"sigma must be a positive number of pixels, but got {sigma!r}")
     size = 2 * int(4 * sigma + 0.5) + 1 if size is None else checks.integer(call, "size", size)
     if size % 2 == 0:
-        raise call.refuse(f"size must be odd, so that a pixel is its centre, but got {size}")
+        raise call.error(f"size must be odd, so that a pixel is its centre, but got {size}")
     profile = np.exp(-(((np.arange(size) - size // 2) / sigma) ** 2) / 2)
     bank = np.outer(profile, profile) / profile.sum() ** 2
     return _bank(call, bank[:, :, None], dtype)

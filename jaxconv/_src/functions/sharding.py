@@ -68,13 +68,13 @@ def halo_exchange(
     x = checks.array("halo_exchange", "x", x)
     call = checks.Call("halo_exchange", x=x.shape)
     if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        raise call.refuse(f"axis must be one of x's {x.ndim} axes, but got {axis}")
+        raise call.error(f"axis must be one of x's {x.ndim} axes, but got {axis}")
     axis %= x.ndim
     shards = _shards(call, axis_name)
     for name, width in (("low", low), ("high", high)):
         checks.integer(call, name, width, least=0)
         if width > shards * x.shape[axis]:
-            raise call.refuse(
+            raise call.error(
                 f"{name} must not be more than the {shards} shards of mesh axis {axis_name!r} "
                 f"hold, {shards} * {x.shape[axis]} = {shards * x.shape[axis]}, but got {width}; "
                 f"pad the whole array for a wider border"
@@ -252,13 +252,13 @@ def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
     names = (axis_names,) if isinstance(axis_names, str) else axis_names
     entry = f"one entry a spatial axis, {rank}, a mesh axis, a tuple of them or None"
     if not isinstance(names, Sequence) or len(names) != rank:
-        raise call.refuse(f"axis_names must have {entry}, but got {names!r}")
+        raise call.error(f"axis_names must have {entry}, but got {names!r}")
     each = [(name,) if isinstance(name, str) else name for name in names if name is not None]
     if not all(isinstance(axes, tuple) and all(isinstance(a, str) for a in axes) for axes in each):
-        raise call.refuse(f"axis_names must have {entry}, but got {names!r}")
+        raise call.error(f"axis_names must have {entry}, but got {names!r}")
     cut = [axis for axes in each for axis in axes]
     if len(set(cut)) < len(cut):
-        raise call.refuse(
+        raise call.error(
             f"a mesh axis cuts one spatial axis, but axis_names has one twice: {names!r}; name "
             f"another axis of the mesh, or None for an axis that is whole"
         )
@@ -269,7 +269,7 @@ def _shards(call: checks.Call, name: str) -> int:
     try:
         return lax.axis_size(name)
     except NameError:
-        raise call.refuse(
+        raise call.error(
             f"there is no mesh axis {name!r} here; call it inside jax.shard_map over a mesh that "
             f"has this axis"
         ) from None
@@ -278,12 +278,12 @@ def _shards(call: checks.Call, name: str) -> int:
 def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards: int) -> None:
     border, outputs = whole.borders[axis], whole.spec.output_spatial[axis]
     if border is not None and border.mode != "wrap":
-        raise call.refuse(
+        raise call.error(
             f'spatial axis {axis} is cut over mesh axis {name!r}, and padding "REFLECT" and '
             f'"REPLICATE" are for axes that are not; use "CIRCULAR" or zeros'
         )
     if outputs % shards:
-        raise call.refuse(
+        raise call.error(
             f"the outputs must divide over mesh axis {name!r}, but on spatial axis {axis} there "
             f"are {outputs} for {shards} devices; change the padding, such as to "
             f'"SAME", or the extent'

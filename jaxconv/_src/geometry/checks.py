@@ -1,6 +1,6 @@
 """Argument validation: the one place that words shape and dtype errors.
 
-Every refusal names the function, the relation that failed with its numbers, the likely mend, and
+Every error names the function, the relation that failed with its numbers, the likely mend, and
 all the arrays with their axes. Shapes and values raise ``ValueError``, dtypes and things that are
 not arrays ``TypeError``. Symbolic dimensions pass every test that they do not decide.
 """
@@ -46,7 +46,7 @@ class Call(tuple):
     def function(self) -> str:
         return self[0]
 
-    def refuse(self, sentence: str, error: type[Exception] = ValueError) -> Exception:
+    def error(self, sentence: str, error: type[Exception] = ValueError) -> Exception:
         ranks = [len(shape) - 2 for name, shape in self[1:] if _is_kernel(name)]
         rank = next((rank for rank in ranks if rank in SPATIAL), None)
         arrays = [
@@ -137,7 +137,7 @@ def array(function: str, name: str, value: Any) -> Any:
 
 def _check_inexact(call: Call, name: str, dtype: Any) -> None:
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise call.refuse(
+        raise call.error(
             f"{name} must be floating or complex, but its dtype is {dtype}; "
             f"cast it with {name}.astype(jnp.float32)",
             TypeError,
@@ -148,7 +148,7 @@ def _check_one_dtype(call: Call, dtypes: dict[str, Any]) -> None:
     if len(set(dtypes.values())) > 1:
         given = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         first = next(iter(dtypes))
-        raise call.refuse(
+        raise call.error(
             f"all arrays must have one dtype, but got {given}; cast them with "
             f".astype({first}.dtype), and ask for a wider result with preferred_element_type",
             TypeError,
@@ -162,12 +162,12 @@ def result_dtype(call: Call, dtype: Any, preferred: Any) -> Any:
     wanted = dtype_of(call, "preferred_element_type", preferred)
     kinds = (jnp.complexfloating, jnp.floating)
     if not any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(wanted, kind) for kind in kinds):
-        raise call.refuse(
+        raise call.error(
             f"preferred_element_type must be of the operands' kind, {dtype}, but got {wanted}",
             TypeError,
         )
     if wanted.itemsize < np.dtype(dtype).itemsize:
-        raise call.refuse(
+        raise call.error(
             f"preferred_element_type must not be narrower than the operands' "
             f"{dtype}, but got {wanted}; cast the result instead",
             TypeError,
@@ -180,14 +180,14 @@ def dtype_of(call: Call, name: str, value: Any) -> Any:
     try:
         return jax.dtypes.canonicalize_dtype(value)
     except TypeError:
-        raise call.refuse(f"{name} must be a dtype, but got {value!r}", TypeError) from None
+        raise call.error(f"{name} must be a dtype, but got {value!r}", TypeError) from None
 
 
 def inexact(call: Call, name: str, value: Any) -> Any:
     """A floating or complex dtype."""
     dtype = dtype_of(call, name, value)
     if not jnp.issubdtype(dtype, jnp.inexact):
-        raise call.refuse(f"{name} must be floating or complex, but got {dtype}", TypeError)
+        raise call.error(f"{name} must be floating or complex, but got {dtype}", TypeError)
     return dtype
 
 
@@ -220,7 +220,7 @@ def integer(call: Call, name: str, value: Any, least: int = 1) -> int:
         number = None
     if number is None or isinstance(value, bool) or number < least:
         kind = "a positive int" if least == 1 else f"an int of at least {least}"
-        raise call.refuse(f"{name} must be {kind}, but got {value!r}")
+        raise call.error(f"{name} must be {kind}, but got {value!r}")
     return number
 
 
@@ -243,7 +243,7 @@ def per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Sh
     if isinstance(value, str) or not (isinstance(value, Sequence) or np.ndim(value) == 1):
         return (integer(call, name, value, least),) * rank
     if len(value) != rank:
-        raise call.refuse(
+        raise call.error(
             f"{name} must be an int or one int a spatial axis, {rank}, but got {len(value)}: "
             f"{tuple(value)}"
         )
@@ -252,7 +252,7 @@ def per_axis(call: Call, name: str, value: Any, rank: int, least: int = 1) -> Sh
 
 def spatial_rank(call: Call, kernel_ndim: int, name: str = "kernel") -> int:
     if kernel_ndim - 2 not in SPATIAL:
-        raise call.refuse(
+        raise call.error(
             f"{name} must be [*K, {', '.join(call.tail(name))}] with 1 to 3 spatial axes, so 3 to "
             f"5 axes in all, but it has {kernel_ndim}"
         )
@@ -267,7 +267,7 @@ def batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
         return (1, *shape)
     letters = ", ".join(call.spatial(rank))
     last = "F" if name == "g" else "C"
-    raise call.refuse(
+    raise call.error(
         f"{name} must be [N, {letters}, {last}] or, unbatched, [{letters}, {last}] beside a kernel "
         f"of {rank} spatial axes, but it has {len(shape)} axes"
     )
@@ -276,7 +276,7 @@ def batched(call: Call, name: str, shape: Shape, rank: int) -> Shape:
 def group_count(call: Call, groups: Any, out_features: int) -> int:
     groups = integer(call, "groups", groups)
     if known(out_features) and out_features % groups:
-        raise call.refuse(
+        raise call.error(
             f"out-features must be a multiple of groups, but F % groups = {out_features} % "
             f"{groups} = {out_features % groups}"
         )
@@ -292,7 +292,7 @@ def known(*sizes: Any) -> bool:
 
 def bias(call: Call, value: Any, out_features: int) -> None:
     if value is not None and tuple(value.shape) != (out_features,):
-        raise call.refuse(f"bias must have one value an out-feature, [F] = ({out_features},)")
+        raise call.error(f"bias must have one value an out-feature, [F] = ({out_features},)")
 
 
 def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape) -> None:
@@ -308,11 +308,11 @@ def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape)
             if keras
             else ""
         )
-        raise call.refuse(
+        raise call.error(
             f"{name} must be [*K, 1, C*M], but its axis before last is {group_in}{mend}"
         )
     if out_features % features if features else out_features:
-        raise call.refuse(
+        raise call.error(
             f"{name}'s last axis must be a multiple of x's {features} features, one filter or more "
             f"for each, but got {out_features}"
         )
@@ -322,27 +322,27 @@ def pointwise_kernel(call: Call, x_shape: Shape, kernel_shape: Shape, strides: A
     """A pointwise kernel is ``[1, …, 1, C, F]``, or ``[C, F]`` where the stride is 1."""
     if len(kernel_shape) == 2:
         if not x_shape:
-            raise call.refuse("x must have a feature axis, but it is a scalar")
+            raise call.error("x must have a feature axis, but it is a scalar")
         several = isinstance(strides, Sequence) or np.ndim(strides) == 1
         given = strides if several else (strides,)
         if any(integer(call, "strides", entry) != 1 for entry in given):
-            raise call.refuse(
+            raise call.error(
                 f"strides need spatial axes: with strides {strides} write kernel as "
                 f"[1, …, 1, C, F], not [C, F]"
             )
     elif any(k != 1 for k in kernel_shape[: spatial_rank(call, len(kernel_shape))]):
-        raise call.refuse("kernel must be [1, …, 1, C, F] or [C, F]; wider kernels go to conv")
+        raise call.error("kernel must be [1, …, 1, C, F] or [C, F]; wider kernels go to conv")
 
 
 def separable_kernel(call: Call, depthwise_shape: Shape, pointwise_shape: Shape) -> None:
     """The pointwise kernel of a separable convolution reads what the depthwise one returns."""
     ranks = (2, len(depthwise_shape))
     if len(pointwise_shape) not in ranks or any(extent != 1 for extent in pointwise_shape[:-2]):
-        raise call.refuse("pointwise_kernel must be [1, …, 1, C*M, F] or [C*M, F]")
+        raise call.error("pointwise_kernel must be [1, …, 1, C*M, F] or [C*M, F]")
     if known(pointwise_shape[-2], depthwise_shape[-1]) and (
         pointwise_shape[-2] != depthwise_shape[-1]
     ):
-        raise call.refuse(
+        raise call.error(
             f"pointwise_kernel must read the C*M features that depthwise_kernel returns, but "
             f"{pointwise_shape[-2]} != {depthwise_shape[-1]}"
         )
@@ -350,7 +350,7 @@ def separable_kernel(call: Call, depthwise_shape: Shape, pointwise_shape: Shape)
 
 def causal_kernel(call: Call, kernel_shape: Shape) -> None:
     if len(kernel_shape) != 3:
-        raise call.refuse(
+        raise call.error(
             f"a causal convolution has one spatial axis, so kernel must be [K, C/G, F], but it has "
             f'{len(kernel_shape)} axes; in more dimensions use conv with padding=("CAUSAL", "SAME")'
         )
@@ -373,17 +373,17 @@ def causal_state(
     """The relations of one streaming step."""
     causal_kernel(call, kernel_shape)
     if len(x_shape) != 3 or (known(x_shape[1]) and x_shape[1] < 1):
-        raise call.refuse("x must be [N, L, C] with L at least 1")
+        raise call.error("x must be [N, L, C] with L at least 1")
     wanted = causal_state_shape(call, kernel_shape, x_shape[0], dilation, groups)
     if len(state_shape) != 3 or any(
         known(got, size) and got != size for got, size in zip(state_shape, wanted, strict=True)
     ):
-        raise call.refuse(
+        raise call.error(
             f"state must be [N, (K-1)*dilation, C] = {wanted}, but got {tuple(state_shape)}; make "
             f"it with causal_conv_init with the same kernel, dilation and groups"
         )
     if known(x_shape[2]) and x_shape[2] != wanted[2]:
-        raise call.refuse(
+        raise call.error(
             f"x must have the C = {wanted[2]} features of the state, but has {x_shape[2]}"
         )
 
@@ -391,4 +391,4 @@ def causal_state(
 def filter_bank(call: Call, x_shape: Shape, bank_shape: Shape) -> None:
     """A bank ``[*K, 1, M]`` has as many spatial axes as ``x``."""
     if len(bank_shape) < 3 or bank_shape[-2] != 1 or len(x_shape) - len(bank_shape) not in (0, -1):
-        raise call.refuse("bank must be [*K, 1, M], with as many spatial axes as x")
+        raise call.error("bank must be [*K, 1, M], with as many spatial axes as x")

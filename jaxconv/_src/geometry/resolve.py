@@ -40,7 +40,7 @@ def _spec(
     try:
         resolved = paddings.resolve(padding, spatial, kernel_spatial, strides, dilation)
     except PaddingError as error:
-        raise call.refuse(str(error)) from None
+        raise call.error(str(error)) from None
     _check_features(call, x_shape[-1], kernel_shape[-2], kernel_shape[-1], groups)
     _check_borders(call, spatial, resolved.borders)
     spec = ConvSpec(
@@ -62,7 +62,7 @@ def _check_features(call: Call, in_features, group_in, out_features, groups: int
     if not known(in_features, group_in) or in_features == group_in * groups:
         return
     if call.tail("kernel")[0] == "C":  # of a function that has no groups
-        raise call.refuse(
+        raise call.error(
             f"x's in-features must equal the kernel's, but {in_features} != {group_in}"
         )
     if group_in and in_features % group_in == 0 and out_features % (in_features // group_in) == 0:
@@ -71,7 +71,7 @@ def _check_features(call: Call, in_features, group_in, out_features, groups: int
         mend = f"a kernel for groups={groups} has C/G = {in_features // groups}"
     else:
         mend = "kernels are laid out [*K, C/G, F] and arrays channels-last"
-    raise call.refuse(
+    raise call.error(
         f"x's in-features must equal the kernel's C/G * groups, but {in_features} != "
         f"{group_in} * {groups} = {group_in * groups}; {mend}"
     )
@@ -84,7 +84,7 @@ def _check_borders(call: Call, spatial: Shape, borders: tuple[Border | None, ...
         limit = {"wrap": n, "reflect": n - 1}.get(border.mode)
         if limit is not None and border.high > limit:
             name = {"wrap": "CIRCULAR", "reflect": "REFLECT"}[border.mode]
-            raise call.refuse(
+            raise call.error(
                 f'padding "{name}" of spatial axis {axis} would take {border.high} pixels from an '
                 f"extent of {n}, which has {limit} to give; use a smaller kernel or dilation"
             )
@@ -97,7 +97,7 @@ def _check_fit(call: Call, spec: ConvSpec) -> None:
             continue
         if padded < extent:
             low, high = spec.padding[axis]
-            raise call.refuse(
+            raise call.error(
                 f"the kernel must fit into the padded input, but on spatial axis {axis} it spans "
                 f"d*(k-1) + 1 = {extent} and the input has {n} + {low} + {high} = {padded}; use a "
                 f"smaller kernel or dilation, or more padding"
@@ -135,15 +135,15 @@ def filter_grad(
     several = isinstance(kernel_spatial, Sequence) or np.ndim(kernel_spatial) == 1
     rank = len(kernel_spatial) if several else 1
     if rank not in SPATIAL:
-        raise call.refuse(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
+        raise call.error(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
     extents = sizes(call, "kernel_spatial", kernel_spatial, rank)
     x_batched = batched(call, "x", x_shape, rank)
     g_batched = batched(call, "g", g_shape, rank)
     if len(x_shape) != len(g_shape):
-        raise call.refuse("x and g must both have a batch axis, or neither of them")
+        raise call.error("x and g must both have a batch axis, or neither of them")
     count = group_count(call, groups, g_shape[-1])
     if known(x_shape[-1]) and x_shape[-1] % count:
-        raise call.refuse(
+        raise call.error(
             f"in-features must be a multiple of groups, but C % groups = {x_shape[-1]} % {count} "
             f"= {x_shape[-1] % count}"
         )
@@ -156,7 +156,7 @@ def filter_grad(
 def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
     pairs = zip(g_shape, spec.output_shape, strict=True)
     if any(known(got, wanted) and got != wanted for got, wanted in pairs):
-        raise call.refuse(
+        raise call.error(
             f"g must have the shape of the convolution's output, [N, *O, F] = {spec.output_shape}, "
             f"but got {tuple(g_shape)}; strides, padding, dilation and groups must be those of the "
             f"convolution that g came from"
@@ -176,7 +176,7 @@ def transpose(
     rank = spatial_rank(call, len(kernel_shape))
     shape = batched(call, "x", x_shape, rank)
     if known(shape[-1], kernel_shape[-1]) and shape[-1] != kernel_shape[-1]:
-        raise call.refuse(
+        raise call.error(
             f"x's features must equal the kernel's last axis, but {shape[-1]} != "
             f"{kernel_shape[-1]}; the kernel is laid out as the forward convolution's, [*K, F/G, C]"
         )
@@ -187,7 +187,7 @@ def transpose(
     try:
         entries = paddings.axis_entries(padding, rank)
     except PaddingError as error:
-        raise call.refuse(str(error)) from None
+        raise call.error(str(error)) from None
     axes = zip(shape[1:-1], kernel_shape, strides, entries, dilation, extra, strict=False)
     resolved = [_transpose_axis(call, axis, *sizes) for axis, sizes in enumerate(axes)]
     spatial = tuple(extent for extent, _ in resolved)
@@ -208,18 +208,18 @@ def transpose(
 def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
     """The output extent of one axis, and the padding of the forward convolution."""
     if isinstance(entry, str) and entry in paddings.BORDERS:
-        raise call.refuse(
+        raise call.error(
             f'padding "{entry}" has no transposed convolution: its adjoint adds the border back '
             f"onto the input; use conv_input_grad, which does that, or a padding of zeros"
         )
     if extra >= max(s, d):
-        raise call.refuse(
+        raise call.error(
             f"output_padding must be less than the stride or the dilation, but on spatial axis "
             f"{axis} it is {extra} beside strides {s} and dilation {d}"
         )
     if entry in ("SAME", "SAME_LOWER"):
         if extra:
-            raise call.refuse(
+            raise call.error(
                 f'padding "{entry}" fixes the output extent at n*s and takes no output_padding, '
                 f"but on spatial axis {axis} got {extra}; give the padding as pairs"
             )
@@ -229,7 +229,7 @@ def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
     low, high = paddings.resolve((entry,), (n,), (k,), (s,), (d,)).pairs[0]
     extent = transposed_extent(n, k, s, (low, high), d, extra)
     if known(extent, n, k) and n and k and extent < 1:
-        raise call.refuse(
+        raise call.error(
             f"padding leaves nothing of spatial axis {axis}: (n-1)*s + d*(k-1) + 1 - low - high + "
             f"output_padding = {(n - 1) * s} + {effective_extent(k, d)} - {low} - {high} + {extra} "
             f"= {extent}"

@@ -105,7 +105,7 @@ def conv_general_dilated(
 
 
 def _known_precision(precision) -> bool:
-    """Whether it is one of the named functions'; lax takes others, and words its own refusals."""
+    """Whether it is one of the named functions'; lax takes others, and words its own errors."""
     try:
         checks.precision_of("conv_general_dilated", precision)
     except ValueError:

@@ -122,4 +122,4 @@ def _lower(platform: str, original, ctx, lhs, rhs, **params):
 
 def _kernel(ctx, platform: str, found: Recognised, dtype) -> str:
     plain = compat.why_plain(ctx)
-    return choose.choose(found.operator, platform, found.spec, dtype, None, plain).kernel
+    return choose.choose(found.operator, platform, found.spec, dtype, None, plain).implementation

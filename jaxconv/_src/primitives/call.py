@@ -34,7 +34,7 @@ def options(call: Call, dtype, precision, preferred_element_type, name) -> Optio
     try:
         chosen = implementation.resolve(name)
     except ValueError as error:
-        raise call.refuse(str(error)) from None
+        raise call.error(str(error)) from None
     return Options(
         call=call,
         dtype=checks.result_dtype(call, dtype, preferred_element_type),
@@ -70,9 +70,9 @@ def apply(operator: Operator, a, b, static: Geometry, chosen: Options):
 
 def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype) -> None:
     """Refuses in the caller's words what a forced kernel cannot compute."""
-    reason = choose.refusal(name, operator, spec, dtype)
+    reason = choose.unsupported_reason(name, operator, spec, dtype)
     if reason is not None:
-        raise call.refuse(
+        raise call.error(
             f'implementation "{name}" cannot serve this convolution: {reason}; '
             f"leave implementation at None to let dispatch choose"
         )

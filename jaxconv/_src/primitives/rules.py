@@ -85,7 +85,7 @@ def _abstract_eval(
             f"belong to {spec}, but got {a.shape} and {b.shape}"
         )
     if implementation is not None:
-        reason = choose.refusal(implementation, operator, spec, dtype)
+        reason = choose.unsupported_reason(implementation, operator, spec, dtype)
         if reason is not None:
             raise ValueError(
                 f'{PRIMITIVES[operator].name}: implementation "{implementation}" cannot serve '

@@ -53,7 +53,7 @@ def _compute(operator: Operator, platform, implementation, precision, plain, spe
     choice = choose.choose(operator, platform, spec, dtype, implementation, plain)
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
-    compute = getattr(choose.KERNELS[choice.kernel][platform], operator.value)
+    compute = getattr(choose.IMPLEMENTATIONS[choice.implementation][platform], operator.value)
     options = {} if choice.blocks is None else {"blocks": choice.blocks}
     # A caller's stricter promotion rules are about the caller's code; operands here may be mixed.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

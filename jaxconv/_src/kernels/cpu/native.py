@@ -35,7 +35,7 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     return _call(Operator.FILTER_GRAD, x, g, spec, dtype)
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """Why the engine cannot compute ``operator`` of ``spec`` in ``dtype``, or None if it can."""
     name = jnp.dtype(dtype).name
     if name not in ELEMENTS:
@@ -45,7 +45,7 @@ def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     library = _library()
     if isinstance(library, str):
         return library
-    return _engine_refusal(operator, spec, name)
+    return _engine_unsupported_reason(operator, spec, name)
 
 
 def missing() -> str | None:
@@ -75,7 +75,7 @@ def _call(operator: Operator, a, b, spec: ConvSpec, dtype):
     common = jnp.promote_types(a.dtype, b.dtype)
     dtype = jnp.dtype(common if dtype is None else dtype)
     computed = jnp.promote_types(common, dtype)
-    reason = refusal(operator, spec, computed)
+    reason = unsupported_reason(operator, spec, computed)
     if reason is not None:
         raise ValueError(reason)
     call = jax.ffi.ffi_call(
@@ -113,7 +113,7 @@ def _sizes(spec: ConvSpec) -> tuple:
 
 
 @functools.lru_cache(maxsize=4096)
-def _engine_refusal(operator: Operator, spec: ConvSpec, dtype: str) -> str | None:
+def _engine_unsupported_reason(operator: Operator, spec: ConvSpec, dtype: str) -> str | None:
     sizes = np.array(_sizes(spec), np.int64)
     words = ctypes.create_string_buffer(512)
     refused = _loaded().jaxconv_refusal(

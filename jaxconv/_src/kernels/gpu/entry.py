@@ -47,14 +47,14 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None, blocks: Blo
     return sums.reshape(cut.chunks, *spec.kernel_shape).sum(0).astype(dtype)
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """Why these kernels cannot compute ``operator`` of ``spec`` in ``dtype``, or None."""
     name = jnp.dtype(dtype).name
     if not spec.depthwise:
         return f"it serves depthwise convolutions only, but a group has {spec.group_in} in-features"
     if name not in DTYPES:
         return f"it computes {', '.join(DTYPES)}, not {name}"
-    return plan.refusal(operator, spec)
+    return plan.unsupported_reason(operator, spec)
 
 
 def _outputs(operator: Operator, a, kernel, spec: ConvSpec, dtype, cut: Blocks | None):

@@ -140,7 +140,7 @@ def reads(last: Walk, columns: int, taps: int) -> dict[int, list[tuple[int, int]
     return dict(sorted(offsets.items()))
 
 
-def refusal(operator: Operator, spec: ConvSpec) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec) -> str | None:
     shapes = (spec.input_shape, spec.kernel_shape, spec.output_shape)
     if not all(isinstance(n, int) for shape in shapes for n in shape):
         return "it needs sizes known at compile time, but some are symbolic"

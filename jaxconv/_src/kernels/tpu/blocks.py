@@ -133,7 +133,7 @@ def floor_bytes(operator: Operator, p: Plan, itemsize: int) -> int:
     return sum(padded(shape, itemsize) for shape in shapes)
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype, generation: str) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype, generation: str) -> str | None:
     """Why the kernels cannot compute ``operator`` of ``spec`` in ``dtype``, or None."""
     name = jnp.dtype(dtype).name
     if name not in DTYPES:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ...geometry.spec import ConvSpec, Operator
-from . import blocks
+from . import blocks as tile_blocks
 from .blocks import blocks as blocks
 from .blocks import candidates as candidates
 from .layout import canonical, kernel_shape, natural, plan, result_shape, source_shape
@@ -58,9 +58,9 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None, blocks: Blo
     return _call(Operator.FILTER_GRAD, x, g, spec, dtype, blocks)
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """Why these kernels cannot compute ``operator`` of ``spec`` in ``dtype``, or None."""
-    return blocks.refusal(operator, spec, dtype, generation())
+    return tile_blocks.unsupported_reason(operator, spec, dtype, generation())
 
 
 def generation() -> str:
@@ -94,7 +94,7 @@ def _call(operator: Operator, a, b, spec: ConvSpec, dtype, cut: Blocks | None):
     common = jnp.promote_types(a.dtype, b.dtype)
     dtype = jnp.dtype(common if dtype is None else dtype)
     computed = jnp.promote_types(common, dtype)
-    reason = refusal(operator, spec, computed)
+    reason = unsupported_reason(operator, spec, computed)
     if reason is not None:
         raise ValueError(reason)
     chosen = _target.value or Target(generation())

@@ -84,7 +84,7 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     return dkernel.transpose(1, 2, 0, 3).reshape(spec.kernel_shape).astype(dtype)
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     phases = math.prod(spec.strides)
     if operator is Operator.INPUT_GRAD and not spec.disjoint and phases > PHASES:
         return f"dots compiles every phase of the strides apart, and {phases} are too many"

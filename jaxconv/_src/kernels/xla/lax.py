@@ -65,7 +65,7 @@ def _dilated(g, kernel, spec: ConvSpec, precision):
     )
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     """lax computes every member of the family."""
     return None
 

@@ -79,7 +79,7 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     return dkernel.reshape(spec.kernel_shape).astype(dtype)
 
 
-def refusal(operator: Operator, spec: ConvSpec, dtype) -> str | None:
+def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     if spec.depthwise:
         return None
     return f"taps serves depthwise convolutions only, but a group has {spec.group_in} in-features"
