@@ -314,5 +314,8 @@ def test_what_is_refused_runs_as_plain_xla_and_is_not_forced(name, x64):
 @by_operator
 def test_tiny_extents_are_served(interpreted, operator):
     case = Case(1, 32, 32, (1, 1), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 32)
-    assert choose.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).implementation == "pallas"
+    assert (
+        choose.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).implementation
+        == "pallas"
+    )
     assert_kernel(operator, case, dict(zip("xkg", operands(case), strict=True)))

@@ -9,12 +9,14 @@ import sys
 import pytest
 
 import jaxconv
+from support.layout import BEGIN, END, LAYERS, ROOT, table
 
 PACKAGE = pathlib.Path(jaxconv.__file__).parent
+TESTS = pathlib.Path(__file__).parents[1]
 FILES = sorted(PACKAGE.rglob("*.py"))
 by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-FLAX = ("nnx.py", "linen.py", "flax_semantics.py", "models", "train")
-CORE = [path for path in FILES if path.relative_to(PACKAGE).parts[0] not in FLAX]
+FLAX = ("nnx.py", "linen.py", "_src/flax", "models", "train")
+CORE = [path for path in FILES if not path.relative_to(PACKAGE).as_posix().startswith(FLAX)]
 
 
 def name_of(path: pathlib.Path) -> str:
@@ -23,18 +25,9 @@ def name_of(path: pathlib.Path) -> str:
 
 
 def imported(path: pathlib.Path) -> set[str]:
-    """The absolute names of all that a file imports when it runs, wherever in it."""
+    """The absolute names of all that a file imports, anywhere in it, for type checkers as well."""
     package = name_of(path) if path.name == "__init__.py" else name_of(path).rpartition(".")[0]
-    return {name for node in running(ast.parse(path.read_text())) for name in names(node, package)}
-
-
-def running(tree: ast.AST):
-    """All nodes but those that only a type checker reads."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        yield node
-        yield from running(node)
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in names(node, package)}
 
 
 def names(node: ast.AST, package: str) -> set[str]:
@@ -74,44 +67,16 @@ def test_imports_have_no_cycle():
         visit(name)
 
 
-# DESIGN's list, top first; a module imports only what stands above it.
-LAYERS = [
-    ("compat", "halo"),
-    ("spec",),
-    ("blocks",),
-    ("padding",),
-    ("checks", "caching"),
-    ("geometry", "workloads"),
-    ("kernels",),
-    ("tuning",),
-    ("dispatch",),
-    ("implementation", "mesh_types"),
-    ("primitives",),
-    ("cut",),
-    ("shards",),
-    ("partitioning",),
-    ("batching", "lowering", "checkpoint_policies"),
-    ("operators",),
-    ("functional", "sharding"),
-    ("causal",),
-    ("filters",),
-    ("recognise", "program"),
-    ("general", "walk"),
-    ("install", "accelerate"),
-    ("demand", "table"),
-    ("explain", "analysis", "receptive", "autotune"),
-    ("summary",),
-    ("viz",),
-    ("flax_semantics",),
-    ("nnx", "linen"),
-    ("models",),
-    ("train",),
-]
-
-
 def layer(name: str) -> int | None:
-    part = name.split(".")[1] if "." in name else None
-    return next((at for at, names in enumerate(LAYERS) if part in names), None)
+    """The position of a module's layer in ``LAYERS``; None for the package's own ``__init__``."""
+    part = MODULES[name].relative_to(PACKAGE).as_posix()
+    found = [
+        at
+        for at, parts in enumerate(LAYERS)
+        if any(part == each or part.startswith(f"{each}/") for each in parts)
+    ]
+    assert len(found) == 1 or part in ("__init__.py", "_src/__init__.py"), f"{part} has no layer"
+    return found[0] if found else None
 
 
 @by_file
@@ -119,8 +84,26 @@ def test_imports_run_down_the_layout(path):
     here = layer(name_of(path))
     if here is None:
         return
-    above = {name for name in inner(path) if layer(name) is None or layer(name) > here}
-    assert not above, f"{name_of(path)} imports {sorted(above)}"
+    upward = {name for name in inner(path) if layer(name) is None or layer(name) > here}
+    assert not upward, f"{name_of(path)} imports {sorted(upward)}"
+
+
+def test_the_table_in_contributing_is_generated_from_the_layers():
+    """Run ``python tests/support/layout.py`` after changing a layer or its docstring."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert text.count(BEGIN + table() + END) == 1
+
+
+def test_few_files_stand_beside_the_folders():
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 10
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.stem)
+def test_no_test_imports_from_another(path):
+    tree = ast.parse(path.read_text())
+    imports = {name for node in ast.walk(tree) for name in names(node, "")}
+    modules = {other.stem for other in TESTS.rglob("test_*.py")}
+    assert not {part for name in imports for part in name.split(".")} & modules
 
 
 @by_file
@@ -146,7 +129,7 @@ def test_private_names_of_jax_stand_in_compat(path):
 
 
 def test_every_private_name_has_its_reason():
-    lines = (PACKAGE / "compat.py").read_text().splitlines()
+    lines = (PACKAGE / "_src" / "compat.py").read_text().splitlines()
     for at, line in enumerate(lines):
         if re.search(r"^from jax\._src", line):
             assert lines[at - 1].startswith("#"), line
@@ -174,8 +157,19 @@ print([name for name in ("flax", "torch", "matplotlib", "optax", "scipy") if nam
 
 def test_every_public_name_is_reexported_as_itself():
     """``X as X``: what ``py.typed`` makes public."""
-    for node in ast.parse((PACKAGE / "__init__.py").read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            assert all(alias.asname == alias.name for alias in node.names), ast.unparse(node)
-        else:
-            assert isinstance(node, ast.Expr), ast.unparse(node)  # the docstring
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    aliases = [
+        (alias.name, alias.asname)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    ]
+    public = {name for name, local in aliases if name == local}
+    assert all(local in (name, f"_{name}") for name, local in aliases)
+    assert public == set(jaxconv.__all__)
+
+
+def test_dir_lists_public_names_only():
+    names = {name for name in dir(jaxconv) if not name.startswith("_")}
+    assert names == set(jaxconv.__all__)
+    assert all(getattr(jaxconv, name) is not None for name in names)

@@ -17,7 +17,9 @@ import numpy as np
 from jax import lax
 
 from ..functions.causal import causal_conv, causal_conv_init, causal_conv_step
-from ..functions.conv import depthwise_conv, pointwise_conv, separable_conv
+from ..functions.depthwise import depthwise_conv
+from ..functions.pointwise import pointwise_conv
+from ..functions.separable import separable_conv
 from ..geometry import checks
 from ..geometry.checks import Call
 from ..geometry.padding import PaddingError, axis_entries
