@@ -1,4 +1,4 @@
-"""Several processes that train as one: they compare what they were given, and end together.
+"""Several processes that train as one: they check that they agree, and end together.
 
 Each process compiles and runs its part of one program, so all of them need the same arguments,
 versions, engine and tuning table. They compare these as soon as jax has connected them. When a

@@ -1,4 +1,4 @@
-"""Several processes that train as one: what they compare and refuse, and real runs of two."""
+"""Several processes that train as one: the checks before they start, and real runs of two."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def test_equal_facts_are_no_difference():
 
 @pytest.mark.parametrize("name", processes.FIXES)
 def test_a_difference_names_the_processes_the_values_and_the_fix(name):
-    given = [facts(**{name: value}) for value in ("this", "that", "this")]
-    message = processes.describe_differences(given, processes.FIXES)
+    values = [facts(**{name: value}) for value in ("this", "that", "this")]
+    message = processes.describe_differences(values, processes.FIXES)
     assert (
         message
         == f"{name} differs: this in processes 0, 2, that in process 1; " + (processes.FIXES[name])
