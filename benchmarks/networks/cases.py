@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.models import MobileNetV1
-from jaxconv.models.blocks import ConvNorm
+from jaxconv.models.conv_norm import ConvNorm
 from jaxconv.models.convnext import ConvNeXtBlock
 from jaxconv.models.resnet import Bottleneck
 
