@@ -99,7 +99,7 @@ def _intercept(platforms: Sequence[str]) -> None:
 
 def _lower(platform: str, original, ctx, lhs, rhs, **params):
     serving = platform in _in_process or platform in _in_block.value
-    if not serving or lowering.lowering_family():
+    if not serving or lowering.is_lowering_primitive():
         return original(ctx, lhs, rhs, **params)
     (result,) = ctx.avals_out
     lhs_type, rhs_type = ctx.avals_in
@@ -115,11 +115,11 @@ def _lower(platform: str, original, ctx, lhs, rhs, **params):
         precision=params["precision"],
         implementation=None,
     )
-    return compat.lower_on_shard(
+    return compat.lower_without_mesh(
         ctx, platform, mlir.lower_fun(run, multiple_results=False), lhs, rhs
     )
 
 
 def _kernel(ctx, platform: str, found: Recognised, dtype) -> str:
-    plain = compat.why_plain(ctx)
+    plain = compat.custom_calls_unsupported(ctx)
     return choose.choose(found.operator, platform, found.spec, dtype, None, plain).implementation
