@@ -170,7 +170,7 @@ def test_the_rule_for_shardy():
     assert separate == "n s0 s1 jg, t0 t1 i jk -> n s0 s1 jx"
 
 
-# --- random geometries ------------------------------------------------------------------------------
+# --- random geometries ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(12))

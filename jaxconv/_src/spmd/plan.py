@@ -52,17 +52,21 @@ class PartitionPlan:
 
     def inner_partition(self, role: str) -> list[MeshAxes]:
         """The mesh axes that partition each axis of an array in the computation on each device."""
-        return [self.mesh_axes.get(factor, ()) for factor in axis_factors(role, self.spec)]
+        return self._partition(role, self.mesh_axes)
 
     def outer_partition(self, role: str, is_result: bool = False) -> list[MeshAxes]:
         """The mesh axes that partition each axis of an array in the surrounding program."""
         mesh_axes = self.mesh_axes | self.scattered if is_result else self.mesh_axes
-        partition = [mesh_axes.get(factor, ()) for factor in axis_factors(role, self.spec)]
+        partition = self._partition(role, mesh_axes)
         for reshard in self.all_to_alls_of(role):
             inner = partition[reshard.inner_axis]
             partition[reshard.inner_axis] = inner[: -len(reshard.mesh_axes)]
             partition[reshard.outer_axis] += reshard.mesh_axes
         return partition
+
+    def _partition(self, role: str, mesh_axes: dict[str, MeshAxes]) -> list[MeshAxes]:
+        factors = axis_factors(role, self.spec)
+        return [() if factor is None else mesh_axes.get(factor, ()) for factor in factors]
 
     def all_to_alls_of(self, role: str) -> list[AllToAll]:
         return [reshard for reshard in self.all_to_alls if reshard.role == role]
