@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
@@ -30,7 +31,7 @@ Array = jax.Array
 
 
 def halo_exchange(
-    x: Array, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
+    x: ArrayLike, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
 ) -> Array:
     """Extends this device's shard of an axis with entries of the neighbouring shards.
 
@@ -67,38 +68,39 @@ def halo_exchange(
 
     Source: none; halo exchange is common practice for stencils.
     """
-    x = checks.array("halo_exchange", "x", x)
-    call = checks.Call("halo_exchange", x=x.shape)
-    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
+    shard = checks.array("halo_exchange", "x", x)
+    call = checks.Call("halo_exchange", x=shard.shape)
+    rank = shard.ndim
+    if not isinstance(axis, int) or not -rank <= axis < rank:
         raise call.error(
-            f"axis must be an int from {-x.ndim} to {x.ndim - 1}, one of x's {x.ndim} axes, "
+            f"axis must be an int from {-rank} to {rank - 1}, one of x's {rank} axes, "
             f"but got {axis!r}"
         )
-    axis %= x.ndim
-    shards = _shards(call, axis_name)
+    axis %= rank
+    shards, n = _shards(call, axis_name), shard.shape[axis]
     for name, width in (("low", low), ("high", high)):
         checks.integer(call, name, width, least=0)
-        if width > shards * x.shape[axis]:
+        if width > shards * n:
             raise call.error(
                 f"{name} must be at most the number of entries on mesh axis {axis_name!r}, "
-                f"{shards} shards * {x.shape[axis]} = {shards * x.shape[axis]}, but got {width}; "
-                f"to extend the array further, pad it before it is sharded"
+                f"{shards} shards * {n} = {shards * n}, but got {width}; to extend the array "
+                f"further, pad it before it is sharded"
             )
-    return with_halo(x, axis, axis_name, shards, low, high, circular)
+    return with_halo(shard, axis, axis_name, shards, low, high, circular)
 
 
 def conv(
-    x: Any,
-    kernel: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     axis_names: str | Sequence[str | tuple[str, ...] | None],
-    strides: Any = 1,
+    strides: int | Sequence[int] = 1,
     padding: PaddingLike = "SAME",
-    dilation: Any = 1,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
     """``jaxconv.conv`` of an array whose spatial axes are sharded.
@@ -144,16 +146,16 @@ def conv(
 
 
 def causal_conv(
-    x: Any,
-    kernel: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     axis_name: str,
-    strides: Any = 1,
-    dilation: Any = 1,
+    strides: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
     """``jaxconv.causal_conv`` of a sequence that is sharded over time.

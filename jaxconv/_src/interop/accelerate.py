@@ -17,7 +17,7 @@ from .trace import UNTRACEABLE, of_arrays, trace
 _accelerated: weakref.WeakSet = weakref.WeakSet()
 
 
-def accelerate(fn: Callable) -> Callable:
+def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Returns ``fn`` with all of its convolutions computed by jaxconv.
 
     This includes the convolutions of Flax, Haiku, Equinox, Keras and other libraries that call lax,

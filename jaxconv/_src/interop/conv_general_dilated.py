@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from ..caching import cached_by_value
 from ..dispatch import implementation
@@ -19,23 +21,21 @@ from .lax_params import LaxConvolution
 from .recognise import recognise
 from .recognised_operator import RecognisedOperator, compute_recognised
 
-Array = jax.Array
-
 
 def conv_general_dilated(
-    lhs: Any,
-    rhs: Any,
+    lhs: jax.Array,
+    rhs: jax.Array,
     window_strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
-    dimension_numbers: Any = None,
+    dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers = None,
     feature_group_count: int = 1,
     batch_group_count: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    out_sharding: Any = None,
-) -> Array:
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    out_sharding: NamedSharding | PartitionSpec | None = None,
+) -> jax.Array:
     """A drop-in replacement for ``jax.lax.conv_general_dilated``.
 
     It can also be passed to Flax's layers as ``conv_general_dilated=``. Convolutions that jaxconv's

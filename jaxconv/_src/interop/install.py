@@ -124,7 +124,8 @@ def _recognise(platform: str, ctx, params) -> RecognisedOperator | None:
     is_installed = platform in _in_process or platform in _in_block.value
     if not is_installed or lowering.is_lowering_primitive():
         return None
-    recognised = recognise_params(*ctx.avals_in, params)
+    lhs, rhs = ctx.avals_in
+    recognised = recognise_params(lhs, rhs, params)
     return None if isinstance(recognised, str) else as_input_grad(recognised)
 
 
