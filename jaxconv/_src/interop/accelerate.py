@@ -12,7 +12,7 @@ import jax
 
 from ..dispatch import implementation
 from .edit import evaluate
-from .trace import UNTRACEABLE, of_arrays, trace
+from .trace import UNTRACEABLE, call_on_arrays, trace
 
 _accelerated: weakref.WeakSet = weakref.WeakSet()
 
@@ -22,10 +22,10 @@ def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     This includes the convolutions of Flax, Haiku, Equinox, Keras and other libraries that call lax,
     forward and in gradients, under any transformation. ``use_implementation`` and
-    ``checkpoint_policies`` apply to them. The result can be differentiated, vectorized and jitted
-    like ``fn``, to any order. Convolutions that jaxconv does not support, such as those of
-    integers, are left to lax; ``explain(accelerate(fn), ...)`` lists which implementation computes
-    each convolution, and why one was left to lax.
+    ``checkpoint_policies`` apply to them. The returned function can be jitted, mapped by
+    ``jax.vmap`` and differentiated to any order, as ``fn`` can. Convolutions that jaxconv does not
+    support, such as those of integers, are left to lax; ``explain(accelerate(fn), ...)`` lists the
+    implementation of each convolution, and the reason for each that is left to lax.
 
     ``fn`` is traced once per combination of argument types, as by ``jax.jit``. If ``fn`` is jitted
     it stays jitted, with its name, static arguments and donated arguments. Arrays are traced; all
@@ -67,12 +67,12 @@ def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
         )
     function, module = _with_module(fn)
     # This jit never runs; its cache keeps the traced program.
-    fn_of_arrays = jax.jit(functools.partial(of_arrays, function))
+    fn_on_arrays = jax.jit(functools.partial(call_on_arrays, function))
 
     @functools.wraps(fn, updated=())
     def accelerated(*args, **kwargs):
         try:
-            program, result, arrays = trace(fn_of_arrays, (*module, *args), kwargs)
+            program, result, arrays = trace(fn_on_arrays, (*module, *args), kwargs)
         except UNTRACEABLE:
             if implementation.resolve(None) is not None:
                 raise

@@ -27,7 +27,7 @@ from ..dispatch import implementation
 from .rearrangement import Rearrangement
 from .recognise import recognise_equation
 from .recognised_operator import compute_recognised
-from .trace import of_arrays, trace
+from .trace import call_on_arrays, trace
 
 
 def evaluate(program: ClosedJaxpr, arrays: list) -> list:
@@ -163,7 +163,7 @@ def _edit_backward_rule(rule: Any) -> Any:
 
 def _edit_function_rule(rule: Callable) -> Callable:
     def run(*args):
-        program, result, arrays = trace(functools.partial(of_arrays, rule), args, {})
+        program, result, arrays = trace(functools.partial(call_on_arrays, rule), args, {})
         return result.with_arrays(evaluate(program, arrays))
 
     return run

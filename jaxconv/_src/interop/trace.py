@@ -19,8 +19,8 @@ UNTRACEABLE = (
 )
 
 
-def of_arrays(fn: Callable, structure: Structure, arrays: list) -> tuple[Structure, list]:
-    """``fn`` from arrays to arrays: its arguments and its result, each as ``split`` splits them."""
+def call_on_arrays(fn: Callable, structure: Structure, arrays: list) -> tuple[Structure, list]:
+    """Calls ``fn``, with its arguments and its result split as by ``pytrees.split``."""
     args, kwargs = structure.with_arrays(arrays)
     objects = jax.tree.leaves((args, kwargs), is_leaf=_is_object)
     # Flattening twice tells which leaves an object keeps: others are new arrays every time, and
@@ -44,13 +44,15 @@ def _is_object(node: Any) -> bool:
     return not isinstance(node, dict | list | tuple | None)
 
 
-def trace(fn_of_arrays: Callable, args: tuple, kwargs: dict) -> tuple[ClosedJaxpr, Structure, list]:
-    """The program of ``of_arrays`` of a function, its result without the arrays, and the arrays
-    among its arguments."""
+def trace(fn_on_arrays: Callable, args: tuple, kwargs: dict) -> tuple[ClosedJaxpr, Structure, list]:
+    """The program of a function, the structure of its result, and the arrays in its arguments.
+
+    ``fn_on_arrays`` is the function as ``call_on_arrays`` calls it.
+    """
     structure, arrays = split((args, kwargs))
     for other in filter(None, structure.others):
         _check_hashable(other[1])
-    program, (result, _) = jax.make_jaxpr(fn_of_arrays, return_shape=True)(structure, arrays)
+    program, (result, _) = jax.make_jaxpr(fn_on_arrays, return_shape=True)(structure, arrays)
     return program, result, arrays
 
 
