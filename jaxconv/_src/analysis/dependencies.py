@@ -15,7 +15,8 @@ from typing import Any
 from jax.extend.core import JaxprEqn, Literal
 
 from ..geometry.spec import ConvSpec, Operator
-from ..interop.lax_params import Recognised, recognise_equation
+from ..interop.recognise import recognise_equation
+from ..interop.recognised_operator import RecognisedOperator
 from ..primitives.rules import OPERATORS
 
 Interval = tuple[int, int] | None  # None: the whole axis, or nothing known, which is as much
@@ -93,7 +94,7 @@ def _family(operator: Operator, spec: ConvSpec, position: int, demand: Demand) -
     return (demand[0], *spatial, None)
 
 
-def _lax(found: Recognised | str, position: int, demand: Demand) -> Demand | None:
+def _lax(found: RecognisedOperator | str, position: int, demand: Demand) -> Demand | None:
     if isinstance(found, str) or position == 1:
         return None
     result = tuple(demand[axis] for axis in found.result.permutation)

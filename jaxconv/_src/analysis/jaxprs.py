@@ -10,7 +10,7 @@ from typing import Any
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from ..geometry.spec import ConvSpec, Operator
-from ..interop.lax_params import recognise_equation
+from ..interop.recognise import recognise_equation
 from ..primitives.rules import OPERATORS
 from .tracing import program
 

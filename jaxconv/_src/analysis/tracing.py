@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
+from ..pytrees import is_array_like, split
+
 
 class Argument(NamedTuple):
     """One array that a program is called with.
@@ -53,10 +55,10 @@ def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
         module: Any = fn
         held = _initialised(module, args, kwargs)
         call = lambda variables, args, kwargs: module.apply(variables, *args, **kwargs)  # noqa: E731
-    arrays, whole = _arrays_of((args, kwargs, held))
+    structure, arrays = split((args, kwargs, held), is_array_like)
 
     def of_arrays(arrays):
-        args, kwargs, held = whole(arrays)
+        args, kwargs, held = structure.with_arrays(arrays)
         return call(held, args, kwargs)
 
     jaxpr = jax.make_jaxpr(of_arrays)(arrays).jaxpr
@@ -70,38 +72,20 @@ def _sorted(kwargs: dict[str, Any]) -> list[Any]:
 
 def _initialised(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """The variables of a linen module, as shapes."""
-    arrays, whole = _arrays_of((args, kwargs))
+    structure, arrays = split((args, kwargs), is_array_like)
 
     def init(arrays):
-        args, kwargs = whole(arrays)
+        args, kwargs = structure.with_arrays(arrays)
         return module.init(jax.random.key(0), *args, **kwargs)
 
     return jax.eval_shape(init, arrays)
-
-
-def _arrays_of(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The arrays of a tree, and the tree with others in their places."""
-    leaves, structure = jax.tree.flatten(tree)
-    places = [at for at, leaf in enumerate(leaves) if _is_array(leaf)]
-
-    def whole(arrays: list[Any]) -> Any:
-        filled = list(leaves)
-        for at, array in zip(places, arrays, strict=True):
-            filled[at] = array
-        return jax.tree.unflatten(structure, filled)
-
-    return [leaves[at] for at in places], whole
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _arguments(value: Any) -> Iterator[Argument]:
     """The arrays of one argument; Flax says what is trained by a collection or by a class."""
     collections = isinstance(value, dict) and "params" in value
     for path, leaf in jax.tree.leaves_with_path(value, is_leaf=_is_variable):
-        for inner in filter(_is_array, jax.tree.leaves(leaf)):
+        for inner in filter(is_array_like, jax.tree.leaves(leaf)):
             if _is_variable(leaf):
                 trained = any(kind.__name__ == "Param" for kind in type(leaf).__mro__)
             elif collections:
