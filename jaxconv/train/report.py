@@ -54,7 +54,7 @@ def kernels(training: Training) -> Table:
     chosen: dict[ConvSpec, dict[Operator, str]] = {}
     for found in explain(training.step, *training.arguments(0)).convs:
         if found.operator is not None and found.spec is not None:
-            chosen.setdefault(found.spec, {})[found.operator] = found.kernel
+            chosen.setdefault(found.spec, {})[found.operator] = found.implementation
     table = empty_table("The kernel each layer ran on", *LAYER, *OPERATORS.values())
     for spec, by_operator in chosen.items():
         table.add_row(*_layer(spec), *(by_operator.get(operator, "–") for operator in OPERATORS))
