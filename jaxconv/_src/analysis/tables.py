@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import html
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -94,8 +95,8 @@ def _html(cell: object, tag: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Digits and separators; an empty cell counts, so that a column of numbers may have gaps."""
-    return not text.strip("0123456789,.")
+    """An empty cell counts, so that a column of numbers may have gaps."""
+    return re.fullmatch(r"(-?\d[\d,.]*(/\d+)?)?", text) is not None
 
 
 def _text(cell: object) -> str:
