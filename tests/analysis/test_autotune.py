@@ -231,7 +231,7 @@ def test_a_directory_that_cannot_be_written_gives_one_line(table):
     assert "\n" not in warning
     assert tuned.path is None
     assert tuned.convs[0].winner.milliseconds > 0
-    assert "not kept" in str(tuned)
+    assert "not stored" in str(tuned)
 
 
 def test_several_processes_read_only_a_named_table(table, monkeypatch):

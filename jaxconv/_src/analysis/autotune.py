@@ -1,4 +1,4 @@
-"""Measured choices: the implementations and tiles that are fastest on this device."""
+"""Measured choices: the kernels and block sizes that are fastest on this very device."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from .jaxprs import convolutions, trace
 from .tables import Table, Tabled, format_shape
 from .tracing import check_function
 
-# What dispatch's rules choose stays, unless the best takes less than this share of its time.
-MAX_WINNER_SHARE = 0.97
+# The rules' own choice stays unless another takes less than this share of its time.
+MARGIN = 0.97
 
-# A candidate whose first call takes more than this many times the best one's is timed no further.
-MAX_SLOWDOWN = 4
+# A candidate whose first call takes so many times the best one's is not timed any further.
+HOPELESS = 4
 
-# Calls are repeated so that one timing takes at least this long.
-MIN_TIMING_SECONDS = 2e-3
+# Calls of one timing take at least this long together, in seconds.
+BATCH = 2e-3
 
-# The error allowed beside lax at full precision, relative to the largest entry: a matrix unit
-# rounds to about 1/256, and a wrong result is off by its own size.
-MAX_RELATIVE_ERROR = 0.05
+# How far a result may be from lax's at full precision, in shares of its largest entry: a matrix
+# unit rounds to about 1/256, a wrong kernel is off by the size of the result.
+WRONG = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An implementation with one tile.
+    """An implementation with one of its tiles, and the time of a call.
 
-    ``milliseconds`` is its median time, or None if it was not timed; then ``note`` says why.
+    If it was not timed, ``milliseconds`` is None and ``note`` says why.
     """
 
     implementation: str
@@ -73,9 +73,9 @@ class TunedConv(ConvResult):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Tuning(Tabled):
-    """The distinct convolutions of a function, each with its candidates. Prints as a table.
+    """The distinct convolutions of a function and their winners; prints as a table.
 
-    ``path`` is the table in which the winners are kept, or None if they could not be written.
+    ``path`` is the file that stores the winners, or None if it could not be written.
     """
 
     convs: tuple[TunedConv, ...]
@@ -84,22 +84,22 @@ class Tuning(Tabled):
 
     def parts(self) -> list[Table | str]:
         rows = [row for conv in self.convs for row in _rows(conv)]
-        kept = "not kept" if self.path is None else f"kept in {self.path}"
-        return [Table(HEADER, rows), f"{self.device}; {kept}"]
+        stored = "not stored" if self.path is None else f"stored in {self.path}"
+        return [Table(HEADER, rows), f"{self.device}; {stored}"]
 
 
-HEADER = ("operator", "operands", "dtype", "implementation", "tile", "ms", "")
+HEADER = ("operator", "operands", "dtype", "implementation", "tile", "ms", "note")
 
 
 def _rows(conv: TunedConv) -> Iterator[tuple[object, ...]]:
     operator, spec, dtype = _case(conv.equation)
     operands = " ".join(map(format_shape, spec.operand_shapes(operator)))
-    head = (operator.value, operands, np.dtype(dtype).name)
     for candidate in conv.candidates:
         ms = "" if candidate.milliseconds is None else f"{candidate.milliseconds:.3g}"
         note = "winner" if candidate is conv.winner else candidate.note
         tile = "" if candidate.tile is None else str(candidate.tile)
-        yield *head, candidate.implementation, tile, ms, note
+        name = np.dtype(dtype).name
+        yield operator.value, operands, name, candidate.implementation, tile, ms, note
 
 
 def autotune(
@@ -109,33 +109,30 @@ def autotune(
     seconds: float = 0.2,
     **kwargs: Any,
 ) -> Tuning:
-    """Times every implementation of each convolution in ``fn(*args)``, and keeps the winners.
+    """Times every kernel that can run the convolutions of ``fn(*args)``, and keeps the winners.
 
-    ``fn`` is traced, not run; gradients are tuned if it takes them. Each distinct convolution runs
-    on its own, on random operands and this process's default device, with every implementation that
-    supports it and every tile worth trying. From then on these choices apply on this kind of device
-    and with these versions of jax. Functions that were compiled before keep their implementations.
-
-    Times include the call from Python. On a GPU, implementations that take less than that, some
-    tens of microseconds, cannot be told apart, and the default choice stays.
+    ``fn`` is traced, not run; gradients are tuned where it takes them. Each distinct convolution
+    runs alone, on random operands, on this process's default device, with every candidate of
+    ``dispatch`` and each of its block sizes. From then on dispatch follows the table on this kind
+    of device and with these versions of jax. What was jitted or called before keeps its kernels.
+    Calls are timed as Python makes them: on a GPU kernels that take less than a call, some tens of
+    microseconds, tie, and what dispatch would choose anyway stays.
 
     Args:
         fn: Any JAX function, such as a training step.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
-        path: The file to add the winners to; this process reads it from now on. In others, set the
-            environment variable ``JAXCONV_TUNING`` to its path. By default ``tuning.json`` in the
-            user's cache directory, which every process reads. Programs of several processes need
-            an explicit path.
-        seconds: Time to spend on each candidate, in addition to its compilation.
+        path: The table to read and add to, from now on in this process; later ones name it in the
+            environment variable ``JAXCONV_TUNING``. By default ``tuning.json`` in the user's cache
+            directory, which is read without being named. Several processes need one that is.
+        seconds: Spent on each candidate, beside its compilation.
         **kwargs: Its keyword arguments.
 
     Returns:
-        A ``Tuning`` with one entry in ``convs`` per distinct convolution.
+        A ``Tuning`` with one entry in ``convs`` for each distinct convolution.
 
     Raises:
-        TypeError: ``fn`` is not callable, or ``path`` is not a path.
-        ValueError: There are several processes and no explicit path, or ``seconds`` is negative or
-            not a finite number.
+        TypeError: ``fn`` is not callable, or ``path`` no path.
+        ValueError: There are several processes and no named table, or ``seconds`` is no time.
 
     >>> import tempfile, jax.numpy as jnp, jaxconv
     >>> conv = lambda x, kernel: jaxconv.conv(x, kernel)
@@ -175,19 +172,19 @@ def autotune(
     return Tuning(tuple(convs.values()), device, kept)
 
 
-def _case(conv: ConvEquation) -> tuple[Operator, ConvSpec, Any]:
-    assert conv.operator is not None
-    assert conv.spec is not None
-    return conv.operator, conv.spec, conv.dtype
+def _case(found: ConvEquation) -> tuple[Operator, ConvSpec, Any]:
+    assert found.operator is not None
+    assert found.spec is not None
+    return found.operator, found.spec, found.dtype
 
 
-def _tunable(conv: ConvEquation) -> bool:
-    """Whether dispatch chooses for it; after ``install`` it does for lax's convolutions too."""
-    return conv.spec is not None and not conv.spec.empty and conv.forced is None
+def _tunable(found: ConvEquation) -> bool:
+    """Whether dispatch chooses for it; lax's own convolutions count, for ``install``."""
+    return found.spec is not None and not found.spec.empty and found.forced is None
 
 
-def _text(tile: Any) -> str | None:
-    return None if tile is None else repr(tile)
+def _text(blocks: Any) -> str | None:
+    return None if blocks is None else repr(blocks)
 
 
 def _written(table: pathlib.Path, device: str, winners: dict[str, tuning_cache.Tuned]) -> bool:
@@ -204,33 +201,33 @@ def _written(table: pathlib.Path, device: str, winners: dict[str, tuning_cache.T
     return True
 
 
-def _tuned(platform: str, conv: ConvEquation, seconds: float) -> TunedConv:
-    operator, spec, dtype = _case(conv)
+def _tuned(platform: str, found: ConvEquation, seconds: float) -> TunedConv:
+    operator, spec, dtype = _case(found)
     usual = choose.usual(operator, platform, spec, dtype)
     trials = list(dict.fromkeys([usual, *choose.candidates(operator, platform, spec, dtype)]))
-    running, notes = _tried(trials, conv)
+    running, notes = _tried(trials, found)
     medians = _medians(running, seconds)
     candidates = {
         trial: Candidate(*trial, medians.get(trial), notes.get(trial, "")) for trial in trials
     }
     winner = candidates[_winner(usual, medians)]
-    return TunedConv(conv, tuple(candidates.values()), winner)
+    return TunedConv(found, tuple(candidates.values()), winner)
 
 
 def _winner(
     usual: tuning_cache.Trial, medians: dict[tuning_cache.Trial, float]
 ) -> tuning_cache.Trial:
     best = min(medians, key=lambda trial: medians[trial], default=usual)
-    close = usual in medians and medians[best] >= MAX_WINNER_SHARE * medians[usual]
+    close = usual in medians and medians[best] >= MARGIN * medians[usual]
     return usual if close else best
 
 
 def _tried(
-    trials, conv: ConvEquation
+    trials, found: ConvEquation
 ) -> tuple[dict[tuning_cache.Trial, Running], dict[tuning_cache.Trial, str]]:
-    """The candidates that are worth timing, and notes on why the others are not."""
-    operator, spec, dtype = _case(conv)
-    operands = _operands(operator, spec, conv.dtypes[:2])
+    """The candidates that are worth timing, and what is to be said of the others."""
+    operator, spec, dtype = _case(found)
+    operands = _operands(operator, spec, found.dtypes[:2])
     reference = _reference(operator, spec, dtype, operands)
     running: dict[tuning_cache.Trial, Running] = {}
     notes: dict[tuning_cache.Trial, str] = {}
@@ -238,22 +235,22 @@ def _tried(
         try:
             call = _compiled(operator, spec, dtype, operands, trial)
             wrong = _wrong(call(), reference)
-        except Exception as error:  # compilers and devices fail each in their own way
+        except Exception as error:  # a compiler or a device refuses, each in its own way
             first_line, *_ = str(error).splitlines() or [type(error).__name__]
             notes[trial] = f"failed: {first_line[:80]}"
             continue
-        once = _timed(call, 1)
+        taken = _timed(call, 1)
         if wrong:
             notes[trial] = "its result is wrong"
-        elif once > MAX_SLOWDOWN * min((other.once for other in running.values()), default=once):
-            notes[trial] = f"slow: {1e3 * once:.3g} ms"
+        elif taken > HOPELESS * min((other.once for other in running.values()), default=taken):
+            notes[trial] = f"slow: {1e3 * taken:.3g} ms"
         else:
-            running[trial] = Running(call, once)
+            running[trial] = Running(call, taken)
     return running, notes
 
 
 def _operands(operator: Operator, spec: ConvSpec, dtypes) -> tuple[jax.Array, ...]:
-    """Random operands, scaled so that results are of order 1."""
+    """Random ones, scaled so that results are of order 1."""
     rng = np.random.default_rng(0)
     terms = spec.macs / math.prod(spec.result_shape(operator))
     shapes = zip(spec.operand_shapes(operator), dtypes, (1.0, terms**-0.5), strict=True)
@@ -283,7 +280,7 @@ def _wide(array) -> np.ndarray:
 
 def _wrong(result, reference: np.ndarray) -> bool:
     error = np.max(np.abs(_wide(result) - reference))
-    return not error <= MAX_RELATIVE_ERROR * np.max(np.abs(reference))
+    return not error <= WRONG * np.max(np.abs(reference))
 
 
 def _compiled(
@@ -295,7 +292,7 @@ def _compiled(
 
 
 def _timed(call: Callable[[], Any], calls: int) -> float:
-    """Seconds per call, of several calls in a row."""
+    """Seconds a call, of several one after another."""
     begin = time.perf_counter()
     results = [call() for _ in range(calls)]
     jax.block_until_ready(results)
@@ -305,7 +302,7 @@ def _timed(call: Callable[[], Any], calls: int) -> float:
 def _medians(
     running: dict[tuning_cache.Trial, Running], seconds: float
 ) -> dict[tuning_cache.Trial, float]:
-    """Median milliseconds, from rounds in which every candidate takes a turn."""
+    """Median milliseconds, from rounds in which every candidate has its turn."""
     samples: dict[tuning_cache.Trial, list[float]] = {trial: [] for trial in running}
     spent = dict.fromkeys(running, 0.0)
     while unfinished := [
@@ -313,7 +310,7 @@ def _medians(
     ]:
         for trial in unfinished:
             call, once = running[trial]
-            calls = max(1, min(64, round(MIN_TIMING_SECONDS / once)))
+            calls = max(1, min(64, round(BATCH / once)))
             samples[trial].append(_timed(call, calls))
             spent[trial] += samples[trial][-1] * calls
-    return {trial: 1e3 * statistics.median(each) for trial, each in samples.items()}
+    return {trial: 1e3 * statistics.median(taken) for trial, taken in samples.items()}
