@@ -24,9 +24,9 @@ Region = tuple[Interval, ...]
 
 
 def needed_regions(eqns: Sequence[JaxprEqn], results: dict[Any, Region]) -> dict[Any, Region]:
-    """The regions of all variables of a flat program that the given regions of results need.
+    """For each variable of a flat program, the region that the regions in ``results`` depend on.
 
-    Variables that no result depends on are absent.
+    Variables that they do not depend on are absent.
     """
     regions = dict(results)
     for eqn in reversed(eqns):

@@ -16,8 +16,8 @@ from .dependencies import Interval, Region, needed_regions, read_by_conv
 from .jaxprs import flattened, trace
 from .tables import Table, Tabled
 
-# The outputs of a function that enlarges its input 64-fold see 64 different fields, by where they
-# lie between input pixels; then the fields repeat. So many neighbouring outputs are compared.
+# If a function enlarges its input n-fold, n neighbouring outputs have different fields, because
+# they lie differently between input pixels; then the fields repeat. Up to so many are compared.
 MAX_ENLARGEMENT = 64
 EMPTY = (0, -1)  # the field of an output that depends on no pixel
 
@@ -72,9 +72,9 @@ class ReceptiveField(Tabled):
 def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any) -> ReceptiveField:
     """The input pixels that one output pixel of ``fn(*args)`` depends on, axis by axis.
 
-    The function is traced, not run. Its input is the first argument with shape ``[N, *S, C]``, its
-    output the first result with as many axes. Operations that mix whole axes, such as a global mean
-    or a softmax over space, see the whole input. An output that depends on no pixel has size 0.
+    The function is traced, not run. Its input is the first argument, its output the first result
+    with shape ``[N, *S, C]``. Operations that mix whole axes, such as a global mean or a softmax
+    over space, see the whole input. If an output depends on no pixel, the size is 0.
 
     Args:
         fn: A JAX function or module of one image, sequence or volume, or a sequence of
@@ -89,8 +89,8 @@ def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any
 
     Raises:
         TypeError: ``fn`` is neither callable nor a sequence of specs.
-        ValueError: The input or the output lacks spatial axes, their extents are symbolic or 0, or
-            no spec is given.
+        ValueError: No argument or no result has such a shape, their numbers of axes differ, their
+            extents are symbolic or 0, or no spec is given.
 
     >>> import jax.numpy as jnp, jaxconv
     >>> kernel = jnp.ones((3, 3, 1, 1))

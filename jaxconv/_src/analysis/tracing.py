@@ -31,7 +31,7 @@ class Program:
 
 
 def check_function(name: str, fn: Any) -> None:
-    """Raises for the public function ``name`` if ``fn`` cannot be called."""
+    """Raises a ``TypeError`` that names the public function ``name`` if ``fn`` cannot be called."""
     if not callable(fn):
         raise TypeError(
             f"{name}: fn must be callable, a JAX function or a module, but got "
