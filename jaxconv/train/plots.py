@@ -1,41 +1,30 @@
-"""Pictures of a run. matplotlib's figures are used without pyplot: no window, no global state."""
+"""Pictures of a run, drawn as those of ``jaxconv.viz`` are, but on white."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 
+from ..viz import canvas
+from ..viz.canvas import FAINT, INK
+from ..viz.canvas import save as save
 from .training import History, Training
 
-INK, ACCENT, FAINT = "#22303c", "#d1495b", "#8d99a6"
+ACCENT = canvas.CHANNELS[0]
 
 
 def figure(title: str, width: float, height: float):
-    """An empty figure with the title that all pictures share."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    """An empty figure with a title."""
+    return canvas.figure(title, width, height, background="white")
 
-    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
-    drawn = Figure(figsize=(width, height), layout=layout, facecolor="white")
-    drawn.suptitle(title, fontsize=15, color=INK, fontweight="bold")
-    return drawn
+
+def caption(axes, text: str) -> None:
+    """The title of one part of a figure."""
+    canvas.caption(axes, text, align="left")
 
 
 def rows(drawn, *heights: float) -> list:
     """Parts of a figure one below the other, of these relative heights."""
     return list(np.ravel(drawn.subfigures(len(heights), 1, height_ratios=heights)))
-
-
-def save(drawn, path: Path) -> None:
-    """Writes a PNG under a temporary name, then renames: readers never see half of it."""
-    partial = path.with_suffix(".tmp")
-    try:
-        drawn.savefig(partial, format="png", dpi=130)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def training_curve(axes, training: Training, history: History) -> None:
@@ -136,8 +125,3 @@ def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
 def _smooth(x: np.ndarray, y: list[float], window: int) -> tuple[np.ndarray, np.ndarray]:
     window = max(1, min(window, len(y)))
     return x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
-
-
-def caption(axes, text: str) -> None:
-    """The title of one part of a picture."""
-    axes.set_title(text, fontsize=11, color=INK, loc="left")

@@ -71,7 +71,7 @@ def implementations(training: Training) -> Table:
     by_spec: dict[ConvSpec, dict[Operator, str]] = {}
     for found in explain(training.step, *training.arguments(0)).convs:
         if found.operator is not None and found.spec is not None:
-            by_spec.setdefault(found.spec, {})[found.operator] = found.kernel
+            by_spec.setdefault(found.spec, {})[found.operator] = found.implementation
     title = "Implementation of each convolution in a training step"
     table = empty_table(title, *LAYER_COLUMNS, *OPERATORS.values())
     for spec, by_operator in by_spec.items():

@@ -57,7 +57,7 @@ def test_dispatch_follows_the_table(table, kernel):
     choice = choose.choose(Operator.CONV, "cpu", SPEC, np.float32)
     assert (choice.implementation, choice.reason) == (kernel, "measured on this device")
     explained = jaxconv.explain(conv, X, K).convs[0]
-    assert (explained.kernel, explained.reason) == (kernel, "measured on this device")
+    assert (explained.implementation, explained.reason) == (kernel, "measured on this device")
     lowered = jax.jit(lambda x, k: conv(x, k)).lower(X, K)
     forced = jax.jit(lambda x, k: jaxconv.conv(x, k, **CASE.options(), implementation=kernel))
     assert convolutions(lowered) == convolutions(forced.lower(X, K))
@@ -92,13 +92,13 @@ def test_autotune_measures_keeps_and_prints(table):
     tuned = jaxconv.autotune(jax.grad(energy, (0, 1)), X, K, seconds=0.005)
     assert {conv.operator for conv in tuned.convs} == set(Operator)
     for one in tuned.convs:
-        names = {candidate.kernel for candidate in one.candidates}
+        names = {candidate.implementation for candidate in one.candidates}
         assert names >= {"lax", "taps", "dots"}
         assert all(c.milliseconds or c.note for c in one.candidates)
         timed = [c.milliseconds for c in one.candidates if c.milliseconds is not None]
         assert one.winner in one.candidates
         assert one.winner.milliseconds <= min(timed) / 0.96
-        assert chosen(one.operator) == one.winner.kernel
+        assert chosen(one.operator) == one.winner.implementation
     assert tuned.path == table
     assert str(tuned).count("winner") == 3
     assert str(table) in str(tuned)
@@ -231,7 +231,7 @@ def test_a_directory_that_cannot_be_written_gives_one_line(table):
     assert "\n" not in warning
     assert tuned.path is None
     assert tuned.convs[0].winner.milliseconds > 0
-    assert "not kept" in str(tuned)
+    assert "not stored" in str(tuned)
 
 
 def test_several_processes_read_only_a_named_table(table, monkeypatch):
@@ -250,9 +250,9 @@ def test_several_processes_read_only_a_named_table(table, monkeypatch):
 def test_a_wrong_candidate_cannot_win(table, monkeypatch):
     monkeypatch.setattr(choose.taps, "conv", lambda x, k, *_, **__: 0 * x)
     tuned = jaxconv.autotune(conv, X, K, seconds=0.001).convs[0]
-    (wrong,) = [one for one in tuned.candidates if one.kernel == "taps"]
+    (wrong,) = [one for one in tuned.candidates if one.implementation == "taps"]
     assert (wrong.milliseconds, wrong.note) == (None, "its result is wrong")
-    assert tuned.winner.kernel != "taps"
+    assert tuned.winner.implementation != "taps"
 
 
 def test_a_candidate_that_fails_is_noted(table, monkeypatch):
@@ -261,7 +261,7 @@ def test_a_candidate_that_fails_is_noted(table, monkeypatch):
 
     monkeypatch.setattr(choose.taps, "conv", fails)
     tuned = jaxconv.autotune(conv, X, K, seconds=0.001).convs[0]
-    (failed,) = [one for one in tuned.candidates if one.kernel == "taps"]
+    (failed,) = [one for one in tuned.candidates if one.implementation == "taps"]
     assert failed.note == "failed: out of registers"
 
 

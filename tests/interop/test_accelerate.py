@@ -472,7 +472,7 @@ def test_convolutions_left_to_lax_are_reported_with_the_reason():
 
     ours, left = jaxconv.explain(accelerate(fn), X, KERNEL).convs
     assert ours.operator is jaxconv.Operator.CONV
-    assert (left.operator, left.kernel) == (None, "lax")
+    assert (left.operator, left.implementation) == (None, "lax")
     assert "int32 operands" in left.reason
     assert_close(accelerate(fn)(X, KERNEL), fn(X, KERNEL))
 
@@ -501,10 +501,10 @@ def test_untraceable_functions_run_unchanged_and_are_reported(fn):
     np.testing.assert_array_equal(accelerated(X), fn(X))
     report = jaxconv.explain(accelerated, X)
     assert report.convs == ()
-    said = f"{fn.__name__} was left as it was: it is no JAX function, for it cannot be traced ("
-    assert report.left is not None
-    assert report.left.startswith(said)
-    assert str(report) == report.left
+    assert report.fallback_reason is not None
+    assert report.fallback_reason.startswith("JAX cannot trace it (")
+    sentence = f"{fn.__name__} was not converted and runs unchanged: {report.fallback_reason}"
+    assert str(report) == report.unconverted == sentence
 
 
 def test_untraceable_functions_fail_in_jit_as_before():
@@ -531,7 +531,7 @@ def test_integers_are_left_to_lax(dtype):
 
     x, kernel = jnp.round(X), jnp.round(KERNEL)
     (left,) = jaxconv.explain(accelerate(fn), x, kernel).convs
-    assert (left.operator, left.kernel) == (None, "lax")
+    assert (left.operator, left.implementation) == (None, "lax")
     assert f"{dtype} operands" in left.reason
     assert "conv_general_dilated" in primitives(accelerate(fn), x, kernel)
     assert_close(jax.jit(accelerate(fn))(x, kernel), jax.jit(fn)(x, kernel))
@@ -548,7 +548,7 @@ def test_floats_of_8_bits(dtype, preferred):
 
     (found,) = jaxconv.explain(accelerate(fn), X, KERNEL).convs
     assert found.operator is jaxconv.Operator.CONV
-    assert preferred or found.kernel == "lax"
+    assert preferred or found.implementation == "lax"
     energy = lambda fn: lambda *args: jnp.sum(jnp.sin(fn(*args)))  # noqa: E731
     gradient = jax.grad(energy(fn), (0, 1))
     for step in (fn, gradient):

@@ -20,8 +20,10 @@ import numpy as np
 from ..dispatch import choose, tuning_cache
 from ..geometry.spec import ConvSpec, Operator
 from ..primitives import rules
-from .jaxprs import Found, convolutions, trace
-from .tables import format_shape, format_table
+from .deprecated import Renamed
+from .equations import ConvEquation, ConvResult
+from .jaxprs import convolutions, trace
+from .tables import Table, Tabled, format_shape
 from .tracing import check_function
 
 # The rules' own choice stays unless another takes less than this share of its time.
@@ -40,12 +42,18 @@ WRONG = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A kernel with one cut; ``milliseconds`` is None where ``note`` says why it was not timed."""
+    """An implementation with one of its tiles, and the time of a call.
 
-    kernel: str
-    blocks: Any
+    If it was not timed, ``milliseconds`` is None and ``note`` says why.
+    """
+
+    implementation: str
+    tile: Any
     milliseconds: float | None
     note: str = ""
+
+    kernel = Renamed("implementation")
+    blocks = Renamed("tile")
 
 
 class Running(NamedTuple):
@@ -56,43 +64,42 @@ class Running(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class TunedConv:
-    """One convolution, all that was measured for it, and the winner among them."""
+class TunedConv(ConvResult):
+    """One convolution, all that was measured for it, and the winner."""
 
-    operator: Operator
-    spec: ConvSpec
-    dtype: Any
     candidates: tuple[Candidate, ...]
     winner: Candidate
 
 
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """The distinct convolutions of a function, and where their winners are kept; prints as a table.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Tuning(Tabled):
+    """The distinct convolutions of a function and their winners; prints as a table.
 
-    ``path`` is None where they could not be written.
+    ``path`` is the file that stores the winners, or None if it could not be written.
     """
 
     convs: tuple[TunedConv, ...]
     device: str
     path: pathlib.Path | None
 
-    def __str__(self) -> str:
-        header = ("operator", "operands", "dtype", "candidate", "blocks", "ms", "")
+    def parts(self) -> list[Table | str]:
         rows = [row for conv in self.convs for row in _rows(conv)]
-        kept = "not kept" if self.path is None else f"kept in {self.path}"
-        return f"{format_table(header, rows)}\n{self.device}; {kept}"
+        stored = "not stored" if self.path is None else f"stored in {self.path}"
+        return [Table(HEADER, rows), f"{self.device}; {stored}"]
+
+
+HEADER = ("operator", "operands", "dtype", "implementation", "tile", "ms", "note")
 
 
 def _rows(conv: TunedConv) -> Iterator[tuple[object, ...]]:
-    operands = " ".join(map(format_shape, conv.spec.operand_shapes(conv.operator)))
+    operator, spec, dtype = _case(conv.equation)
+    operands = " ".join(map(format_shape, spec.operand_shapes(operator)))
     for candidate in conv.candidates:
-        taken = candidate.milliseconds
-        ms = "" if taken is None else f"{taken:.3g}"
+        ms = "" if candidate.milliseconds is None else f"{candidate.milliseconds:.3g}"
         note = "winner" if candidate is conv.winner else candidate.note
-        blocks = "" if candidate.blocks is None else str(candidate.blocks)
-        name = np.dtype(conv.dtype).name
-        yield conv.operator.value, operands, name, candidate.kernel, blocks, ms, note
+        tile = "" if candidate.tile is None else str(candidate.tile)
+        name = np.dtype(dtype).name
+        yield operator.value, operands, name, candidate.implementation, tile, ms, note
 
 
 def autotune(
@@ -132,7 +139,7 @@ def autotune(
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     tuned = autotune(conv, jnp.ones((1, 8, 2)), jnp.ones((3, 2, 4)), seconds=0.01,
     ...                      path=f"{directory}/tuning.json")
-    >>> tuned.convs[0].winner.kernel in ("lax", "dots", "native")
+    >>> tuned.convs[0].winner.implementation in ("lax", "dots", "native")
     True
 
     Source: none; this is the project's own.
@@ -156,7 +163,7 @@ def autotune(
     cases = {tuning_cache.key(*_case(conv)): conv for conv in found if _tunable(conv)}
     convs = {key: _tuned(platform, conv, seconds) for key, conv in cases.items()}
     winners = {
-        key: tuning_cache.Tuned(conv.winner.kernel, _text(conv.winner.blocks))
+        key: tuning_cache.Tuned(conv.winner.implementation, _text(conv.winner.tile))
         for key, conv in convs.items()
     }
     kept = table if table and winners and _written(table, device, winners) else None
@@ -165,15 +172,15 @@ def autotune(
     return Tuning(tuple(convs.values()), device, kept)
 
 
-def _case(found: Found) -> tuple[Operator, ConvSpec, Any]:
+def _case(found: ConvEquation) -> tuple[Operator, ConvSpec, Any]:
     assert found.operator is not None
     assert found.spec is not None
     return found.operator, found.spec, found.dtype
 
 
-def _tunable(found: Found) -> bool:
+def _tunable(found: ConvEquation) -> bool:
     """Whether dispatch chooses for it; lax's own convolutions count, for ``install``."""
-    return found.spec is not None and not found.spec.empty and found.implementation is None
+    return found.spec is not None and not found.spec.empty and found.forced is None
 
 
 def _text(blocks: Any) -> str | None:
@@ -194,7 +201,7 @@ def _written(table: pathlib.Path, device: str, winners: dict[str, tuning_cache.T
     return True
 
 
-def _tuned(platform: str, found: Found, seconds: float) -> TunedConv:
+def _tuned(platform: str, found: ConvEquation, seconds: float) -> TunedConv:
     operator, spec, dtype = _case(found)
     usual = choose.usual(operator, platform, spec, dtype)
     trials = list(dict.fromkeys([usual, *choose.candidates(operator, platform, spec, dtype)]))
@@ -204,7 +211,7 @@ def _tuned(platform: str, found: Found, seconds: float) -> TunedConv:
         trial: Candidate(*trial, medians.get(trial), notes.get(trial, "")) for trial in trials
     }
     winner = candidates[_winner(usual, medians)]
-    return TunedConv(operator, spec, dtype, tuple(candidates.values()), winner)
+    return TunedConv(found, tuple(candidates.values()), winner)
 
 
 def _winner(
@@ -216,11 +223,11 @@ def _winner(
 
 
 def _tried(
-    trials, found: Found
+    trials, found: ConvEquation
 ) -> tuple[dict[tuning_cache.Trial, Running], dict[tuning_cache.Trial, str]]:
     """The candidates that are worth timing, and what is to be said of the others."""
     operator, spec, dtype = _case(found)
-    operands = _operands(operator, spec, found.operand_dtypes)
+    operands = _operands(operator, spec, found.dtypes[:2])
     reference = _reference(operator, spec, dtype, operands)
     running: dict[tuning_cache.Trial, Running] = {}
     notes: dict[tuning_cache.Trial, str] = {}
