@@ -17,7 +17,7 @@ from jax import lax
 
 from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
-from ..geometry.resolve import Geometry
+from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import Operator
 from ..primitives.call import add_bias, apply, options
 from ..primitives.explicit_sharding import match_varying
@@ -72,7 +72,7 @@ def halo_exchange(
     axis %= x.ndim
     shards = _shards(call, axis_name)
     for name, width in (("low", low), ("high", high)):
-        checks.integer(call, name, width, least=0)
+        checks.integer(call, name, width, minimum=0)
         if width > shards * x.shape[axis]:
             raise call.error(
                 f"{name} must not be more than the {shards} shards of mesh axis {axis_name!r} "
@@ -178,7 +178,9 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    call, *arrays = checks.arrays("sharding.causal_conv", x=x, kernel=kernel, bias=bias)
+    call, *arrays = checks.arrays(
+        "sharding.causal_conv", axes=checks.CAUSAL_AXES, x=x, kernel=kernel, bias=bias
+    )
     checks.causal_kernel(call, arrays[1].shape)
     return _conv(
         "sharding.causal_conv",
@@ -186,12 +188,20 @@ def causal_conv(
         axis_name,
         (strides, "CAUSAL", dilation, groups),
         (precision, preferred_element_type, implementation),
+        axes=checks.CAUSAL_AXES,
     )
 
 
-def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen: tuple) -> Array:
+def _conv(
+    function: str,
+    arrays: Sequence,
+    axis_names,
+    placement: tuple,
+    chosen: tuple,
+    axes: Mapping[str, str] = checks.AXES,
+) -> Array:
     x, kernel, bias = arrays
-    call, x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
+    call, x, kernel, bias = checks.arrays(function, axes=axes, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
     names = _names(call, axis_names, rank)
@@ -219,7 +229,7 @@ def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen:
     return y[0] if unbatched else y
 
 
-def _in_blocks(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dtype, convolve):
+def _in_blocks(x, kernel, whole: ResolvedConv, lines: Mapping[int, Line], cuts, dtype, convolve):
     """The shard convolved as it is, and the halos' part added at its borders."""
     sides = {
         axis: side(line, cuts[axis][0], cuts[axis][1], whole.borders[axis] is not None)
@@ -228,7 +238,7 @@ def _in_blocks(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dtyp
     return in_blocks(Operator.CONV, lines, sides, x, kernel, dtype, convolve)
 
 
-def _in_windows(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dtype, convolve):
+def _in_windows(x, kernel, whole: ResolvedConv, lines: Mapping[int, Line], cuts, dtype, convolve):
     """What this device's outputs read, joined to one array, convolved."""
     locals = {}
     for axis, (name, count) in cuts.items():
@@ -239,7 +249,7 @@ def _in_windows(x, kernel, whole: Geometry, lines: Mapping[int, Line], cuts, dty
     return convolve(locals, dtype, x, kernel)
 
 
-def _line(whole: Geometry, axis: int, parts: int) -> Line:
+def _line(whole: ResolvedConv, axis: int, parts: int) -> Line:
     """One device's part of an axis; the spec counts from the border's first entry."""
     line, border = Line.of(Operator.CONV, whole.spec, axis, parts), whole.borders[axis]
     if border is None:
@@ -275,7 +285,7 @@ def _shards(call: checks.Call, name: str) -> int:
         ) from None
 
 
-def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards: int) -> None:
+def _check_cut(call: checks.Call, whole: ResolvedConv, axis: int, name: str, shards: int) -> None:
     border, outputs = whole.borders[axis], whole.spec.output_spatial[axis]
     if border is not None and border.mode != "wrap":
         raise call.error(
@@ -290,7 +300,7 @@ def _check_cut(call: checks.Call, whole: Geometry, axis: int, name: str, shards:
         )
 
 
-def _applied(whole: Geometry, chosen, locals: Mapping[int, Local], dtype, x, kernel) -> Array:
+def _applied(whole: ResolvedConv, chosen, locals: Mapping[int, Local], dtype, x, kernel) -> Array:
     """The convolution of a part of the array, with those extents of the axes that are cut."""
     local = dataclasses.replace(
         whole,
