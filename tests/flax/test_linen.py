@@ -394,6 +394,6 @@ def test_streaming_refusals():
     with pytest.raises(ValueError, match=r"^CausalConv\.step: streaming needs strides=1"):
         strided.apply(initialised(strided, x), signal(2, 2, 6), x, method="step")
     with pytest.raises(
-        ValueError, match=r"^CausalConv\.init_state: the state has as many features"
+        ValueError, match=r"^CausalConv\.init_state: the number of channels of the state"
     ):
         strided.apply({}, 2, method="init_state")

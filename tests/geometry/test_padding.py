@@ -49,7 +49,7 @@ def test_names_of_borders(name, n, k, s, d):
 @pytest.mark.parametrize("name", ["SAME", "SAME_LOWER", "CAUSAL", *BORDERS])
 @hypothesis.given(*SIZES)
 def test_names_that_keep_the_extent(name, n, k, s, d):
-    """They return ``ceil(n / s)`` outputs, the border modes including the border that they materialize."""
+    """They return ``ceil(n / s)`` outputs, the border modes once their border is materialized."""
     resolved = resolve(name, (n,), (k,), (s,), (d,))
     (padded,) = resolved.bordered((n,))
     assert oracle.windows(padded, k, s, resolved.pairs[0], d) == -(-n // s)

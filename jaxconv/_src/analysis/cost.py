@@ -101,7 +101,7 @@ def _row(conv: ConvCost) -> tuple[object, ...]:
     return conv.kind, f"{a} {b}", result, *sums, f"{each:.1f}"
 
 
-def cost(fn: Callable, *args: Any, **kwargs: Any) -> Cost:
+def cost(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
     """Counts parameters, multiply-accumulates and bytes of every convolution in ``fn(*args)``.
 
     The function is traced, not run. Convolutions of lax count like the family's; a scan's count

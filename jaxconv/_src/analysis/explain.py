@@ -79,7 +79,7 @@ def _against(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, st
 
 
 def explain(
-    fn: Callable, *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
+    fn: Callable[..., Any], *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
 ) -> Explanation:
     """Lists the convolutions of ``fn(*args)``, the kernel that runs each and why no other does.
 

@@ -97,7 +97,7 @@ class Summary(Tabled):
         return HEADER, [*(layer.cells() for layer in self.layers), total]
 
 
-def summarize(fn: Callable, *args: Any, **kwargs: Any) -> Summary:
+def summarize(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Summary:
     """Lists what a network is made of, layer by layer, and what each layer costs.
 
     The network is traced, not run. Its layers are its convolutions, the family's and lax's, and

@@ -55,7 +55,7 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    call, x, kernel, bias = checks.arrays(
+    call, (x, kernel), bias = checks.arrays(
         "causal_conv", axes=CAUSAL_AXES, x=x, kernel=kernel, bias=bias
     )
     checks.causal_kernel(call, kernel.shape)
@@ -93,9 +93,10 @@ def causal_conv_init(
 
     Source: T. Paine et al., "Fast WaveNet generation algorithm" (2016).
     """
-    call, kernel = checks.arrays("causal_conv_init", axes=CAUSAL_AXES, kernel=kernel)
+    call, (kernel,), _ = checks.arrays("causal_conv_init", axes=CAUSAL_AXES, kernel=kernel)
     shape = checks.causal_state_shape(call, kernel.shape, batch_size, dilation, groups)
-    return jnp.zeros(shape, kernel.dtype if dtype is None else checks.inexact(call, "dtype", dtype))
+    state_dtype = kernel.dtype if dtype is None else checks.inexact(call, "dtype", dtype)
+    return jnp.zeros(shape, state_dtype)  # pyright: ignore[reportUnknownMemberType] (jax's stub)
 
 
 def causal_conv_step(
@@ -138,7 +139,7 @@ def causal_conv_step(
 
     Source: T. Paine et al., "Fast WaveNet generation algorithm" (2016).
     """
-    call, state, x, kernel, bias = checks.arrays(
+    call, (state, x, kernel), bias = checks.arrays(
         "causal_conv_step", axes=CAUSAL_AXES, state=state, x=x, kernel=kernel, bias=bias
     )
     checks.causal_state(call, state.shape, x.shape, kernel.shape, dilation, groups)

@@ -74,7 +74,7 @@ def conv(
 
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
-    call, x, kernel, bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
+    call, (x, kernel), bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
     keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
     return convolve(call, x, kernel, bias, Window(strides, padding, dilation, groups), keywords)
 
@@ -119,7 +119,7 @@ def conv_input_grad(
 
     Source: the derivation at the top of ``jaxconv/_src/primitives/rules.py``.
     """
-    call, g, kernel = checks.arrays("conv_input_grad", g=g, kernel=kernel)
+    call, (g, kernel), _ = checks.arrays("conv_input_grad", g=g, kernel=kernel)
     resolved = resolve.input_grad(
         call, g.shape, kernel.shape, input_spatial, strides, padding, dilation, groups
     )
@@ -167,7 +167,7 @@ def conv_filter_grad(
 
     Source: the derivation at the top of ``jaxconv/_src/primitives/rules.py``.
     """
-    call, x, g = checks.arrays("conv_filter_grad", x=x, g=g)
+    call, (x, g), _ = checks.arrays("conv_filter_grad", x=x, g=g)
     resolved = resolve.filter_grad(
         call, x.shape, g.shape, kernel_spatial, strides, padding, dilation, groups
     )

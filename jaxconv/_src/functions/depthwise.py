@@ -55,7 +55,7 @@ def depthwise_conv(
 
     Source: F. Chollet, "Xception: deep learning with depthwise separable convolutions" (2017).
     """
-    call, x, kernel, bias = checks.arrays(
+    call, (x, kernel), bias = checks.arrays(
         "depthwise_conv", axes=_AXES, x=x, kernel=kernel, bias=bias
     )
     checks.depthwise_kernel(call, "kernel", x.shape, kernel.shape)

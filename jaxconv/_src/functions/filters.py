@@ -80,7 +80,9 @@ def _gradient(function: str, smooth: tuple[int, int, int], dtype: DTypeLike) -> 
 
 def _bank(call: Call, filters: np.ndarray[Any, Any], dtype: DTypeLike) -> Array:
     """``[*K, M]`` as a bank ``[*K, 1, M]``."""
-    return jnp.asarray(filters[:, :, None, :], checks.inexact(call, "dtype", dtype))
+    dtype = checks.inexact(call, "dtype", dtype)
+    bank = filters[:, :, None, :]
+    return jnp.asarray(bank, dtype)  # pyright: ignore[reportUnknownMemberType] (jax's stub)
 
 
 def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
@@ -179,7 +181,7 @@ def apply(
 
 
 def _apply(function: str, x: ArrayLike, bank: ArrayLike, window: Window) -> Array:
-    call, x, bank = checks.arrays(function, axes=_AXES, x=x, bank=bank)
+    call, (x, bank), _ = checks.arrays(function, axes=_AXES, x=x, bank=bank)
     checks.filter_bank(call, x.shape, bank.shape)
     kernel = jnp.tile(bank, (*(1,) * (bank.ndim - 1), x.shape[-1]))
     return convolve_depthwise(call, x, kernel, None, window, options(call, x.dtype))
@@ -206,7 +208,7 @@ def edges(x: ArrayLike, bank: ArrayLike | None = None, *, dilation: Ints = 1) ->
 
     Source: I. Sobel, G. Feldman (1968).
     """
-    _, x = checks.arrays("filters.edges", x=x)
+    _, (x,), _ = checks.arrays("filters.edges", x=x)
     bank = sobel(x.dtype) if bank is None else bank
     responses = _apply("filters.edges", x, bank, Window(1, "REFLECT", dilation))
     responses = responses.reshape(*x.shape, np.shape(bank)[-1])

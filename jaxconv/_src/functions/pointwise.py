@@ -55,7 +55,7 @@ def pointwise_conv(
 
     Source: M. Lin, Q. Chen, S. Yan, "Network in network" (2014).
     """
-    call, x, kernel, bias = checks.arrays(
+    call, (x, kernel), bias = checks.arrays(
         "pointwise_conv", axes=_AXES, x=x, kernel=kernel, bias=bias
     )
     checks.pointwise_kernel(call, x.shape, kernel.shape, strides)

@@ -63,7 +63,7 @@ def separable_conv(
     Source: L. Sifre, "Rigid-motion scattering for image classification" (2014), section 6.2;
     A. Howard et al., "MobileNets" (2017).
     """
-    call, x, depthwise_kernel, pointwise_kernel, bias = checks.arrays(
+    call, (x, depthwise_kernel, pointwise_kernel), bias = checks.arrays(
         "separable_conv",
         axes=_AXES,
         x=x,

@@ -178,13 +178,13 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    call, *arrays = checks.arrays(
+    call, (x, kernel), bias = checks.arrays(
         "sharding.causal_conv", axes=checks.CAUSAL_AXES, x=x, kernel=kernel, bias=bias
     )
-    checks.causal_kernel(call, arrays[1].shape)
+    checks.causal_kernel(call, kernel.shape)
     return _conv(
         "sharding.causal_conv",
-        arrays,
+        (x, kernel, bias),
         axis_name,
         (strides, "CAUSAL", dilation, groups),
         (precision, preferred_element_type, implementation),
@@ -201,7 +201,7 @@ def _conv(
     axes: Mapping[str, str] = checks.AXES,
 ) -> Array:
     x, kernel, bias = arrays
-    call, x, kernel, bias = checks.arrays(function, axes=axes, x=x, kernel=kernel, bias=bias)
+    call, (x, kernel), bias = checks.arrays(function, axes=axes, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
     names = _names(call, axis_names, rank)

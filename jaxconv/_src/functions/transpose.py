@@ -65,7 +65,7 @@ def conv_transpose(
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016),
     chapter 4.
     """
-    call, x, kernel, bias = checks.arrays(
+    call, (x, kernel), bias = checks.arrays(
         "conv_transpose", axes=_AXES, x=x, kernel=kernel, bias=bias
     )
     resolved = resolve.transpose(

@@ -85,8 +85,8 @@ def _check_borders(call: Call, spatial: Shape, borders: tuple[Border | None, ...
         if limit is not None and border.high > limit:
             name = {"wrap": "CIRCULAR", "reflect": "REFLECT"}[border.mode]
             raise call.error(
-                f'padding "{name}" of spatial axis {axis} needs {border.high} pixels, but an extent '
-                f"of {n} provides at most {limit}; use a smaller kernel or dilation"
+                f'padding "{name}" of spatial axis {axis} needs {border.high} pixels, but an '
+                f"extent of {n} provides at most {limit}; use a smaller kernel or dilation"
             )
 
 

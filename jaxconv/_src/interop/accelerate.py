@@ -30,7 +30,7 @@ from . import conv_general_dilated
 from .lax_params import Layout, recognise_equation
 
 
-def accelerate(fn: Callable) -> Callable:
+def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
     """``fn`` with every convolution in it run by the family.
 
     Convolutions of lax, whoever calls it: Flax, Haiku, Equinox, Keras or plain lax, in whatever

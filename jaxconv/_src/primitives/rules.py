@@ -102,7 +102,7 @@ def _abstract_eval(
 
 
 # The six transposes. The pairing of an operator's result with its cotangent is T with the cotangent
-# in the result's role, so the cotangent of an operand is the derivative of T in that operand's role.
+# in the result's role, so each operand's cotangent is the derivative of T in the operand's role.
 # With i = s*o + d*t - low, summing over every index that the result does not have:
 #
 #   y = conv(x, k), cotangent ct[n,o,f] in the role of g

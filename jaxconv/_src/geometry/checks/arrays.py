@@ -11,27 +11,31 @@ import numpy as np
 
 from .call import AXES, Call
 
+Array = jax.Array
 
-def arrays(function: str, /, axes: Mapping[str, str] = AXES, **values: Any) -> list[Any]:
-    """The call, then the values as jax arrays of one floating or complex dtype.
 
-    ``bias`` may be None and stays so.
+def arrays(
+    function: str, /, axes: Mapping[str, str] = AXES, *, bias: Any = None, **values: Any
+) -> tuple[Call, list[Array], Array | None]:
+    """The call, and its arrays as jax arrays of one floating or complex dtype.
+
+    The bias, which may be None, is returned by itself.
     """
+    if bias is not None:
+        values["bias"] = bias
     converted = {name: array(function, name, value) for name, value in values.items()}
-    present = {name: value for name, value in converted.items() if value is not None}
-    call = Call(function, axes, **{name: value.shape for name, value in present.items()})
-    for name, value in present.items():
+    call = Call(function, axes, **{name: value.shape for name, value in converted.items()})
+    for name, value in converted.items():
         _check_inexact(call, name, value.dtype)
-    _check_one_dtype(call, {name: value.dtype for name, value in present.items()})
-    return [call, *converted.values()]
+    _check_one_dtype(call, {name: value.dtype for name, value in converted.items()})
+    bias = converted.pop("bias", None)
+    return call, list(converted.values()), bias
 
 
-def array(function: str, name: str, value: Any) -> Any:
+def array(function: str, name: str, value: Any) -> Array:
     """The value as a jax array of any dtype."""
     if isinstance(value, jax.Array):
         return value
-    if value is None and name == "bias":
-        return None
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{function}: {name} must be an array without a mask, but got a masked array; replace "
