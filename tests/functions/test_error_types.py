@@ -49,30 +49,30 @@ def replaced(function, position, value):
 
 
 @pytest.mark.parametrize("function", ARRAYS)
-def test_the_calls_that_are_spoilt_below_are_right(function):
+def test_the_calls_that_are_broken_below_are_valid(function):
     jax.eval_shape(functools.partial(call, function, ARRAYS[function]))
 
 
 @by_position
 def test_integers(function, position):
-    spoilt = replaced(function, position, lambda array: array.astype(np.int32))
+    broken = replaced(function, position, lambda array: array.astype(np.int32))
     name = names(function)[position]
     words = f"{function}: {name} must be floating or complex, but its dtype is int32"
-    assert_raises(spoilt, TypeError, words, f"{name}.astype(jnp.float32)")
+    assert_raises(broken, TypeError, words, f"{name}.astype(jnp.float32)")
 
 
 @by_position
 def test_mixed_dtypes(function, position):
-    spoilt = replaced(function, position, lambda array: array.astype(np.float16))
+    broken = replaced(function, position, lambda array: array.astype(np.float16))
     name = names(function)[position]
     assert_raises(
-        spoilt, TypeError, f"{function}: all arrays must have one dtype", f"{name} float16"
+        broken, TypeError, f"{function}: all arrays must have one dtype", f"{name} float16"
     )
 
 
 @pytest.mark.parametrize("function", ARRAYS)
 def test_every_array_is_described_with_its_axes(function):
-    """In an error about anything, eagerly and while tracing."""
+    """In every error, eagerly and while tracing."""
     option = "strides" if function == "pointwise_conv" else "dilation"
     arrays = list(ARRAYS[function])
     if function == "pointwise_conv":  # strides need the kernel's spatial axes
@@ -81,8 +81,8 @@ def test_every_array_is_described_with_its_axes(function):
         rf"{name} \[[^]]+\] = {re.escape(str(array.shape))}"
         for name, array in zip(names(function), arrays, strict=False)
     ]
-    spoilt = functools.partial(call, function, **{option: -1})
-    for attempt in (spoilt, functools.partial(jax.eval_shape, spoilt)):
+    broken = functools.partial(call, function, **{option: -1})
+    for attempt in (broken, functools.partial(jax.eval_shape, broken)):
         with pytest.raises(ValueError, match=rf"^{function}: {option} .* but got -1") as raised:
             attempt(arrays)
         missing = [words for words in described if not re.search(words, str(raised.value))]
@@ -99,15 +99,15 @@ def test_scalars_have_no_axes(function, position):
 @by_position
 def test_masked_arrays(function, position):
     name = names(function)[position]
-    spoilt = replaced(function, position, np.ma.array)
+    broken = replaced(function, position, np.ma.array)
     assert_raises(
-        spoilt, TypeError, f"{function}: {name} must be an array without a mask", "filled(0)"
+        broken, TypeError, f"{function}: {name} must be an array without a mask", "filled(0)"
     )
 
 
 @pytest.mark.parametrize("function", ARRAYS)
-def test_floats_of_8_bits_are_floats(function):
-    """Only lax computes with them."""
+def test_8_bit_floats(function):
+    """Only the lax implementation supports them."""
     arrays = [jnp.asarray(array, jnp.float8_e4m3fn) for array in ARRAYS[function]]
     for result in jax.tree.leaves(call(function, arrays)):
         assert result.dtype == jnp.float8_e4m3fn
@@ -115,9 +115,9 @@ def test_floats_of_8_bits_are_floats(function):
 
 @by_position
 def test_lists_are_not_arrays(function, position):
-    spoilt = replaced(function, position, lambda array: array.tolist())
+    broken = replaced(function, position, lambda array: array.tolist())
     name = names(function)[position]
-    assert_raises(spoilt, TypeError, f"{function}: {name} must be an array", "list", "jnp.asarray")
+    assert_raises(broken, TypeError, f"{function}: {name} must be an array", "list", "jnp.asarray")
 
 
 @pytest.mark.parametrize(
@@ -152,8 +152,8 @@ def test_keys_are_not_arrays():
 )
 @pytest.mark.parametrize("function", ARRAYS)
 def test_preferred_element_type(function, preferred, words):
-    spoilt = functools.partial(call, function, ARRAYS[function], preferred_element_type=preferred)
-    assert_raises(spoilt, TypeError, f"{function}: preferred_element_type ", words)
+    broken = functools.partial(call, function, ARRAYS[function], preferred_element_type=preferred)
+    assert_raises(broken, TypeError, f"{function}: preferred_element_type ", words)
 
 
 @pytest.mark.parametrize(
@@ -161,16 +161,16 @@ def test_preferred_element_type(function, preferred, words):
 )
 @pytest.mark.parametrize("function", ["conv", "conv_filter_grad"])
 def test_precision(function, precision):
-    spoilt = functools.partial(call, function, ARRAYS[function], precision=precision)
-    assert_raises(spoilt, ValueError, f"{function}: precision must be None")
+    broken = functools.partial(call, function, ARRAYS[function], precision=precision)
+    assert_raises(broken, ValueError, f"{function}: precision must be None")
 
 
 @pytest.mark.parametrize("name", ["fast", "", "LAX", "xla", 3, True])
 @pytest.mark.parametrize("function", ARRAYS)
 def test_unknown_implementations(function, name):
-    spoilt = functools.partial(call, function, ARRAYS[function], implementation=name)
+    broken = functools.partial(call, function, ARRAYS[function], implementation=name)
     assert_raises(
-        spoilt, ValueError, "implementation must be None or one of lax", repr(name), function
+        broken, ValueError, "implementation must be None or one of lax", repr(name), function
     )
 
 
@@ -183,8 +183,8 @@ def test_unknown_implementations_of_a_block():
     assert_raises(enter, ValueError, *words)
 
 
-def impossible() -> list:
-    """Every kernel with a workload that it cannot serve, and why."""
+def unsupported() -> list:
+    """Every implementation with a workload that it does not support, and the reason."""
     found = []
     for name in choose.IMPLEMENTATIONS:
         for workload in WORKLOADS:
@@ -197,9 +197,9 @@ def impossible() -> list:
     return found
 
 
-@pytest.mark.parametrize(("name", "spec", "reason"), impossible())
-def test_impossible_implementations(name, spec, reason):
-    """Nothing falls back silently: the reason is given at call time, when tracing too."""
+@pytest.mark.parametrize(("name", "spec", "reason"), unsupported())
+def test_unsupported_implementations(name, spec, reason):
+    """There is no silent fallback: the call raises the reason, also while tracing."""
     shapes = spec.operand_shapes(Operator.CONV)
     x, k = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
     options = {key: getattr(spec, key) for key in ("strides", "padding", "dilation", "groups")}
@@ -207,6 +207,6 @@ def test_impossible_implementations(name, spec, reason):
     assert_raises(lambda: jax.eval_shape(traced, x, k), ValueError, "conv: ", name, reason)
 
 
-def test_nothing_is_kept_of_a_refused_block():
+def test_an_error_leaves_no_state():
     assert_raises(lambda: call("conv", ARRAYS["conv"], implementation="fast"), ValueError, "'fast'")
     assert jnp.all(jnp.isfinite(call("conv", ARRAYS["conv"])))
