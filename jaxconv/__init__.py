@@ -1,7 +1,13 @@
-"""Convolutions for JAX: pure functions and Flax modules, differentiable to any order."""
+"""Convolutions for JAX: pure functions and Flax modules, differentiable to any order.
+
+>>> import jax.numpy as jnp, jaxconv
+>>> jaxconv.conv(jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4)), padding="SAME").shape
+(1, 8, 8, 4)
+"""
 
 import importlib
 import importlib.metadata
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from . import checkpoint_policies as checkpoint_policies
@@ -37,8 +43,8 @@ from ._src.interop.install import installed as installed
 from ._src.interop.install import uninstall as uninstall
 
 # Imported for their effect: they register the primitives' batching and lowering rules.
-from ._src.primitives import batching as _batching  # noqa: F401
-from ._src.spmd import lowering as _lowering  # noqa: F401
+from ._src.primitives import batching as _batching  # noqa: F401  # pyright: ignore[reportUnusedImport]
+from ._src.spmd import lowering as _lowering  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 if TYPE_CHECKING:
     from . import linen as linen
@@ -86,8 +92,21 @@ __all__ = [
     "viz",
 ]
 
-# Imported at first use, because they need packages that jaxconv itself does not depend on.
+# Imported at first use, because they need packages that jaxconv itself does not depend on: the name
+# of each with the extra that installs them.
 _EXTRAS = {"linen": "flax", "models": "flax", "nnx": "flax", "train": "demo", "viz": "demo"}
+
+
+def _has_flax() -> bool:
+    try:
+        return importlib.util.find_spec("flax") is not None
+    except ImportError:
+        return False
+
+
+# Without Flax, ``from jaxconv import *``, ``dir`` and ``help`` leave out the modules that need it.
+if not TYPE_CHECKING and not _has_flax():
+    __all__ = [name for name in __all__ if _EXTRAS.get(name) != "flax"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,31 +1,37 @@
 """The convolutions as modules of ``flax.linen``.
 
-``Conv`` and ``ConvTranspose`` are Flax's own with another computation. The other modules take
-Flax's keywords and the whole padding vocabulary of ``jaxconv.conv``.
+``Conv`` and ``ConvTranspose`` are Flax's own modules, computed by jaxconv. The other modules take
+Flax's keywords and every padding that ``jaxconv.conv`` takes.
 """
+
+# Flax leaves the types of its own attributes and functions partly open:
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen
 from flax.linen import dtypes, linear
+from jax import lax
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
-from ._src.flax import semantics as semantics
+from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
+from ._src.geometry.types import Ints
 
 Array = jax.Array
-Integers = int | Sequence[int]
 
 
 class Conv(linen.Conv):
-    """``flax.linen.Conv``, computed by the family.
+    """``flax.linen.Conv``, computed by jaxconv.
 
-    Attributes, parameters, initial values, dtypes and errors are Flax's, whichever version it is;
-    only the default of ``conv_general_dilated`` differs, and may be given as there.
+    Attributes, parameters, initial values, dtypes and errors are those of the installed Flax. Only
+    the default of ``conv_general_dilated`` differs; it can be passed as in Flax.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -42,10 +48,10 @@ class Conv(linen.Conv):
 
 
 class ConvTranspose(linen.ConvTranspose):
-    """``flax.linen.ConvTranspose``, computed by the family.
+    """``flax.linen.ConvTranspose``, computed by jaxconv.
 
-    Attributes, parameters, initial values and dtypes are Flax's, and so is what ``padding`` means;
-    for the adjoint of a convolution use ``jaxconv.conv_transpose``.
+    Attributes, parameters, initial values, dtypes and the meaning of ``padding`` are those of the
+    installed Flax; for the adjoint of a convolution use ``jaxconv.conv_transpose``.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -72,16 +78,16 @@ class ConvTranspose(linen.ConvTranspose):
 
 
 class _Convolution(linen.Module, kw_only=True):
-    """What the modules below share: Flax's keywords, how parameters are made and promoted."""
+    """What the modules below share: Flax's keywords, creating the parameters and casting them."""
 
     use_bias: bool = True
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    precision: Any = None
-    kernel_init: Callable = linear.default_kernel_init
-    bias_init: Callable = linen.initializers.zeros_init()
-    promote_dtype: Callable = dtypes.promote_dtype
-    preferred_element_type: Any = None
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+    precision: lax.PrecisionLike = None
+    kernel_init: Initializer = linear.default_kernel_init
+    bias_init: Initializer = linen.initializers.zeros_init()
+    promote_dtype: Callable[..., Any] = dtypes.promote_dtype  # pyright: ignore[reportUnknownVariableType]
+    preferred_element_type: DTypeLike | None = None
 
     def _make(self, features: int, **kernels: tuple[int, ...]) -> tuple[Array | None, ...]:
         """The parameters: the kernels, and the bias or None."""
@@ -99,22 +105,22 @@ class _Convolution(linen.Module, kw_only=True):
 
 
 class DepthwiseConv(_Convolution):
-    """Depthwise convolution: every in-feature has its own ``multiplier`` filters.
+    """Depthwise convolution: one bank of ``multiplier`` filters per channel.
 
         y[n, o, f] = bias[f] + sum over t of  x[n, s*o + d*t - low, f // M] * kernel[t, 0, f]
 
-    Parameters: ``kernel [*K, 1, C*M]``, ``bias [C*M]``; the same, with the same initial values, as
-    of ``linen.Conv`` of the same name with ``feature_group_count=C``.
+    Parameters: ``kernel [*K, 1, C*M]``, ``bias [C*M]``. They are those of a ``linen.Conv`` of the
+    same name with ``feature_group_count=C``, with the same initial values.
 
     Attributes:
-        kernel_size: Kernel extents K, one a spatial axis; an int is one axis, as in Flax.
-        multiplier: M, the filters of each in-feature.
+        kernel_size: The kernel extents K, one per spatial axis; an int means one axis, as in Flax.
+        multiplier: M, the number of filters per channel.
         strides, padding: As in ``jaxconv.conv``.
         kernel_dilation: The ``dilation`` of ``jaxconv.conv``.
         use_bias, dtype, param_dtype, precision, kernel_init, bias_init, promote_dtype,
             preferred_element_type: As in Flax; keywords only.
 
-    Called with ``x [..., *S, C]`` of any number of leading batch axes, it returns
+    Call it with ``x [..., *S, C]``, with any number of leading batch axes; it returns
     ``[..., *O, C*M]``.
 
     Raises:
@@ -131,11 +137,11 @@ class DepthwiseConv(_Convolution):
     Source: F. Chollet, "Xception: deep learning with depthwise separable convolutions" (2017).
     """
 
-    kernel_size: Integers
+    kernel_size: Ints
     multiplier: int = 1
-    strides: Integers = 1
+    strides: Ints = 1
     padding: PaddingLike = "SAME"
-    kernel_dilation: Integers = 1
+    kernel_dilation: Ints = 1
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
@@ -151,17 +157,17 @@ class PointwiseConv(_Convolution):
 
         y[n, o, f] = bias[f] + sum over c of  x[n, s*o, c] * kernel[c, f]
 
-    Parameters: ``kernel [C, F]``, ``bias [F]``; the same, with the same initial values, as of
-    ``linen.Dense`` of the same name.
+    Parameters: ``kernel [C, F]``, ``bias [F]``. They are those of a ``linen.Dense`` of the same
+    name, with the same initial values.
 
     Attributes:
-        features: F.
+        features: F, the number of features.
         strides: 1 for ``x [..., C]`` of any rank; another int for all spatial axes of
-            ``x [N, *S, C]``; or one int a spatial axis, and then any number of batch axes.
+            ``x [N, *S, C]``; or one int per spatial axis, with any number of batch axes.
         use_bias, dtype, param_dtype, precision, kernel_init, bias_init, promote_dtype,
             preferred_element_type: As in Flax; keywords only.
 
-    Called with ``x [..., *S, C]``, it returns ``[..., *O, F]``, ``O = ceil(S / strides)``.
+    Call it with ``x [..., *S, C]``; it returns ``[..., *O, F]`` with ``O = ceil(S / strides)``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -178,7 +184,7 @@ class PointwiseConv(_Convolution):
     """
 
     features: int
-    strides: Integers = 1
+    strides: Ints = 1
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
@@ -189,22 +195,24 @@ class PointwiseConv(_Convolution):
 
 
 class SeparableConv(_Convolution):
-    """Depthwise separable convolution: a filter a feature, then a matrix over the features.
+    """Depthwise separable convolution: filter each channel in space, then mix the channels.
 
         y = pointwise_conv(depthwise_conv(x, depthwise_kernel), pointwise_kernel, bias)
 
     Parameters: ``depthwise_kernel [*K, 1, C*M]``, ``pointwise_kernel [C*M, F]``, ``bias [F]``.
 
     Attributes:
-        features: F.
-        kernel_size: Kernel extents K, one a spatial axis; an int is one axis, as in Flax.
-        multiplier: M, the depthwise filters of each in-feature.
-        strides, padding: As in ``jaxconv.conv``, of the depthwise part.
-        kernel_dilation: The ``dilation`` of ``jaxconv.conv``, of the depthwise part.
+        features: F, the number of features.
+        kernel_size: The kernel extents K, one per spatial axis; an int means one axis, as in Flax.
+        multiplier: M, the number of depthwise filters per channel.
+        strides, padding: As in ``jaxconv.conv``, for the depthwise part.
+        kernel_dilation: The ``dilation`` of ``jaxconv.conv``, for the depthwise part.
         use_bias, dtype, param_dtype, precision, kernel_init, bias_init, promote_dtype,
-            preferred_element_type: As in Flax; keywords only. ``kernel_init`` makes both kernels.
+            preferred_element_type: As in Flax; keywords only. ``kernel_init`` initializes both
+            kernels.
 
-    Called with ``x [..., *S, C]`` of any number of leading batch axes, it returns ``[..., *O, F]``.
+    Call it with ``x [..., *S, C]``, with any number of leading batch axes; it returns
+    ``[..., *O, F]``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -222,11 +230,11 @@ class SeparableConv(_Convolution):
     """
 
     features: int
-    kernel_size: Integers
+    kernel_size: Ints
     multiplier: int = 1
-    strides: Integers = 1
+    strides: Ints = 1
     padding: PaddingLike = "SAME"
-    kernel_dilation: Integers = 1
+    kernel_dilation: Ints = 1
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
@@ -242,23 +250,23 @@ class SeparableConv(_Convolution):
 
 
 class CausalConv(_Convolution):
-    """Causal convolution in time, whole or as a stream.
+    """Causal convolution in time, of whole sequences or of a stream.
 
         y[n, i, f] = bias[f] + sum over t, c of  x[n, s*i - d*(K-1-t), c] * kernel[t, c, f]
 
-    Parameters: ``kernel [K, C/G, F]``, ``bias [F]``; the same, with the same initial values, as of
-    ``linen.Conv`` of the same name.
+    Parameters: ``kernel [K, C/G, F]``, ``bias [F]``. They are those of a ``linen.Conv`` of the same
+    name, with the same initial values.
 
     Attributes:
-        features: F.
-        kernel_size: K, an int or a sequence of one.
-        strides: Steps between neighbouring outputs; a stream needs 1.
+        features: F, the number of features.
+        kernel_size: K, an int or a sequence of one int.
+        strides: Distance between neighboring outputs in steps; streaming needs 1.
         kernel_dilation: The ``dilation`` of ``jaxconv.causal_conv``.
-        feature_group_count: G, the number of groups; C of them make the convolution depthwise.
+        feature_group_count: G, the number of groups; with ``G = C`` the convolution is depthwise.
         use_bias, dtype, param_dtype, precision, kernel_init, bias_init, promote_dtype,
             preferred_element_type: As in Flax; keywords only.
 
-    Called with ``x [..., L, C]`` of any number of leading batch axes, it returns
+    Call it with ``x [..., L, C]``, with any number of leading batch axes; it returns
     ``[..., ceil(L/strides), F]``. For a stream, ``apply`` the methods ``init_state`` and ``step``.
 
     Raises:
@@ -280,16 +288,16 @@ class CausalConv(_Convolution):
     """
 
     features: int
-    kernel_size: Integers
-    strides: Integers = 1
-    kernel_dilation: Integers = 1
+    kernel_size: Ints
+    strides: Ints = 1
+    kernel_dilation: Ints = 1
     feature_group_count: int = 1
 
     @linen.compact
     def _parameters(self, inputs: Array) -> tuple[Array | None, ...]:
         shape = semantics.grouped_kernel(
             "CausalConv",
-            semantics.kernel_extents("CausalConv", self.kernel_size, most=1),
+            semantics.kernel_extents("CausalConv", self.kernel_size, max_rank=1),
             semantics.features("CausalConv", inputs),
             self.features,
             self.feature_group_count,
@@ -300,16 +308,16 @@ class CausalConv(_Convolution):
         parameters = self._parameters(inputs)
         return semantics.causal(self, *self._promoted(inputs, *parameters))
 
-    def init_state(self, batch_size: int, dtype: Any = None) -> Array:
-        """The state before the first input: zeros ``[N, (K-1)*dilation, C]``.
+    def init_state(self, batch_size: int, dtype: DTypeLike | None = None) -> Array:
+        """The state before the first input: zeros of shape ``[N, (K-1)*dilation, C]``.
 
-        ``dtype`` is that of the computation, by default the module's or the kernel's.
+        ``dtype`` is the dtype of the computation: by default the module's, or else the kernel's.
         """
         kernel = linen.meta.unbox(self.get_variable("params", "kernel"))
         if kernel is None:
             raise ValueError(
-                "CausalConv.init_state: the state has as many features as the parameters read, but "
-                "there are none yet; initialise the module with its first inputs, then apply"
+                "CausalConv.init_state: the number of channels of the state is that of the kernel, "
+                "but the module has no parameters yet; initialize it with its first inputs first"
             )
         return semantics.causal_init(self, kernel, batch_size, dtype)
 

@@ -1,34 +1,60 @@
 """The convolutions as modules of ``flax.nnx``.
 
-``Conv`` and ``ConvTranspose`` are Flax's own with another computation. The other modules take
-Flax's keywords and the whole padding vocabulary of ``jaxconv.conv``.
+``Conv`` and ``ConvTranspose`` are Flax's own modules, computed by jaxconv. The other modules take
+Flax's keywords and every padding that ``jaxconv.conv`` takes.
 """
+
+# Flax leaves the types of its own attributes and functions partly open:
+# pyright: reportUnknownMemberType=false
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn import dtypes, linear
+from flax.typing import PromoteDtypeFn
+from jax import lax
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
-from ._src.flax import semantics as semantics
+from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
+from ._src.geometry.types import Ints
 
 Array = jax.Array
-Integers = int | Sequence[int]
 NO_METADATA: Mapping[str, Any] = MappingProxyType({})
 
 
-class Conv(nnx.Conv):
-    """``flax.nnx.Conv``, computed by the family.
+class _Signature:
+    """``__signature__`` of a module's class: that of ``__init__``, with every option by name.
 
-    Arguments, parameters, initial values, dtypes and errors are Flax's, whichever version it is;
-    only the default of ``conv_general_dilated`` differs, and may be given as there.
+    ``inspect`` and editors would otherwise see the ``*args, **kwargs`` of Flax's metaclass.
+    """
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:  # an instance is called with arrays
+            raise AttributeError("__signature__")
+        _, *parameters = inspect.signature(owner.__init__).parameters.values()
+        options = inspect.signature(_Convolution.__init__).parameters.values()
+        keywords = [option for option in options if option.kind is option.KEYWORD_ONLY]
+        expanded: list[inspect.Parameter] = []
+        for parameter in parameters:
+            expanded += keywords if parameter.annotation == "Unpack[Options]" else [parameter]
+        return inspect.Signature(expanded)
+
+
+class Conv(nnx.Conv):
+    """``flax.nnx.Conv``, computed by jaxconv.
+
+    Arguments, parameters, initial values, dtypes and errors are those of the installed Flax. Only
+    the default of ``conv_general_dilated`` differs; it can be passed as in Flax.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -39,16 +65,18 @@ class Conv(nnx.Conv):
     Source: the documentation of ``flax.nnx.Conv``.
     """
 
-    __init__ = functools.partialmethod(  # pyright: ignore[reportAssignmentType]
-        nnx.Conv.__init__, conv_general_dilated=semantics.convolution
-    )
+    if not TYPE_CHECKING:  # type checkers see the signature of Flax's own
+        __signature__ = _Signature()
+        __init__ = functools.partialmethod(
+            nnx.Conv.__init__, conv_general_dilated=semantics.convolution
+        )
 
 
 class ConvTranspose(nnx.ConvTranspose):
-    """``flax.nnx.ConvTranspose``, computed by the family.
+    """``flax.nnx.ConvTranspose``, computed by jaxconv.
 
-    Arguments, parameters, initial values and dtypes are Flax's, and so is what ``padding`` means;
-    for the adjoint of a convolution use ``jaxconv.conv_transpose``.
+    Arguments, parameters, initial values, dtypes and the meaning of ``padding`` are those of the
+    installed Flax; for the adjoint of a convolution use ``jaxconv.conv_transpose``.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -59,34 +87,47 @@ class ConvTranspose(nnx.ConvTranspose):
     Source: the documentation of ``flax.nnx.ConvTranspose``.
     """
 
+    if not TYPE_CHECKING:
+        __signature__ = _Signature()
+
     def __call__(self, inputs: Array) -> Array:
-        kernel = semantics.masked(self.kernel[...], self.mask)
-        bias = None if self.bias is None else self.bias[...]
-        promoted = self.promote_dtype((inputs, kernel, bias), dtype=self.dtype)
-        return semantics.conv_transpose(self, *promoted)
+        layer: Any = self
+        kernel = semantics.masked(layer.kernel[...], layer.mask)
+        bias = None if layer.bias is None else layer.bias[...]
+        promoted = layer.promote_dtype((inputs, kernel, bias), dtype=layer.dtype)
+        return semantics.conv_transpose(layer, *promoted)
 
 
 class Options(TypedDict, total=False):
-    """The keywords that every module below takes, with Flax's meaning."""
+    """The keywords that every module below takes, with the same meaning as in Flax.
+
+    ``use_bias``: whether to add a bias. ``dtype``: the dtype of the computation, by default that of
+    the inputs and parameters together. ``param_dtype``: the dtype of the parameters.
+    ``kernel_init``, ``bias_init``: the initializers. ``precision``, ``preferred_element_type``: as
+    in ``jaxconv.conv``. ``promote_dtype``: the function that casts inputs and parameters to one
+    dtype. ``kernel_metadata``, ``bias_metadata``: metadata of the parameters.
+    """
 
     use_bias: bool
-    dtype: Any
-    param_dtype: Any
-    precision: Any
-    kernel_init: Callable
-    bias_init: Callable
-    promote_dtype: Callable
-    preferred_element_type: Any
+    dtype: DTypeLike | None
+    param_dtype: DTypeLike
+    precision: lax.PrecisionLike
+    kernel_init: Initializer
+    bias_init: Initializer
+    promote_dtype: PromoteDtypeFn
+    preferred_element_type: DTypeLike | None
     kernel_metadata: Mapping[str, Any]
     bias_metadata: Mapping[str, Any]
 
 
 class _Convolution(nnx.Module):
-    """What the modules below share: how parameters are made, and in which dtype they are used.
+    """What the modules below share: creating the parameters and casting them for the computation.
 
     ``kernels`` are the shapes of the kernels by name; ``features`` is F, the size of the bias.
     """
 
+    if not TYPE_CHECKING:
+        __signature__ = _Signature()
     bias: nnx.Param[Array] | None
 
     def __init__(
@@ -96,13 +137,13 @@ class _Convolution(nnx.Module):
         features: int,
         *,
         use_bias: bool = True,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        precision: Any = None,
-        kernel_init: Callable = linear.default_kernel_init,
-        bias_init: Callable = linear.default_bias_init,
-        promote_dtype: Callable = dtypes.promote_dtype,
-        preferred_element_type: Any = None,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
+        precision: lax.PrecisionLike = None,
+        kernel_init: Initializer = linear.default_kernel_init,
+        bias_init: Initializer = linear.default_bias_init,
+        promote_dtype: PromoteDtypeFn = dtypes.promote_dtype,
+        preferred_element_type: DTypeLike | None = None,
         kernel_metadata: Mapping[str, Any] = NO_METADATA,
         bias_metadata: Mapping[str, Any] = NO_METADATA,
     ):
@@ -112,7 +153,7 @@ class _Convolution(nnx.Module):
         self.precision = precision
         self.promote_dtype = promote_dtype
         self.preferred_element_type = preferred_element_type
-        # As in Flax the initialisers are not kept: those of jax cannot be pickled.
+        # Like Flax, do not keep the initializers: those of jax cannot be pickled.
         for name, shape in kernels.items():
             initial = kernel_init(rngs.params(), tuple(shape), param_dtype)
             setattr(self, name, nnx.Param(initial, **kernel_metadata))
@@ -122,30 +163,30 @@ class _Convolution(nnx.Module):
         else:
             self.bias = nnx.data(None)
 
-    def _promoted(self, *arrays: Any) -> tuple[Array, ...]:
-        """The inputs, the kernels and the bias, in the dtype of the computation."""
+    def _promoted(self, *arrays: Any) -> tuple[Any, ...]:
+        """The inputs, the kernels and the bias or None, in the dtype of the computation."""
         bias = None if self.bias is None else self.bias[...]
         return self.promote_dtype((*arrays, bias), dtype=self.dtype)
 
 
 class DepthwiseConv(_Convolution):
-    """Depthwise convolution: every in-feature has its own ``multiplier`` filters.
+    """Depthwise convolution: one bank of ``multiplier`` filters per channel.
 
         y[n, o, f] = bias[f] + sum over t of  x[n, s*o + d*t - low, f // M] * kernel[t, 0, f]
 
-    Parameters: ``kernel [*K, 1, C*M]``, ``bias [C*M]``; the same, with the same initial values, as
-    of ``nnx.Conv`` with ``feature_group_count=in_features``.
+    Parameters: ``kernel [*K, 1, C*M]``, ``bias [C*M]``. They are those of ``nnx.Conv`` with
+    ``feature_group_count=in_features``, with the same initial values.
 
     Args:
-        in_features: C.
-        kernel_size: Kernel extents K, one a spatial axis; an int is one axis, as in Flax.
-        multiplier: M, the filters of each in-feature.
+        in_features: C, the number of channels.
+        kernel_size: The kernel extents K, one per spatial axis; an int means one axis, as in Flax.
+        multiplier: M, the number of filters per channel.
         strides, padding: As in ``jaxconv.conv``.
         kernel_dilation: The ``dilation`` of ``jaxconv.conv``.
-        rngs: The stream ``params`` gives the initial values.
-        **options: ``Options``, with Flax's meaning and defaults.
+        rngs: Its ``params`` stream is used for the initial values.
+        **options: The keywords of ``Options``, with Flax's meaning and defaults.
 
-    Called with ``x [..., *S, C]`` of any number of leading batch axes, it returns
+    Call it with ``x [..., *S, C]``, with any number of leading batch axes; it returns
     ``[..., *O, C*M]``.
 
     Raises:
@@ -166,12 +207,12 @@ class DepthwiseConv(_Convolution):
     def __init__(
         self,
         in_features: int,
-        kernel_size: Integers,
+        kernel_size: Ints,
         multiplier: int = 1,
-        strides: Integers = 1,
+        strides: Ints = 1,
         *,
         padding: PaddingLike = "SAME",
-        kernel_dilation: Integers = 1,
+        kernel_dilation: Ints = 1,
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
@@ -195,18 +236,18 @@ class PointwiseConv(_Convolution):
 
         y[n, o, f] = bias[f] + sum over c of  x[n, s*o, c] * kernel[c, f]
 
-    Parameters: ``kernel [C, F]``, ``bias [F]``; the same, with the same initial values, as of
-    ``nnx.Linear``.
+    Parameters: ``kernel [C, F]``, ``bias [F]``. They are those of ``nnx.Linear``, with the same
+    initial values.
 
     Args:
-        in_features: C.
-        out_features: F.
+        in_features: C, the number of channels.
+        out_features: F, the number of features.
         strides: 1 for ``x [..., C]`` of any rank; another int for all spatial axes of
-            ``x [N, *S, C]``; or one int a spatial axis, and then any number of batch axes.
-        rngs: The stream ``params`` gives the initial values.
-        **options: ``Options``, with Flax's meaning and defaults.
+            ``x [N, *S, C]``; or one int per spatial axis, with any number of batch axes.
+        rngs: Its ``params`` stream is used for the initial values.
+        **options: The keywords of ``Options``, with Flax's meaning and defaults.
 
-    Called with ``x [..., *S, C]``, it returns ``[..., *O, F]``, ``O = ceil(S / strides)``.
+    Call it with ``x [..., *S, C]``; it returns ``[..., *O, F]`` with ``O = ceil(S / strides)``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -227,7 +268,7 @@ class PointwiseConv(_Convolution):
         self,
         in_features: int,
         out_features: int,
-        strides: Integers = 1,
+        strides: Ints = 1,
         *,
         rngs: nnx.Rngs,
         **options: Unpack[Options],
@@ -243,24 +284,25 @@ class PointwiseConv(_Convolution):
 
 
 class SeparableConv(_Convolution):
-    """Depthwise separable convolution: a filter a feature, then a matrix over the features.
+    """Depthwise separable convolution: filter each channel in space, then mix the channels.
 
         y = pointwise_conv(depthwise_conv(x, depthwise_kernel), pointwise_kernel, bias)
 
     Parameters: ``depthwise_kernel [*K, 1, C*M]``, ``pointwise_kernel [C*M, F]``, ``bias [F]``.
 
     Args:
-        in_features: C.
-        out_features: F.
-        kernel_size: Kernel extents K, one a spatial axis; an int is one axis, as in Flax.
-        multiplier: M, the depthwise filters of each in-feature.
-        strides, padding: As in ``jaxconv.conv``, of the depthwise part.
-        kernel_dilation: The ``dilation`` of ``jaxconv.conv``, of the depthwise part.
-        rngs: The stream ``params`` gives the initial values.
-        **options: ``Options``, with Flax's meaning and defaults; ``kernel_init`` makes both
-            kernels.
+        in_features: C, the number of channels.
+        out_features: F, the number of features.
+        kernel_size: The kernel extents K, one per spatial axis; an int means one axis, as in Flax.
+        multiplier: M, the number of depthwise filters per channel.
+        strides, padding: As in ``jaxconv.conv``, for the depthwise part.
+        kernel_dilation: The ``dilation`` of ``jaxconv.conv``, for the depthwise part.
+        rngs: Its ``params`` stream is used for the initial values.
+        **options: The keywords of ``Options``, with Flax's meaning and defaults; ``kernel_init``
+            initializes both kernels.
 
-    Called with ``x [..., *S, C]`` of any number of leading batch axes, it returns ``[..., *O, F]``.
+    Call it with ``x [..., *S, C]``, with any number of leading batch axes; it returns
+    ``[..., *O, F]``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -286,12 +328,12 @@ class SeparableConv(_Convolution):
         self,
         in_features: int,
         out_features: int,
-        kernel_size: Integers,
+        kernel_size: Ints,
         multiplier: int = 1,
-        strides: Integers = 1,
+        strides: Ints = 1,
         *,
         padding: PaddingLike = "SAME",
-        kernel_dilation: Integers = 1,
+        kernel_dilation: Ints = 1,
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
@@ -321,25 +363,25 @@ class SeparableConv(_Convolution):
 
 
 class CausalConv(_Convolution):
-    """Causal convolution in time, whole or as a stream.
+    """Causal convolution in time, of whole sequences or of a stream.
 
         y[n, i, f] = bias[f] + sum over t, c of  x[n, s*i - d*(K-1-t), c] * kernel[t, c, f]
 
-    Parameters: ``kernel [K, C/G, F]``, ``bias [F]``; the same, with the same initial values, as of
-    ``nnx.Conv``.
+    Parameters: ``kernel [K, C/G, F]``, ``bias [F]``. They are those of ``nnx.Conv``, with the same
+    initial values.
 
     Args:
-        in_features: C.
-        out_features: F.
-        kernel_size: K, an int or a sequence of one.
-        strides: Steps between neighbouring outputs; a stream needs 1.
+        in_features: C, the number of channels.
+        out_features: F, the number of features.
+        kernel_size: K, an int or a sequence of one int.
+        strides: Distance between neighboring outputs in steps; streaming needs 1.
         kernel_dilation: The ``dilation`` of ``jaxconv.causal_conv``.
-        feature_group_count: G, the number of groups; C of them make the convolution depthwise.
-        rngs: The stream ``params`` gives the initial values.
-        **options: ``Options``, with Flax's meaning and defaults.
+        feature_group_count: G, the number of groups; with ``G = C`` the convolution is depthwise.
+        rngs: Its ``params`` stream is used for the initial values.
+        **options: The keywords of ``Options``, with Flax's meaning and defaults.
 
-    Called with ``x [..., L, C]`` of any number of leading batch axes, it returns
-    ``[..., ceil(L/strides), F]``.
+    Call it with ``x [..., L, C]``, with any number of leading batch axes; it returns
+    ``[..., ceil(L/strides), F]``. For a stream use ``init_state`` and ``step``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -365,17 +407,17 @@ class CausalConv(_Convolution):
         self,
         in_features: int,
         out_features: int,
-        kernel_size: Integers,
-        strides: Integers = 1,
+        kernel_size: Ints,
+        strides: Ints = 1,
         *,
-        kernel_dilation: Integers = 1,
+        kernel_dilation: Ints = 1,
         feature_group_count: int = 1,
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
         self.in_features = in_features
         self.out_features = out_features
-        self.kernel_size = semantics.kernel_extents("CausalConv", kernel_size, most=1)
+        self.kernel_size = semantics.kernel_extents("CausalConv", kernel_size, max_rank=1)
         self.strides = semantics.static(strides)
         self.kernel_dilation = semantics.static(kernel_dilation)
         self.feature_group_count = feature_group_count
@@ -387,10 +429,10 @@ class CausalConv(_Convolution):
     def __call__(self, inputs: Array) -> Array:
         return semantics.causal(self, *self._promoted(inputs, self.kernel[...]))
 
-    def init_state(self, batch_size: int, dtype: Any = None) -> Array:
-        """The state before the first input: zeros ``[N, (K-1)*dilation, C]``.
+    def init_state(self, batch_size: int, dtype: DTypeLike | None = None) -> Array:
+        """The state before the first input: zeros of shape ``[N, (K-1)*dilation, C]``.
 
-        ``dtype`` is that of the computation, by default the module's or the kernel's.
+        ``dtype`` is the dtype of the computation: by default the module's, or else the kernel's.
         """
         return semantics.causal_init(self, self.kernel[...], batch_size, dtype)
 

@@ -199,7 +199,7 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
     return Scene(padded, inside, kernel, result, spec)
 
 
-def _padded(x: np.ndarray, planned: resolve.Geometry) -> tuple[np.ndarray, np.ndarray]:
+def _padded(x: np.ndarray, planned: resolve.ResolvedConv) -> tuple[np.ndarray, np.ndarray]:
     """The padded and cropped input, and which of its cells are the input's, not padding."""
     inside = np.ones(x.shape, bool)
     for axis, border in enumerate(planned.borders):

@@ -1,4 +1,4 @@
-"""The linen modules: Flax's own in all but what computes them, and the new ones beside Flax's."""
+"""The linen modules: Flax's own, computed by jaxconv, and the new ones against Flax's."""
 
 import re
 
@@ -33,7 +33,7 @@ def signal(*shape):
 
 
 def drawn(key, shape, dtype):
-    """An initialiser that need not be compiled for each shape, as Flax's must."""
+    """An initializer that is not compiled for each shape, as Flax's are."""
     return signal(*shape).astype(dtype)
 
 
@@ -53,7 +53,7 @@ every_module = pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
 
 
 def compiled(function):
-    """Compiled in a third of the time, for programs that run once."""
+    """Compiled three times faster, for programs that run once."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -70,7 +70,7 @@ def value_and_gradients(apply):
 
 
 def assert_computes(module, wanted, x):
-    """``module`` is ``wanted(variables, x)``: value and gradients, within the family."""
+    """``module`` computes ``wanted(variables, x)`` and its gradients, with jaxconv's primitives."""
     shapes = jax.eval_shape(module.init, jax.random.key(KEY), x)
     variables = jax.tree.map(lambda leaf: signal(*leaf.shape), shapes)
     got, want = (compiled(value_and_gradients(f))(variables, x) for f in (module.apply, wanted))
@@ -141,7 +141,7 @@ def test_conv_with_another_conv_general_dilated():
 
 
 class Network(linen.Module):
-    """A network of the same layers from either module of modules."""
+    """A network of the same layers, ours or Flax's."""
 
     layers: tuple
 
@@ -165,7 +165,7 @@ def test_automatic_names():
     assert_trees_all_close(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
 
 
-def test_conv_is_as_lenient_as_flax():
+def test_conv_accepts_what_flax_accepts():
     ours, theirs = (kind(4, 3, padding="VALID", kernel_init=drawn) for kind in (Conv, linen.Conv))
     integers = jnp.arange(20).reshape(1, 10, 2)
     variables = initialised(theirs, integers)
@@ -225,7 +225,7 @@ def test_separable_conv():
 
 @pytest.mark.parametrize("padding", ["FULL", "REPLICATE", ("CAUSAL", "SAME_LOWER")])
 def test_padding(padding):
-    """The new modules take the functions' whole vocabulary."""
+    """The new modules take every padding that the functions take."""
     x = signal(2, 7, 6, 4)
     layer = DepthwiseConv((3, 2), padding=padding, kernel_init=drawn, **WIDE)
     y, variables = layer.init_with_output(jax.random.key(0), x)
@@ -256,7 +256,7 @@ def test_causal_conv_streams(chunks):
 
 
 def test_causal_conv_starts_from_a_stream():
-    """``init`` through ``step`` draws what ``init`` through the call draws."""
+    """``init`` with ``step`` gives the same parameters as ``init`` with the call."""
     layer, x = CausalConv(4, 3, **WIDE), signal(2, 1, 6)
     state = jnp.zeros((2, 2, 6))
     assert_trees_all_equal(
@@ -304,7 +304,7 @@ def test_preferred_element_type(name):
 
 @every_module
 def test_transforms(make):
-    """jit, vmap over members, and the same network lifted by ``linen.vmap`` and ``linen.remat``."""
+    """jit, vmap over members, and the module lifted by ``linen.vmap`` and ``linen.remat``."""
     x = signal(2, 7, 6)
     layer = make(**WIDE)
     y, variables = layer.init_with_output(jax.random.key(0), x)
@@ -328,7 +328,7 @@ def test_transforms(make):
 def test_tabulate(make):
     layer = make(name="shown")
     table = layer.tabulate(jax.random.key(0), signal(2, 7, 6), console_kwargs={"width": 300})
-    table = re.sub(r"\x1b\[[\d;]*m", "", table)  # its colours
+    table = re.sub(r"\x1b\[[\d;]*m", "", table)  # its colors
     assert type(layer).__name__ in table
     for name, leaf in initialised(layer, signal(2, 7, 6))["params"].items():
         assert f"{name}: float32[{','.join(map(str, leaf.shape))}]" in table
@@ -349,7 +349,7 @@ def test_variance():
     assert 0.95 < 4096 * jnp.var(params["pointwise_kernel"]) < 1.05
 
 
-REFUSED = {
+ERRORS = {
     "DepthwiseConv: multiplier must be a positive int, but got 0": small(DepthwiseConv, 3, 0),
     "DepthwiseConv: kernel_size must be an int or a sequence of ints for 1 to 3 spatial axes": (
         small(DepthwiseConv, (3, 3, 3, 3))
@@ -376,24 +376,24 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("words", "make"), REFUSED.items())
-def test_refusals(words, make):
+@pytest.mark.parametrize(("words", "make"), ERRORS.items())
+def test_errors(words, make):
     with pytest.raises(ValueError, match="^" + re.escape(words)):
         initialised(make(), signal(2, 7, 6))
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "Conv"])
-def test_scalars_are_refused(name):
+def test_scalars_are_errors(name):
     with pytest.raises(ValueError, match=rf"^{name}: x must be \[\.\.\., \*S, C\]"):
         MODULES[name]().init(jax.random.key(0), 1.0)
 
 
-def test_streaming_refusals():
+def test_streaming_errors():
     x = signal(2, 1, 6)
     strided = CausalConv(4, 3, strides=2, kernel_init=drawn)
     with pytest.raises(ValueError, match=r"^CausalConv\.step: streaming needs strides=1"):
         strided.apply(initialised(strided, x), signal(2, 2, 6), x, method="step")
     with pytest.raises(
-        ValueError, match=r"^CausalConv\.init_state: the state has as many features"
+        ValueError, match=r"^CausalConv\.init_state: the number of channels of the state"
     ):
         strided.apply({}, 2, method="init_state")

@@ -1,4 +1,4 @@
-"""The nnx modules: Flax's own in all but what computes them, and the new ones beside Flax's."""
+"""The nnx modules: Flax's own, computed by jaxconv, and the new ones against Flax's."""
 
 import copy
 import itertools
@@ -31,7 +31,7 @@ def signal(*shape):
 
 
 def drawn(key, shape, dtype):
-    """An initialiser that need not be compiled for each shape, as Flax's must."""
+    """An initializer that is not compiled for each shape, as Flax's are."""
     return signal(*shape).astype(dtype)
 
 
@@ -66,7 +66,7 @@ def pure(module):
 
 
 def compiled(function):
-    """Compiled in a third of the time, for programs that run once."""
+    """Compiled three times faster, for programs that run once."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -79,7 +79,7 @@ def value_and_gradients(apply):
 
 
 def assert_computes(module, wanted, x):
-    """``module`` is ``wanted(parameters, x)``: value and gradients, within the family."""
+    """``module`` computes ``wanted(parameters, x)`` and its gradients, with jaxconv's primitives."""
     apply, parameters = pure(module)
     parameters = jax.tree.map(lambda leaf: signal(*leaf.shape), parameters)
     got, want = (compiled(value_and_gradients(f))(parameters, x) for f in (apply, wanted))
@@ -131,7 +131,7 @@ def test_conv_with_another_conv_general_dilated():
     assert not bound & NAMES
 
 
-def test_conv_is_as_lenient_as_flax():
+def test_conv_accepts_what_flax_accepts():
     ours, theirs = (kind(2, 4, 3, padding="VALID", rngs=nnx.Rngs(0)) for kind in (Conv, nnx.Conv))
     integers = jnp.arange(20).reshape(1, 10, 2)
     assert_trees_all_close(ours(integers), theirs(integers), rtol=1e-6)
@@ -148,7 +148,7 @@ GRID = list(itertools.product(range(1, 6), range(1, 5)))
     [("SAME", False), ("VALID", True), ("CIRCULAR", False), ("CIRCULAR", True), ([(2, 0)], False)],
 )
 def test_conv_transpose(padding, transpose_kernel):
-    """Every kernel extent of 1 to 5 and stride of 1 to 4, together in one module."""
+    """Every kernel extent of 1 to 5 and stride of 1 to 4, in one module."""
     options = {"padding": padding, "transpose_kernel": transpose_kernel, **FIXED}
 
     def layers(kind):
@@ -159,7 +159,7 @@ def test_conv_transpose(padding, transpose_kernel):
 
 
 class All(nnx.Module):
-    """The outputs of all layers, for the same input, one after another."""
+    """The outputs of all layers for one input, concatenated."""
 
     def __init__(self, layers):
         self.layers = nnx.List(layers)
@@ -171,7 +171,7 @@ class All(nnx.Module):
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", (2, 1)])
 def test_conv_transpose_in_two_axes(padding, transpose_kernel):
-    """Another stride and dilation on each axis, and a period shorter than the kernel."""
+    """Unequal strides and dilations, and a period shorter than the kernel."""
     shape = (3, 4, 5, 3) if transpose_kernel else (3, 4, 3, 5)
     options = {
         "padding": padding,
@@ -195,7 +195,7 @@ def test_conv_transpose_in_three_axes():
     assert_same(ours, theirs, signal(2, 3, 2, 4, 2))
 
 
-def test_conv_transpose_of_nothing():
+def test_conv_transpose_of_empty_arrays():
     for padding in ("SAME", "VALID", "CIRCULAR"):
         layer = ConvTranspose(2, 3, 3, 2, padding=padding, rngs=nnx.Rngs(0))
         assert layer(signal(0, 5, 2)).shape == (0, 10 + (padding == "VALID"), 3)
@@ -260,7 +260,7 @@ def test_separable_conv(options):
 
 
 def test_initial_values():
-    """Those of Flax's modules, from the same stream."""
+    """Those of Flax's modules with the same random stream."""
     pairs = {
         "Conv": (Conv(4, 6, 3, rngs=nnx.Rngs(5)), nnx.Conv(4, 6, 3, rngs=nnx.Rngs(5))),
         "ConvTranspose": (
@@ -283,7 +283,7 @@ def test_initial_values():
         assert jnp.std(ours["kernel"]) > 0.1
 
 
-def test_separable_conv_counts_less_than_dense():
+def test_separable_conv_has_fewer_parameters_than_dense():
     layer = SeparableConv(8, 32, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer))) == 328
 
@@ -317,20 +317,20 @@ def test_causal_conv_streams(cuts):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "told"), [(jnp.bfloat16, None), (None, None), (None, np.float64)]
+    ("dtype", "requested"), [(jnp.bfloat16, None), (None, None), (None, np.float64)]
 )
-def test_causal_conv_streams_in_scan(dtype, told):
-    """The state keeps its dtype: that of the computation, or of the wider inputs if told."""
+def test_causal_conv_streams_in_scan(dtype, requested):
+    """The state keeps its dtype: that of the computation, or the one that was requested."""
     layer = MODULES["CausalConv"](dtype=dtype, rngs=nnx.Rngs(5))
-    x = signal(2, 5, 6).astype(told or np.float32)
-    state = layer.init_state(2, told)
+    x = signal(2, 5, 6).astype(requested or np.float32)
+    state = layer.init_state(2, requested)
 
     def step(state, pixel):
         y, state = layer.step(state, pixel[:, None])
         return state, y[:, 0]
 
     state, y = jax.lax.scan(step, state, x.swapaxes(0, 1))
-    assert state.dtype == y.dtype == (dtype or told or np.float32)
+    assert state.dtype == y.dtype == (dtype or requested or np.float32)
     whole = layer(x).astype(float)
     np.testing.assert_allclose(y.swapaxes(0, 1).astype(float), whole, atol=1e-5)
 
@@ -340,7 +340,7 @@ PADDINGS = [*sorted({*paddings.NAMES} - {"CAUSAL"}), 1, ((0, 2), "REPLICATE"), [
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_padding(padding):
-    """The new modules take the functions' whole vocabulary."""
+    """The new modules take every padding that the functions take."""
     x = signal(2, 7, 6, 4)
     options = {"padding": padding, "strides": 2, "kernel_dilation": (1, 2), **FIXED}
     depthwise = DepthwiseConv(4, (3, 2), **options, use_bias=False, rngs=nnx.Rngs(0))
@@ -411,7 +411,7 @@ def test_no_bias(make):
 
 
 @every_module
-def test_initialisers(make):
+def test_initializers(make):
     ones, twos = nnx.initializers.ones, nnx.initializers.constant(2.0)
     layer = make(kernel_init=ones, bias_init=twos, rngs=nnx.Rngs(0))
     for name, value in nnx.to_pure_dict(nnx.state(layer)).items():
@@ -420,7 +420,7 @@ def test_initialisers(make):
 
 @every_module
 def test_copies(make):
-    """By pickle, by deepcopy, and by what nnx makes of a module."""
+    """By pickle, by deepcopy, and by nnx's own functions."""
     layer, x = make(kernel_init=nnx.initializers.lecun_normal(), rngs=nnx.Rngs(0)), signal(2, 7, 6)
     for copied in (
         pickle.loads(pickle.dumps(layer)),
@@ -453,7 +453,7 @@ def test_variance():
 
 
 SIMPLE = {"kernel_init": drawn, "rngs": nnx.Rngs(0)}
-REFUSED = {
+ERRORS = {
     "DepthwiseConv: multiplier must be a positive int, but got 0": (
         lambda: DepthwiseConv(4, 3, 0, **SIMPLE)
     ),
@@ -466,7 +466,7 @@ REFUSED = {
     "DepthwiseConv: kernel_size[1] must be a positive int, but got 0": (
         lambda: DepthwiseConv(4, (3, 0), **SIMPLE)
     ),
-    "depthwise_conv: kernel's last axis must be a multiple of x's 5 features": (
+    "depthwise_conv: kernel's last axis must be a multiple of x's 5 channels": (
         lambda: DepthwiseConv(4, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
     ),
     "depthwise_conv: x must be [N, H, W, C]": (
@@ -481,10 +481,10 @@ REFUSED = {
     "PointwiseConv: out_features must be a positive int, but got -1": (
         lambda: PointwiseConv(4, -1, **SIMPLE)
     ),
-    "pointwise_conv: x's in-features must equal the kernel's, but 5 != 4": (
+    "pointwise_conv: x's channels must equal the kernel's, but 5 != 4": (
         lambda: PointwiseConv(4, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
     ),
-    "pointwise_conv: strides need spatial axes": (
+    "pointwise_conv: a kernel [C, F] has no spatial axes to stride over": (
         lambda: PointwiseConv(4, 3, 2, **SIMPLE)(jnp.ones((2, 4)))
     ),
     "SeparableConv: kernel_size[0] must be a positive int, but got None": (
@@ -505,7 +505,7 @@ REFUSED = {
     "causal_conv_step: state must be [N, (K-1)*dilation, C] = (2, 2, 4)": (
         lambda: CausalConv(4, 6, 3, **SIMPLE).step(jnp.ones((2, 3, 4)), jnp.ones((2, 1, 4)))
     ),
-    "Conv: x must have the 4 in-features that the kernel reads, but has 5. Got x [N, W, C] =": (
+    "Conv: x must have C = 4 channels, as the kernel, but has 5. Got x [N, W, C] =": (
         lambda: Conv(4, 6, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
     ),
     "Conv: x must be [..., *S, C] with 2 spatial axes": (
@@ -520,7 +520,7 @@ REFUSED = {
     'Conv: padding must be "SAME", "SAME_LOWER"': (
         lambda: Conv(4, 6, 3, padding="SAMEE", **SIMPLE)(jnp.ones((2, 7, 4)))
     ),
-    "ConvTranspose: x must have the 4 in-features that the kernel reads, but has 5": (
+    "ConvTranspose: x must have C = 4 channels, as the kernel, but has 5": (
         lambda: ConvTranspose(4, 6, 3, **SIMPLE)(jnp.ones((2, 7, 5)))
     ),
     "ConvTranspose: x must be [..., *S, C] with 2 spatial axes, but has 2 axes": (
@@ -529,7 +529,7 @@ REFUSED = {
     'ConvTranspose: padding must be "SAME", "VALID", "CIRCULAR"': (
         lambda: ConvTranspose(4, 6, 3, padding="REFLECT", **SIMPLE)(jnp.ones((2, 7, 4)))
     ),
-    "ConvTranspose: padding must have one entry an axis, 2, but got 1": (
+    "ConvTranspose: padding must have one entry per spatial axis (2), but got 1": (
         lambda: ConvTranspose(4, 6, (3, 3), padding=((1, 1),), **SIMPLE)(jnp.ones((2, 7, 7, 4)))
     ),
     "ConvTranspose: strides must be a positive int, but got 0": (
@@ -541,8 +541,8 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("words", "call"), REFUSED.items())
-def test_refusals(words, call):
+@pytest.mark.parametrize(("words", "call"), ERRORS.items())
+def test_errors(words, call):
     with pytest.raises(ValueError, match="^" + re.escape(words)):
         call()
 

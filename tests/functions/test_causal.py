@@ -1,4 +1,4 @@
-"""Causal convolution: against the oracle, blind to the future, and streamed in any chunks."""
+"""Causal convolution: the oracle, independence of the future, streaming in any chunks."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The public contract: names, the order of arguments, and a test named after each of its items."""
+"""The public contract: names, the order of arguments, and a test named after each item."""
 
 import inspect
 import re
@@ -13,24 +13,24 @@ from jaxconv import linen, nnx
 from jaxconv._src.geometry.padding import NAMES
 
 TESTS_FOLDER = Path(__file__).parents[1]
-CHOSEN = "precision, preferred_element_type, implementation"
-PLACED = f"strides, padding, dilation, groups, {CHOSEN}"
-# What stands before the star is given by position; all after it by keyword alone.
+OPTIONS = "precision, preferred_element_type, implementation"
+WINDOW_AND_OPTIONS = f"strides, padding, dilation, groups, {OPTIONS}"
+# Arguments before the star may be positional; those after it are keyword-only.
 SIGNATURES = {
-    "conv": f"x, kernel, bias, *, {PLACED}",
-    "depthwise_conv": f"x, kernel, bias, *, strides, padding, dilation, {CHOSEN}",
-    "pointwise_conv": f"x, kernel, bias, *, strides, {CHOSEN}",
+    "conv": f"x, kernel, bias, *, {WINDOW_AND_OPTIONS}",
+    "depthwise_conv": f"x, kernel, bias, *, strides, padding, dilation, {OPTIONS}",
+    "pointwise_conv": f"x, kernel, bias, *, strides, {OPTIONS}",
     "separable_conv": (
-        f"x, depthwise_kernel, pointwise_kernel, bias, *, strides, padding, dilation, {CHOSEN}"
+        f"x, depthwise_kernel, pointwise_kernel, bias, *, strides, padding, dilation, {OPTIONS}"
     ),
     "conv_transpose": (
-        f"x, kernel, bias, *, strides, padding, output_padding, dilation, groups, {CHOSEN}"
+        f"x, kernel, bias, *, strides, padding, output_padding, dilation, groups, {OPTIONS}"
     ),
-    "conv_input_grad": f"g, kernel, input_spatial, *, {PLACED}",
-    "conv_filter_grad": f"x, g, kernel_spatial, *, {PLACED}",
-    "causal_conv": f"x, kernel, bias, *, strides, dilation, groups, {CHOSEN}",
+    "conv_input_grad": f"g, kernel, input_spatial, *, {WINDOW_AND_OPTIONS}",
+    "conv_filter_grad": f"x, g, kernel_spatial, *, {WINDOW_AND_OPTIONS}",
+    "causal_conv": f"x, kernel, bias, *, strides, dilation, groups, {OPTIONS}",
     "causal_conv_init": "kernel, batch_size, *, dilation, groups, dtype",
-    "causal_conv_step": f"state, x, kernel, bias, *, dilation, groups, {CHOSEN}",
+    "causal_conv_step": f"state, x, kernel, bias, *, dilation, groups, {OPTIONS}",
     "install": "platforms",
     "uninstall": "",
     "accelerate": "fn",
@@ -46,7 +46,7 @@ TESTS = re.findall(
 
 
 def written(function) -> str:
-    """``a, b, *, c``: the parameters' names in order."""
+    """``a, b, *, c``: the names of the parameters in order."""
     parameters = list(inspect.signature(function).parameters.values())
     names = [p.name for p in parameters]
     keywords = [p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters]
@@ -131,7 +131,7 @@ def test_padding_replicate():
 
 
 def test_padding_borders_put_the_odd_pixel_after():
-    """``d*(k-1)`` pixels in all: of one, none is before; of three, one is."""
+    """Of ``d*(k-1)`` pixels: of one, none is before; of three, one is."""
     assert line([1, 2, 3], kernel=(1, 10), padding="CIRCULAR") == [21, 32, 13]
     assert line([1, 2, 3], kernel=(1, 0, 0, 10), padding="CIRCULAR") == [33, 11, 22]
 

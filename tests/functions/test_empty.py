@@ -72,7 +72,7 @@ def test_conv_transpose_with_an_empty_kernel(padding):
     assert not dx.any()
 
 
-def test_no_features():
+def test_no_channels():
     nothing = np.ones((2, 7, 0), np.float32)
     filters = np.ones((3, 1, 0), np.float32)
     assert jaxconv.depthwise_conv(nothing, filters, strides=2).shape == (2, 4, 0)
@@ -99,7 +99,7 @@ def test_other_functions():
 
 
 def test_bias_of_an_empty_sum():
-    """No in-features: nothing is added to the bias."""
+    """Without channels the output is the bias."""
     x, k = np.ones((2, 5, 0), np.float32), np.ones((3, 0, 4), np.float32)
     bias = jnp.arange(4.0)
     np.testing.assert_array_equal(jaxconv.conv(x, k, bias), np.broadcast_to(bias, (2, 5, 4)))

@@ -1,4 +1,4 @@
-"""What is refused for its type or dtype, and implementations that cannot serve."""
+"""Errors about types and dtypes, and about implementations that cannot serve."""
 
 import functools
 import inspect
@@ -13,7 +13,7 @@ import jaxconv
 from benchmarks.common.workloads import WORKLOADS
 from jaxconv._src.dispatch import choose
 from jaxconv._src.geometry.spec import Operator
-from support.errors import G3, LINE, TAPS, K, X, ones, refused
+from support.errors import G3, LINE, TAPS, K, X, assert_raises, ones
 
 conv = jaxconv.conv
 ARRAYS = {
@@ -49,28 +49,30 @@ def replaced(function, position, value):
 
 
 @pytest.mark.parametrize("function", ARRAYS)
-def test_the_calls_that_are_spoilt_below_are_right(function):
+def test_the_calls_that_are_broken_below_are_valid(function):
     jax.eval_shape(functools.partial(call, function, ARRAYS[function]))
 
 
 @by_position
 def test_integers(function, position):
-    spoilt = replaced(function, position, lambda array: array.astype(np.int32))
+    broken = replaced(function, position, lambda array: array.astype(np.int32))
     name = names(function)[position]
     words = f"{function}: {name} must be floating or complex, but its dtype is int32"
-    refused(spoilt, TypeError, words, f"{name}.astype(jnp.float32)")
+    assert_raises(broken, TypeError, words, f"{name}.astype(jnp.float32)")
 
 
 @by_position
 def test_mixed_dtypes(function, position):
-    spoilt = replaced(function, position, lambda array: array.astype(np.float16))
+    broken = replaced(function, position, lambda array: array.astype(np.float16))
     name = names(function)[position]
-    refused(spoilt, TypeError, f"{function}: all arrays must have one dtype", f"{name} float16")
+    assert_raises(
+        broken, TypeError, f"{function}: all arrays must have one dtype", f"{name} float16"
+    )
 
 
 @pytest.mark.parametrize("function", ARRAYS)
 def test_every_array_is_described_with_its_axes(function):
-    """In an error about anything, eagerly and while tracing."""
+    """In every error, eagerly and while tracing."""
     option = "strides" if function == "pointwise_conv" else "dilation"
     arrays = list(ARRAYS[function])
     if function == "pointwise_conv":  # strides need the kernel's spatial axes
@@ -79,8 +81,8 @@ def test_every_array_is_described_with_its_axes(function):
         rf"{name} \[[^]]+\] = {re.escape(str(array.shape))}"
         for name, array in zip(names(function), arrays, strict=False)
     ]
-    spoilt = functools.partial(call, function, **{option: -1})
-    for attempt in (spoilt, functools.partial(jax.eval_shape, spoilt)):
+    broken = functools.partial(call, function, **{option: -1})
+    for attempt in (broken, functools.partial(jax.eval_shape, broken)):
         with pytest.raises(ValueError, match=rf"^{function}: {option} .* but got -1") as raised:
             attempt(arrays)
         missing = [words for words in described if not re.search(words, str(raised.value))]
@@ -89,19 +91,23 @@ def test_every_array_is_described_with_its_axes(function):
 
 @by_position
 def test_scalars_have_no_axes(function, position):
-    refused(replaced(function, position, lambda _: np.float32(1)), ValueError, f"{function}: ")
+    assert_raises(
+        replaced(function, position, lambda _: np.float32(1)), ValueError, f"{function}: "
+    )
 
 
 @by_position
 def test_masked_arrays(function, position):
     name = names(function)[position]
-    spoilt = replaced(function, position, np.ma.array)
-    refused(spoilt, TypeError, f"{function}: {name} must be an array without a mask", "filled(0)")
+    broken = replaced(function, position, np.ma.array)
+    assert_raises(
+        broken, TypeError, f"{function}: {name} must be an array without a mask", "filled(0)"
+    )
 
 
 @pytest.mark.parametrize("function", ARRAYS)
-def test_floats_of_8_bits_are_floats(function):
-    """Only lax computes with them."""
+def test_8_bit_floats(function):
+    """Only the lax implementation supports them."""
     arrays = [jnp.asarray(array, jnp.float8_e4m3fn) for array in ARRAYS[function]]
     for result in jax.tree.leaves(call(function, arrays)):
         assert result.dtype == jnp.float8_e4m3fn
@@ -109,9 +115,9 @@ def test_floats_of_8_bits_are_floats(function):
 
 @by_position
 def test_lists_are_not_arrays(function, position):
-    spoilt = replaced(function, position, lambda array: array.tolist())
+    broken = replaced(function, position, lambda array: array.tolist())
     name = names(function)[position]
-    refused(spoilt, TypeError, f"{function}: {name} must be an array", "list", "jnp.asarray")
+    assert_raises(broken, TypeError, f"{function}: {name} must be an array", "list", "jnp.asarray")
 
 
 @pytest.mark.parametrize(
@@ -120,32 +126,34 @@ def test_lists_are_not_arrays(function, position):
 @pytest.mark.parametrize("name", ["x", "kernel"])
 def test_other_things_are_not_arrays(name, value):
     arrays = {"x": X, "kernel": K} | {name: value}
-    refused(lambda: conv(**arrays, **G3), TypeError, f"conv: {name} must be")
+    assert_raises(lambda: conv(**arrays, **G3), TypeError, f"conv: {name} must be")
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.uint8, np.int64, "datetime64[s]"])
 def test_other_dtypes(dtype):
-    refused(lambda: conv(X.astype(dtype), K, **G3), TypeError, "conv: x must be")
+    assert_raises(lambda: conv(X.astype(dtype), K, **G3), TypeError, "conv: x must be")
 
 
 def test_keys_are_not_arrays():
-    refused(lambda: conv(jax.random.key(0), K), TypeError, "conv: x must be floating or complex")
+    assert_raises(
+        lambda: conv(jax.random.key(0), K), TypeError, "conv: x must be floating or complex"
+    )
 
 
 @pytest.mark.parametrize(
     ("preferred", "words"),
     [
         (np.float16, "must not be narrower"),
-        (np.int32, "must be of the operands' kind, float32, but got int32"),
-        (np.complex64, "must be of the operands' kind"),
+        (np.int32, "must be floating, like the operands' float32, but got int32"),
+        (np.complex64, "must be floating, like the operands' float32, but got complex64"),
         ("floaty", "must be a dtype, but got 'floaty'"),
         (3, "must be a dtype"),
     ],
 )
 @pytest.mark.parametrize("function", ARRAYS)
 def test_preferred_element_type(function, preferred, words):
-    spoilt = functools.partial(call, function, ARRAYS[function], preferred_element_type=preferred)
-    refused(spoilt, TypeError, f"{function}: preferred_element_type ", words)
+    broken = functools.partial(call, function, ARRAYS[function], preferred_element_type=preferred)
+    assert_raises(broken, TypeError, f"{function}: preferred_element_type ", words)
 
 
 @pytest.mark.parametrize(
@@ -153,15 +161,17 @@ def test_preferred_element_type(function, preferred, words):
 )
 @pytest.mark.parametrize("function", ["conv", "conv_filter_grad"])
 def test_precision(function, precision):
-    spoilt = functools.partial(call, function, ARRAYS[function], precision=precision)
-    refused(spoilt, ValueError, f"{function}: precision must be None")
+    broken = functools.partial(call, function, ARRAYS[function], precision=precision)
+    assert_raises(broken, ValueError, f"{function}: precision must be None")
 
 
 @pytest.mark.parametrize("name", ["fast", "", "LAX", "xla", 3, True])
 @pytest.mark.parametrize("function", ARRAYS)
 def test_unknown_implementations(function, name):
-    spoilt = functools.partial(call, function, ARRAYS[function], implementation=name)
-    refused(spoilt, ValueError, "implementation must be None or one of lax", repr(name), function)
+    broken = functools.partial(call, function, ARRAYS[function], implementation=name)
+    assert_raises(
+        broken, ValueError, "implementation must be None or one of lax", repr(name), function
+    )
 
 
 def test_unknown_implementations_of_a_block():
@@ -170,11 +180,11 @@ def test_unknown_implementations_of_a_block():
             raise AssertionError
 
     words = "use_implementation: implementation must be None or one of lax", "'fast'"
-    refused(enter, ValueError, *words)
+    assert_raises(enter, ValueError, *words)
 
 
-def impossible() -> list:
-    """Every kernel with a workload that it cannot serve, and why."""
+def unsupported() -> list:
+    """Every implementation with a workload that it does not support, and the reason."""
     found = []
     for name in choose.IMPLEMENTATIONS:
         for workload in WORKLOADS:
@@ -187,16 +197,16 @@ def impossible() -> list:
     return found
 
 
-@pytest.mark.parametrize(("name", "spec", "reason"), impossible())
-def test_impossible_implementations(name, spec, reason):
-    """Nothing falls back silently: the reason is given at call time, when tracing too."""
+@pytest.mark.parametrize(("name", "spec", "reason"), unsupported())
+def test_unsupported_implementations(name, spec, reason):
+    """There is no silent fallback: the call raises the reason, also while tracing."""
     shapes = spec.operand_shapes(Operator.CONV)
     x, k = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
     options = {key: getattr(spec, key) for key in ("strides", "padding", "dilation", "groups")}
     traced = functools.partial(conv, implementation=name, **options)
-    refused(lambda: jax.eval_shape(traced, x, k), ValueError, "conv: ", name, reason)
+    assert_raises(lambda: jax.eval_shape(traced, x, k), ValueError, "conv: ", name, reason)
 
 
-def test_nothing_is_kept_of_a_refused_block():
-    refused(lambda: call("conv", ARRAYS["conv"], implementation="fast"), ValueError, "'fast'")
+def test_an_error_leaves_no_state():
+    assert_raises(lambda: call("conv", ARRAYS["conv"], implementation="fast"), ValueError, "'fast'")
     assert jnp.all(jnp.isfinite(call("conv", ARRAYS["conv"])))

@@ -1,4 +1,4 @@
-"""Fixed filter banks: their defining properties, against scikit-image, edges in a photograph."""
+"""Fixed filter banks: their defining properties, scikit-image, the edges of a photograph."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def test_derivatives_of_a_constant_vanish_and_a_gaussian_keeps_it(bank):
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("bank", [filters.sobel, filters.scharr])
 def test_gradient_of_a_ramp_is_its_slope(bank, dilation):
-    """5 down and -2 to the right; between taps further apart as many times more."""
+    """5 down and -2 to the right, times the dilation."""
     y = filters.apply(field(5 * ROWS - 2 * COLUMNS), bank(), dilation=dilation)
     np.testing.assert_allclose(
         middle(y), np.broadcast_to([5.0 * dilation, -2.0 * dilation], (3, 5, 2)), rtol=1e-5
@@ -55,7 +55,7 @@ def test_gradient_of_a_ramp_is_its_slope(bank, dilation):
 
 @pytest.mark.parametrize(("diagonal", "wanted"), [(False, 4.0), (True, 12.0)])
 def test_laplacian_of_a_paraboloid(diagonal, wanted):
-    """Of r**2 each direct neighbour adds 1 to the centre's value, each diagonal one 2."""
+    """The direct neighbors in r**2 are on average 1 above the center, the diagonal ones 2."""
     y = filters.apply(field(ROWS**2 + COLUMNS**2), filters.laplacian(diagonal))
     np.testing.assert_allclose(middle(y), wanted, rtol=1e-4)
 
@@ -71,13 +71,13 @@ def test_gaussian_is_normalised_symmetric_and_separable():
     np.testing.assert_allclose(ratio, np.exp(-0.5 / 1.7**2), rtol=1e-5)
 
 
-def test_each_feature_meets_each_filter():
+def test_each_channel_is_filtered_by_each_filter():
     x = operand((2, 8, 9, 3), np.float32)
     y = filters.apply(x, filters.sobel())
     assert y.shape == (2, 8, 9, 6)
-    for feature in range(3):
-        alone = filters.apply(x[..., feature : feature + 1], filters.sobel())
-        np.testing.assert_allclose(y[..., 2 * feature : 2 * feature + 2], alone, atol=1e-5)
+    for channel in range(3):
+        alone = filters.apply(x[..., channel : channel + 1], filters.sobel())
+        np.testing.assert_allclose(y[..., 2 * channel : 2 * channel + 2], alone, atol=1e-5)
 
 
 def photograph():
@@ -87,7 +87,7 @@ def photograph():
 
 @pytest.mark.parametrize("name", ["sobel", "scharr"])
 def test_edges_of_a_photograph_as_scikit_image_finds_them(name):
-    """Its magnitude is the root of the mean of the squares, ours of the sum."""
+    """Their magnitude is the root of the mean of the squares; ours, of the sum."""
     theirs = getattr(pytest.importorskip("skimage.filters"), name)(photograph())
     ours = filters.edges(photograph()[..., None], getattr(filters, name)())[..., 0]
     wanted = theirs * np.sqrt(2)
@@ -98,7 +98,7 @@ def test_edges_of_a_photograph_as_scikit_image_finds_them(name):
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
-def test_edges_stand_at_the_step(dilation):
+def test_edges_are_at_the_step(dilation):
     image = np.zeros((16, 16, 1), np.float32)
     image[:, 8:] = 1
     found = np.asarray(filters.edges(image, dilation=dilation))[8, :, 0]
@@ -107,11 +107,11 @@ def test_edges_stand_at_the_step(dilation):
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 5, 3), (2, 0, 5, 3), (6, 5, 0)])
-def test_edges_of_nothing(shape):
+def test_edges_of_empty_images(shape):
     assert filters.edges(np.ones(shape, np.float32)).shape == shape
 
 
-def test_edges_have_a_gradient_where_all_is_flat():
+def test_edges_have_a_gradient_in_flat_regions():
     gradient = jax.grad(lambda x: jnp.sum(filters.edges(x)))(jnp.ones((6, 6, 1)))
     assert jnp.all(jnp.isfinite(gradient))
 
@@ -121,12 +121,12 @@ def test_edges_have_a_gradient_where_all_is_flat():
     [(0.0,), (-1.0,), (np.inf,), (np.nan,), ("1",), (1.0, 4), (1.0, 0), (1.0, 2.5), (1.0, True)],
     ids=str,
 )
-def test_refused_gaussians(arguments):
+def test_gaussian_errors(arguments):
     with pytest.raises(ValueError, match=r"^filters\.gaussian: (sigma|size) must be"):
         filters.gaussian(*arguments)
 
 
-def test_refused_banks():
+def test_bank_errors():
     x = np.ones((8, 8, 3), np.float32)
     with pytest.raises(ValueError, match=r"filters\.apply: "):
         filters.apply(x, np.ones((3, 3, 3, 2), np.float32))
@@ -140,8 +140,8 @@ def test_refused_banks():
 
 @pytest.mark.parametrize("function", ["apply", "edges"])
 @pytest.mark.parametrize("dilation", [0, 9], ids=["zero", "wider than the image"])
-def test_refusals_name_the_filter(function, dilation):
-    """They are one convolution inside, and speak of what was called."""
+def test_errors_name_the_filter(function, dilation):
+    """Not the convolution inside."""
     x, bank = np.ones((8, 9, 3), np.float32), filters.sobel()
     words = rf"^filters\.{function}: .* x \[H, W, C\] = \(8, 9, 3\), bank \[KH, KW, 1, M\] = "
     with pytest.raises(ValueError, match=words):
@@ -150,7 +150,7 @@ def test_refusals_name_the_filter(function, dilation):
 
 @pytest.mark.parametrize("height", [2000, 2e-4])
 def test_edges_of_half_precision(height):
-    """The squares leave its range, the magnitude does not."""
+    """The squares overflow or underflow, the magnitude does not."""
     step = jnp.zeros((5, 5, 1), jnp.float16).at[:, 3:].set(height)
     found = filters.edges(step)
     assert found.dtype == jnp.float16

@@ -16,14 +16,14 @@ by_name = pytest.mark.parametrize("name", NAMES)
 
 
 def named(case: Case, name: str) -> Case:
-    """The case with every axis padded as ``name`` says, and with enough pixels to reflect."""
+    """The case with every axis padded by ``name``, and with enough pixels to reflect."""
     case = case.replace(input_spatial=tuple(n + 2 for n in case.input_spatial))
     pairs = tuple(padding_of(name, n, k, s, d) for n, k, s, _, d in case.axes)
     return case.replace(padding=pairs, borders=(name if name in BORDERS else None,) * case.rank)
 
 
 def written(name: str, rank: int):
-    """``CAUSAL`` is written once an axis where there are several."""
+    """``CAUSAL`` is written once per axis if there are several."""
     return (name,) * rank if name == "CAUSAL" else name
 
 
@@ -38,7 +38,7 @@ def test_conv(case, name):
 
 @by_name
 def test_gradient_functions(name):
-    """``conv_input_grad`` adds the border back onto the pixels that it repeats."""
+    """``conv_input_grad`` adds the gradient of the border to the pixels that it repeats."""
     case = named(BASIC[2], name)
     x, k, g = operands(case, np.float64)
     options = case.options() | {"padding": written(name, case.rank)}
@@ -101,8 +101,8 @@ def test_negative_padding_crops(padding):
 
 
 @pytest.mark.parametrize("name", ["CIRCULAR", "REFLECT"])
-def test_the_widest_border_that_an_input_can_give(name):
-    """Five pixels wrap five times; mirrored about the edge pixel they give four."""
+def test_the_widest_possible_border(name):
+    """Five pixels provide a circular border of five, and a reflected border of four."""
     k = 11 if name == "CIRCULAR" else 9
     case = Case(2, 2, 3, (5,), (k,), (1,), (padding_of(name, 5, k, 1, 1),), (1,), 1, (name,))
     x, k, g = operands(case, np.float64)

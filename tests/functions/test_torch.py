@@ -11,7 +11,7 @@ from support.oracle import Case
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("x64")
 
-# Compiling is most of the time, and one program of many convolutions compiles faster than many.
+# Most of the time is compilation, and one program of many convolutions compiles faster than many.
 TOGETHER = 25
 CONVS = np.array_split(np.arange(225), 225 // TOGETHER)
 TRANSPOSES = np.array_split(np.arange(75), 75 // TOGETHER)
@@ -53,7 +53,7 @@ def our_results(calls, arrays):
             results.append((y, *pull(g)))
         return results
 
-    # Optimising the machine code takes half of the time, and changes no number that matters here.
+    # Optimizing the machine code takes half of the time and does not matter here.
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(arrays)
 
 
@@ -79,10 +79,10 @@ def our_conv(case: Case):
 
 @pytest.mark.parametrize("indices", CONVS, ids=lambda indices: f"{indices[0]}-{indices[-1]}")
 def test_conv(indices):
-    chosen = random_cases(2025 + int(indices[0]), len(indices))
-    arrays = [operands(case, np.float64) for case in chosen]
-    results = our_results([our_conv(case) for case in chosen], arrays)
-    for case, ours, (x, k, g) in zip(chosen, results, arrays, strict=True):
+    selected = random_cases(2025 + int(indices[0]), len(indices))
+    arrays = [operands(case, np.float64) for case in selected]
+    results = our_results([our_conv(case) for case in selected], arrays)
+    for case, ours, (x, k, g) in zip(selected, results, arrays, strict=True):
         assert_equal(ours, torch_results(torch_conv(case), x, k, g), case)
 
 
@@ -123,25 +123,29 @@ def transposable(case: Case, rng) -> tuple[Case, tuple[int, ...]]:
 @pytest.mark.parametrize("indices", TRANSPOSES, ids=lambda indices: f"{indices[0]}-{indices[-1]}")
 def test_conv_transpose(indices):
     rng = np.random.default_rng(int(indices[0]))
-    chosen = [transposable(case, rng) for case in random_cases(77 + int(indices[0]), len(indices))]
-    calls = [our_transpose(*both) for both in chosen]
+    selected = [
+        transposable(case, rng) for case in random_cases(77 + int(indices[0]), len(indices))
+    ]
+    calls = [our_transpose(*both) for both in selected]
     pairs = []
-    for (case, _), call in zip(chosen, calls, strict=True):
+    for (case, _), call in zip(selected, calls, strict=True):
         x = operand((case.batch, *case.input_spatial, case.out_features), np.float64)
         k = operand(case.shape("k"), np.float64)
         pairs.append((x, k, operand(jax.eval_shape(call, x, k).shape, np.float64)))
-    for both, ours, arrays in zip(chosen, our_results(calls, pairs), pairs, strict=True):
+    for both, ours, arrays in zip(selected, our_results(calls, pairs), pairs, strict=True):
         assert_equal(ours, torch_results(torch_transpose(*both), *arrays), both)
 
 
 def test_the_cases_are_varied():
     """Every rank, unequal strides and dilation, lopsided and negative padding, odd groups."""
-    chosen = [case for indices in CONVS for case in random_cases(2025 + int(indices[0]), TOGETHER)]
-    assert {case.rank for case in chosen} == {1, 2, 3}
-    assert any(len(set(case.strides)) > 1 for case in chosen)
-    assert any(len(set(case.dilation)) > 1 for case in chosen)
-    assert any(low != high for case in chosen for low, high in case.padding)
-    assert any(min(pair) < 0 for case in chosen for pair in case.padding)
-    odd = [case for case in chosen if case.groups in (3, 5, 7)]
+    selected = [
+        case for indices in CONVS for case in random_cases(2025 + int(indices[0]), TOGETHER)
+    ]
+    assert {case.rank for case in selected} == {1, 2, 3}
+    assert any(len(set(case.strides)) > 1 for case in selected)
+    assert any(len(set(case.dilation)) > 1 for case in selected)
+    assert any(low != high for case in selected for low, high in case.padding)
+    assert any(min(pair) < 0 for case in selected for pair in case.padding)
+    odd = [case for case in selected if case.groups in (3, 5, 7)]
     assert any(case.in_features > case.groups for case in odd)
     assert any(case.in_features == case.groups < case.out_features for case in odd)

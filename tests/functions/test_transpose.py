@@ -37,13 +37,13 @@ def case_of(n, k, s, padding, d, extra, **changes) -> Case:
 
 @pytest.mark.parametrize("case", cases.random_cases(4, 12))
 def test_conv_transpose(case):
-    """The output padding makes up for what the strides leave open."""
-    given, extra = [], []
+    """The output padding supplies the extent that the strides leave open."""
+    paddings, extra = [], []
     for (n, k, s, padding, d), outputs in zip(case.axes, case.shape("g")[1:-1], strict=True):
-        least, _ = transposed(outputs, k, s, padding, d, 0)
-        given.append(padding)
-        extra.append(n - least)
-    assert_transpose(case, padding=given, output_padding=extra)
+        minimum, _ = transposed(outputs, k, s, padding, d, 0)
+        paddings.append(padding)
+        extra.append(n - minimum)
+    assert_transpose(case, padding=paddings, output_padding=extra)
 
 
 @by_rank
@@ -98,7 +98,7 @@ def test_output_padding_for_each_axis():
     assert_transpose(case, padding=((1, 0), (0, 0)), output_padding=(1, 2))
 
 
-def test_output_padding_adds_what_no_window_reaches():
+def test_output_padding_adds_pixels_that_no_window_reaches():
     """With VALID and a kernel no wider than the stride, the extra pixels are zero."""
     g, k = np.ones((1, 3, 1)), np.ones((2, 1, 1))
     y = jaxconv.conv_transpose(g, k, strides=3, padding="VALID", output_padding=2)

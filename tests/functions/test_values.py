@@ -91,7 +91,7 @@ def test_pointwise_conv(case):
 
 @pytest.mark.parametrize("leading", [(), (5,), (2, 5), (2, 3, 4), (2, 3, 2, 2), (2, 1, 3, 2, 2)])
 def test_pointwise_conv_of_any_rank(leading):
-    """Beside a kernel ``[C, F]`` every leading axis is a batch axis."""
+    """With a kernel ``[C, F]`` every leading axis is a batch axis."""
     x, k = operand((*leading, 6), np.float64), operand((6, 9), np.float64)
     y, pull = jax.vjp(jaxconv.pointwise_conv, x, k)
     dx, dk = pull(y)
@@ -114,10 +114,10 @@ def test_separable_conv(case, flat):
     )
     x, deep = operands(first, np.float64, "xk")
     point, g = operands(second, np.float64, "kg")
-    given = point.reshape(point.shape[-2:]) if flat else point
+    kernel = point.reshape(point.shape[-2:]) if flat else point
     options = first.options()
     del options["groups"]
-    y, pull = jax.vjp(lambda *arrays: jaxconv.separable_conv(*arrays, **options), x, deep, given)
+    y, pull = jax.vjp(lambda *arrays: jaxconv.separable_conv(*arrays, **options), x, deep, kernel)
     between = oracle.compute("g", first, x=x, k=deep)
     oracle.assert_right(y, "g", second, x=between, k=point)
     dx, d_deep, d_point = pull(g)
@@ -128,7 +128,7 @@ def test_separable_conv(case, flat):
 
 
 def with_bias(function: str):
-    """A call of the function with its bias left open."""
+    """A call of the function, as a function of its bias."""
     case = BASIC[2]
     x, k, g = operands(case, np.float64)
     deep, point = operand((3, 2, 1, 6), np.float64), operand((6, 9), np.float64)
@@ -169,7 +169,7 @@ UNBATCHED = {
 @pytest.mark.parametrize("function", UNBATCHED)
 @by_rank
 def test_unbatched(case, function):
-    """One example without its batch axis gives what a batch of one gives."""
+    """One example without a batch axis gives the same as a batch of one."""
     one = case.replace(batch=1)
     x, k, g = operands(one, np.float64)
     whole = UNBATCHED[function](x, k, g, one)
@@ -188,7 +188,7 @@ def test_every_way_of_writing_ints(strides):
 
 
 class Wrapped:
-    """An object that is an array by protocol, as a Flax variable is."""
+    """An object that converts itself to an array, as a Flax variable does."""
 
     def __init__(self, value):
         self.value = jnp.asarray(value)

@@ -1,11 +1,20 @@
-"""The padding vocabulary: what each name means, and how everything else is refused."""
+"""Padding: what each name means, and the errors for everything else."""
+
+from typing import get_args
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from jaxconv._src.geometry.padding import NAMES, Border, PaddingError, axis_entries, resolve
+from jaxconv._src.geometry.padding import (
+    NAMES,
+    Border,
+    PaddingError,
+    PaddingName,
+    axis_entries,
+    resolve,
+)
 from support import oracle
 
 ZEROS = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL")
@@ -19,8 +28,9 @@ def resolve_axis(padding, n, k, s, d):
     return resolved.pairs[0], resolved.borders[0]
 
 
-def test_the_vocabulary():
+def test_the_names():
     assert set(NAMES) == {*ZEROS, *BORDERS}
+    assert set(get_args(PaddingName)) == {*NAMES, *map(str.lower, NAMES)}
 
 
 @pytest.mark.parametrize("name", ZEROS)
@@ -39,14 +49,14 @@ def test_names_of_borders(name, n, k, s, d):
 @pytest.mark.parametrize("name", ["SAME", "SAME_LOWER", "CAUSAL", *BORDERS])
 @hypothesis.given(*SIZES)
 def test_names_that_keep_the_extent(name, n, k, s, d):
-    """They return ``ceil(n / s)`` outputs, the border modes through what they materialise."""
+    """They return ``ceil(n / s)`` outputs, the border modes once their border is materialized."""
     resolved = resolve(name, (n,), (k,), (s,), (d,))
     (padded,) = resolved.bordered((n,))
     assert oracle.windows(padded, k, s, resolved.pairs[0], d) == -(-n // s)
 
 
 @hypothesis.given(*SIZES)
-def test_full_meets_every_window_that_touches_the_input(n, k, s, d):
+def test_full_has_every_window_that_touches_the_input(n, k, s, d):
     (low, high), _ = resolve_axis("FULL", n, k, s, d)
     assert oracle.windows(n, k, 1, (low, high), d) == n + d * (k - 1)
 
@@ -72,6 +82,8 @@ def test_same_lower_is_same_mirrored(n, k, s, d):
         (np.array([[1, 2], [3, 4]]), 2, ((1, 2), (3, 4))),
         (("CAUSAL", "SAME"), 2, ((4, 0), (2, 2))),
         (("VALID", 1, (0, 2)), 3, ((0, 0), (1, 1), (0, 2))),
+        ("same", 1, ((2, 2),)),
+        (("Causal", "valid"), 2, ((4, 0), (0, 0))),
     ],
 )
 def test_every_way_of_writing_it(padding, rank, pairs):
@@ -97,17 +109,17 @@ def test_an_empty_kernel_or_axis_resolves(name):
 @pytest.mark.parametrize(
     ("padding", "rank", "sentence"),
     [
-        ("same", 1, 'did you mean "SAME"?'),
+        ("samee", 1, 'did you mean "SAME"?'),
         ("SAMELOWER", 1, 'did you mean "SAME_LOWER"?'),
         ("VALD", 2, 'did you mean "VALID"?'),
         ("bananas", 1, "must be one of SAME, SAME_LOWER"),
-        ("CAUSAL", 2, "names no axis among 2"),
+        ("CAUSAL", 2, "is ambiguous for 2 spatial axes"),
         ("CAUSAL", 3, "('CAUSAL', 'SAME', 'SAME')"),
         (1.5, 1, "but got 1.5"),
         (None, 1, "but got None"),
         (True, 1, "but got True"),
-        ((1, 2, 3), 2, "one entry an axis, 2, but got 3"),
-        ((1, 2), 1, "is written [(1, 2)]"),
+        ((1, 2, 3), 2, "one entry per spatial axis (2), but got 3"),
+        ((1, 2), 1, "write a (low, high) pair for the only axis as [(1, 2)]"),
         ((), 1, "but got 0"),
         ([(1, 2, 3)], 1, "but got (1, 2, 3)"),
         ([(1.0, 2)], 1, "but got (1.0, 2)"),
@@ -116,10 +128,10 @@ def test_an_empty_kernel_or_axis_resolves(name):
         ([("SAME", "SAME")], 1, "but got ('SAME', 'SAME')"),
         ([(True, False)], 1, "but got (True, False)"),
         (["SAME", "sum"], 2, "but got 'sum'"),
-        ({"low": 1}, 2, "one entry an axis, but got {'low': 1}"),
+        ({"low": 1}, 2, "one entry per axis, but got {'low': 1}"),
     ],
 )
-def test_refusals(padding, rank, sentence):
+def test_errors(padding, rank, sentence):
     with pytest.raises(PaddingError) as error_of:
         axis_entries(padding, rank)
     assert sentence in str(error_of.value)

@@ -1,4 +1,4 @@
-"""Derivatives of every order and in every mode stay in the family, and are right."""
+"""Derivatives of every order and mode are correct, and use jaxconv's primitives only."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ by_function = pytest.mark.parametrize("function", calls(SMALL))
 
 
 def energy(case: Case):
-    """``sum(conv(x, k)**3) / 3``: nonlinear, so that no derivative up to the sixth vanishes."""
+    """``sum(conv(x, k)**3) / 3``: derivatives up to the sixth order do not vanish."""
     return lambda x, k: jnp.sum(jaxconv.conv(x, k, **case.options()) ** 3) / 3
 
 
@@ -88,7 +88,7 @@ def test_gradients_of_the_energy(case):
 
 
 def hessian_vector_products(fn, x, k, v):
-    """The product with the Hessian in ``x``, each way of nesting the two modes."""
+    """The product with the Hessian in ``x``, for each way of nesting the two modes."""
     yield "fwd over rev", lambda x, k, v: jax.jvp(lambda x: jax.grad(fn)(x, k), (x,), (v,))[1]
     yield (
         "rev over fwd",
@@ -127,7 +127,7 @@ def test_mixed_second_derivatives():
 
 
 def third_derivatives(fn, u, v, w):
-    """The derivative along u and v in x and w in k, through several nestings of the modes."""
+    """The derivative along u and v in x and along w in k, by several nestings of the modes."""
 
     def along_x(fn, u):
         return lambda x, k: jax.jvp(lambda x: fn(x, k), (x,), (u,))[1]
@@ -175,7 +175,7 @@ def test_per_example_gradients(case):
 
 @by_function
 def test_jacobians(function):
-    """Forward and reverse mode agree, and linearity gives back the value."""
+    """Forward and reverse mode agree, and the Jacobian times an operand is the value."""
     call, roles = calls(SMALL)[function]
     a, b = operands(SMALL, np.float64, roles)
     forward, reverse = (jax.jit(mode(call, argnums=(0, 1))) for mode in (jax.jacfwd, jax.jacrev))
@@ -207,7 +207,7 @@ def test_linearize(case):
 
 @by_case
 def test_linear_transpose(case):
-    """Transposed in each operand, twice back to where it was."""
+    """The transpose in each operand; transposing twice gives the original."""
     x, k, g = operands(case, np.float64)
     conv = functools.partial(jaxconv.conv, **case.options())
     (dx,) = jax.linear_transpose(lambda x: conv(x, k), x)(g)
@@ -219,7 +219,7 @@ def test_linear_transpose(case):
 
 
 def test_one_array_as_both_operands():
-    """``x * x``: the derivative is that in the input plus that in the kernel."""
+    """``x * x``: the derivative is the sum of those in the input and in the kernel."""
     x = operand((3, 4, 4), np.float64)
 
     def square(x):
@@ -246,7 +246,7 @@ def test_zero_tangents_and_unused_operands():
 
 @by_function
 def test_taylor_mode(function):
-    """Along ``a(t), b(t)`` all derivatives in t at once are what nested jvps find one by one."""
+    """All derivatives along ``a(t), b(t)`` at once equal those by nested jvps."""
     case, order = CASES["grouped"], 3
     call, roles = calls(case)[function]
     primals, *terms = (

@@ -1,4 +1,4 @@
-"""``vmap`` of every combination of mapped operands of each operator, wherever the axis stands."""
+"""``vmap`` of each operator over every combination of operands, and over any axis."""
 
 import functools
 import itertools
@@ -62,7 +62,7 @@ def mapped_operands(case: Case, roles: str, in_axes: tuple, size: int = SIZE) ->
 
 
 def assert_mapped(case, roles, result, in_axes, arrays, got):
-    """Each slice is the oracle's answer for that slice of the operands."""
+    """Each slice is the oracle's result for that slice of the operands."""
     for index in range(SIZE):
         values = {
             role: array if axis is None else np.take(array, index, axis)
@@ -78,7 +78,7 @@ WHICH = ("both", "first", "second")
 @pytest.mark.parametrize("operator", operators(CASES["dense"]))
 @by_case
 def test_vmap(case, operator, which):
-    """The mapped axis stands first in two cases and last in two."""
+    """The mapped axis is the first in two cases and the last in two."""
     last = case in (CASES["grouped"], CASES["spatial"])
     call, roles, result = operators(case)[operator]
     mapped = {"both": roles, "first": roles[0], "second": roles[1]}[which]
@@ -105,7 +105,7 @@ NESTED = list(itertools.product([(0, 0), (0, None), (None, 0)], repeat=2))
 
 @pytest.mark.parametrize(("outer", "inner"), NESTED)
 def test_nested_vmap(outer, inner):
-    """Two maps, each over one operand or both: folded into batch, features and groups in turn."""
+    """Two maps, each over one operand or both: into the batch, the features and the groups."""
     case = CASES["grouped"]
     call, roles, result = operators(case)["conv"]
     arrays, sizes = [], (2, 3)
@@ -116,14 +116,14 @@ def test_nested_vmap(outer, inner):
     for i, j in itertools.product(*map(range, sizes)):
         values = {}
         for position, role in enumerate(roles):
-            chosen = [at for at, axes in ((i, outer), (j, inner)) if axes[position] == 0]
-            values[role] = arrays[position][tuple(chosen)]
+            indices = [at for at, axes in ((i, outer), (j, inner)) if axes[position] == 0]
+            values[role] = arrays[position][tuple(indices)]
         oracle.assert_right(got[i, j], result, case, **values)
 
 
 @pytest.mark.parametrize("which", WHICH)
 @pytest.mark.parametrize("operator", operators(CASES["dense"]))
-def test_vmap_of_nothing(operator, which):
+def test_vmap_over_an_empty_axis(operator, which):
     """A map over an axis of size zero."""
     case = CASES["grouped"]
     call, roles, result = operators(case)[operator]
@@ -136,7 +136,7 @@ def test_vmap_of_nothing(operator, which):
 @pytest.mark.parametrize("which", WHICH)
 @by_case
 def test_gradients_of_vmap(case, which):
-    """Of a mapped convolution, against the sum over its slices."""
+    """Gradients of a mapped convolution, against those of its slices."""
     in_axes = {"both": (0, 0), "first": (0, None), "second": (None, 0)}[which]
     x, k = mapped_operands(case, "xk", in_axes)
     (g,) = mapped_operands(case, "g", (0,))
@@ -160,7 +160,7 @@ def _gradient(case, role, other, g, index):
 
 
 def test_vmap_of_gradients_of_each_operand():
-    """Ensembles: every member has its own kernel, all see one batch."""
+    """Ensembles: every member has its own kernel, and all have the same batch."""
     case = CASES["dense"]
     in_axes = (None, 0)
     x, k = mapped_operands(case, "xk", in_axes)
@@ -176,8 +176,8 @@ def test_vmap_of_gradients_of_each_operand():
     assert_stays_in_the_family(ensemble, x, k, binds=["conv_filter_grad"])
 
 
-def test_vmap_by_name_and_of_functions():
-    """``spmd_axis_name`` and a collective over the mapped axis do not disturb it."""
+def test_vmap_with_an_axis_name():
+    """A collective over a named mapped axis."""
     case = CASES["dense"]
     x, k = mapped_operands(case, "xk", (0, None))
 

@@ -1,4 +1,4 @@
-"""Every dtype against the oracle, wider results by ``preferred_element_type``, NaN and infinity."""
+"""Every dtype against the oracle, ``preferred_element_type``, NaN and infinity."""
 
 import jax
 import jax.numpy as jnp
@@ -57,13 +57,13 @@ def test_adjoint_identity(dtype, x64):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_narrow_dtypes_accumulate_in_float32(dtype):
-    """Sums of 186 to 1110 products, right to the last place of a float16."""
+    """Sums of 186 to 1110 products, accurate to the last digit of a float16."""
     x, k, g = operands(LONG, dtype)
     assert_conv(lambda x, k: jaxconv.conv(x, k, **LONG.options()), LONG, x, k, g)
 
 
 def test_default_dtype_is_float32():
-    """NumPy's float64 arrays become float32 where jax has no float64."""
+    """NumPy's float64 arrays become float32 unless jax has float64 enabled."""
     case = BASIC[1]
     x, k = operands(case, np.float64, "xk")
     y = jaxconv.conv(x, k, **case.options())
@@ -99,18 +99,18 @@ def test_preferred_element_type(dtype, preferred, x64):
 def test_every_function_takes_preferred_element_type(preferred):
     case = BASIC[1].replace(padding=((0, 0),))
     x, k, g = operands(case, ml_dtypes.bfloat16)
-    chosen = {"preferred_element_type": preferred}
+    options = {"preferred_element_type": preferred}
     calls = [
-        jaxconv.conv(x, k, groups=3, **chosen),
-        jaxconv.conv_transpose(g, k, **chosen, groups=3),
-        jaxconv.conv_input_grad(g, k, case.input_spatial, **case.options(), **chosen),
-        jaxconv.conv_filter_grad(x, g, case.kernel_spatial, **case.options(), **chosen),
-        jaxconv.depthwise_conv(x, np.ones((3, 1, 6), x.dtype), **chosen),
-        jaxconv.pointwise_conv(x, np.ones((6, 5), x.dtype), **chosen),
+        jaxconv.conv(x, k, groups=3, **options),
+        jaxconv.conv_transpose(g, k, **options, groups=3),
+        jaxconv.conv_input_grad(g, k, case.input_spatial, **case.options(), **options),
+        jaxconv.conv_filter_grad(x, g, case.kernel_spatial, **case.options(), **options),
+        jaxconv.depthwise_conv(x, np.ones((3, 1, 6), x.dtype), **options),
+        jaxconv.pointwise_conv(x, np.ones((6, 5), x.dtype), **options),
         jaxconv.separable_conv(
-            x, np.ones((3, 1, 6), x.dtype), np.ones((6, 5), x.dtype), np.ones(5, x.dtype), **chosen
+            x, np.ones((3, 1, 6), x.dtype), np.ones((6, 5), x.dtype), np.ones(5, x.dtype), **options
         ),
-        jaxconv.causal_conv(x, k, np.ones(9, x.dtype), groups=3, **chosen),
+        jaxconv.causal_conv(x, k, np.ones(9, x.dtype), groups=3, **options),
     ]
     assert {y.dtype for y in calls} == {np.dtype(np.float32)}
 
@@ -118,7 +118,7 @@ def test_every_function_takes_preferred_element_type(preferred):
 @pytest.mark.parametrize("implementation", [None, "lax", "dots"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients_of_wide_results_of_every_operator(dtype, implementation):
-    """The cotangent is wider than the operand whose gradient it gives."""
+    """The cotangent is wider than the gradient."""
     case = BASIC[1]
     options = {"preferred_element_type": jnp.float32, "implementation": implementation}
     calls = {
@@ -161,7 +161,7 @@ def test_preferred_element_type_differentiates_twice(x64):
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("case", cases.random_cases(5, 4))
 def test_nan_and_infinity_flow_as_in_lax(case, value):
-    """Also inf - inf, inf * 0 and whatever padding by zeros makes of them."""
+    """Also inf - inf, inf * 0 and products with zero padding."""
     x, k, _ = operands(case)
     x.flat[1::7] = value
     k.flat[::5] = 0.0
@@ -181,21 +181,21 @@ def test_nan_and_infinity_flow_as_in_lax(case, value):
 
 
 @pytest.mark.parametrize("case", cases.random_cases(5, 4))
-def test_nan_in_a_kernel_spoils_what_reads_it(case):
-    """And besides at most what lax spoils, where its zero padding meets it as well."""
+def test_nan_in_a_kernel(case):
+    """It reaches every output that reads it, and at most those that it reaches in lax."""
     x, k, _ = operands(case)
     k.flat[::3] = np.nan
     y = jaxconv.conv(x, k, **case.options())
-    most = jaxconv.conv(x, k, implementation="lax", **case.options())
-    least = oracle.compute("g", case, x=np.ones_like(x), k=np.isnan(k).astype(np.float32)) != 0
-    assert least.any()
-    assert not np.any(least & ~np.isnan(y))
-    assert not np.any(np.isnan(y) & ~np.isnan(most))
+    by_lax = jaxconv.conv(x, k, implementation="lax", **case.options())
+    required = oracle.compute("g", case, x=np.ones_like(x), k=np.isnan(k).astype(np.float32)) != 0
+    assert required.any()
+    assert not np.any(required & ~np.isnan(y))
+    assert not np.any(np.isnan(y) & ~np.isnan(by_lax))
 
 
 @pytest.mark.parametrize("function", ["conv_input_grad", "conv_filter_grad"])
 def test_nan_in_gradients(function):
-    """One NaN in the cotangent spoils what it reaches and nothing else."""
+    """One NaN in the cotangent reaches only the gradients that depend on it."""
     case = BASIC[1]
     x, k, g = operands(case)
     g[0, 1, 4] = np.nan
@@ -209,11 +209,11 @@ def test_nan_in_gradients(function):
         ),
     }
     reached = calls[function](np.ones_like(x), np.ones_like(k), touched) != 0
-    spoilt = np.isnan(calls[function](x, k, g))
-    assert spoilt.any()
-    assert not np.any(spoilt & ~np.asarray(_group_of(reached, function)))
+    is_nan = np.isnan(calls[function](x, k, g))
+    assert is_nan.any()
+    assert not np.any(is_nan & ~np.asarray(_group_of(reached, function)))
 
 
 def _group_of(reached, function):
-    """A kernel may multiply what it does not read by zero inside one group, as lax's do."""
+    """Within one group an implementation may multiply unrelated entries by zero, as lax does."""
     return reached if function == "conv_input_grad" else np.broadcast_to(True, reached.shape)

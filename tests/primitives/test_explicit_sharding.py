@@ -1,4 +1,4 @@
-"""Eight devices: explicit and automatic sharding compute what one device does."""
+"""Eight devices: explicit and automatic sharding give the results of one device."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ by_jit = pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager",
 @by_case
 @by_jit
 def test_explicit_batch(case, wrap):
-    """Types say where the results live; a kernel's gradient is whole on every device."""
+    """Types state the sharding of results; every device has the whole gradient of the kernel."""
     arrays = operands(case, np.float64)
     mesh = mesh_of((8,), ("b",), AxisType.Explicit)
     with jax.set_mesh(mesh):
@@ -57,7 +57,7 @@ def test_explicit_depthwise_features():
 
 
 def test_explicit_pointwise_of_any_rank():
-    """The axes between the first and the features fold; what shards the first stays."""
+    """The axes after the first are folded; the first keeps its sharding."""
     x, kernel = operand((8, 2, 1, 3, 1, 6), np.float64), operand((6, 4), np.float64)
     with jax.set_mesh(mesh_of((8,), ("b",), AxisType.Explicit)):
         y = jax.jit(jaxconv.pointwise_conv)(jax.device_put(x, P("b")), kernel)
@@ -65,8 +65,8 @@ def test_explicit_pointwise_of_any_rank():
     np.testing.assert_allclose(y, x @ kernel, atol=1e-12)
 
 
-def test_explicit_ambiguity_is_refused():
-    """In-features that are summed over are sharded: the library asks for a reshard."""
+def test_ambiguous_explicit_sharding_is_an_error():
+    """The channels that are summed over are sharded: the error asks to reshard."""
     case = CASES["dense"].replace(in_features=8)
     x, k = operands(case, np.float64, "xk")
     with jax.set_mesh(mesh_of((8,), ("b",), AxisType.Explicit)):
@@ -76,7 +76,7 @@ def test_explicit_ambiguity_is_refused():
 
 
 def test_explicit_second_order():
-    """A Hessian-vector product in the kernel, which every device holds."""
+    """A Hessian-vector product in a kernel that is not sharded."""
     case = CASES["dense"]
     x, k = operands(case, np.float64, "xk")
     with jax.set_mesh(mesh_of((8,), ("b",), AxisType.Explicit)):
@@ -121,7 +121,7 @@ def test_explicit_per_example_gradients():
 @pytest.mark.parametrize("spec", [("b", None), (None, "f"), ("b", "f")], ids=str)
 @by_case
 def test_automatic_sharding(case, spec):
-    """The compiler decides; whatever it decides, the numbers are the same."""
+    """The results do not depend on the compiler's decisions."""
     arrays = operands(case, np.float64)
     mesh = mesh_of((4, 2), ("b", "f"))
     batch, features = spec

@@ -1,4 +1,4 @@
-"""Control flow, rematerialisation, custom rules, disable_jit: the family is an ordinary citizen."""
+"""Control flow, rematerialization, custom rules and disable_jit."""
 
 import functools
 
@@ -16,7 +16,7 @@ from support.oracle import Case
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# Features and extents are kept, so that the convolution can be applied again and again.
+# Features and extents stay the same, so that the convolution can be applied repeatedly.
 LOOP = Case(2, 3, 3, (7,), (3,), (1,), ((2, 0),), (1,), 3)
 STEPS = 3
 
@@ -47,7 +47,7 @@ def whiled(x, k):
     return jnp.sum(jax.lax.while_loop(lambda carry: carry[0] < STEPS, body, (0, x))[1] ** 2)
 
 
-def chosen(x, k):
+def conditional(x, k):
     def many(x):
         return unrolled(x, k)
 
@@ -59,7 +59,7 @@ def switched(x, k):
     return jax.lax.switch(jnp.int32(1), branches, x)
 
 
-def rematerialised(x, k):
+def rematerialized(x, k):
     return unrolled_with(jax.checkpoint(step), x, k)
 
 
@@ -103,7 +103,16 @@ def custom_jvp(x, k):
     return unrolled_with(tangent_of_its_own, x, k)
 
 
-WAYS = [scanned, looped, chosen, switched, rematerialised, remat_in_scan, custom_vjp, custom_jvp]
+WAYS = [
+    scanned,
+    looped,
+    conditional,
+    switched,
+    rematerialized,
+    remat_in_scan,
+    custom_vjp,
+    custom_jvp,
+]
 by_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -117,7 +126,7 @@ def test_values_and_gradients(way):
     assert_stays_in_the_family(jax.grad(way, argnums=(0, 1)), x, k, binds=binds)
 
 
-@pytest.mark.parametrize("way", [scanned, whiled, looped, chosen, remat_in_scan, custom_jvp])
+@pytest.mark.parametrize("way", [scanned, whiled, looped, conditional, remat_in_scan, custom_jvp])
 def test_forward_mode(way):
     x, k = operands(LOOP, np.float64, "xk")
     tangents = operand(x.shape, np.float64, 1), operand(k.shape, np.float64, 2)
@@ -126,7 +135,7 @@ def test_forward_mode(way):
     assert_stays_in_the_family(lambda *args: jax.jvp(way, args, tangents), x, k, binds=["conv"])
 
 
-@pytest.mark.parametrize("way", [scanned, rematerialised, custom_jvp])
+@pytest.mark.parametrize("way", [scanned, rematerialized, custom_jvp])
 def test_forward_over_reverse(way):
     x, k = operands(LOOP, np.float64, "xk")
     v = operand(x.shape, np.float64, 3)
@@ -146,7 +155,7 @@ def test_vmap_of_gradients_in_scan():
 
 
 def test_scan_over_kernels():
-    """Layers as one scan: the kernel is what is scanned over, and its cotangents are stacked."""
+    """Layers as one scan over their kernels, whose cotangents are stacked."""
     x, k = operands(LOOP, np.float64, "xk")
     kernels = jnp.stack([k, -k, 2 * k])
 
@@ -165,7 +174,7 @@ def test_scan_over_kernels():
 
 @pytest.mark.parametrize("way", [unrolled, scanned, custom_vjp])
 def test_disable_jit(way):
-    """Eager implementations that go through jit would call themselves without end."""
+    """An eager implementation that used jit would call itself without end."""
     x, k = operands(LOOP, np.float64, "xk")
     wanted = jax.value_and_grad(way)(x, k)
     with jax.disable_jit():
@@ -183,7 +192,7 @@ def test_eval_shape():
     assert [g.shape for g in gradients] == [s.shape for s in shapes]
 
 
-def test_one_trace_serves_every_call_of_a_shape():
+def test_calls_of_one_shape_are_traced_once():
     x, k = operands(LOOP, np.float64, "xk")
     traced = jax.jit(chex.assert_max_traces(step, n=1))
     for factor in (1.0, 2.0, 3.0):
@@ -191,7 +200,7 @@ def test_one_trace_serves_every_call_of_a_shape():
 
 
 def test_equal_programs_have_equal_jaxprs():
-    """No object of one trace is left in the parameters, so that caches hit."""
+    """No object of one trace stays in the parameters, so that caches hit."""
     x, k = operands(LOOP, np.float64, "xk")
     first, second = (str(jax.make_jaxpr(jax.grad(unrolled))(x, k)) for _ in range(2))
     assert first == second
@@ -204,7 +213,7 @@ def test_donated_and_aliased_inputs():
 
 
 class TestVariants(chex.TestCase):
-    """Eager, jitted, with and without committing to a device, one answer."""
+    """Eager and jitted, with and without committing to a device."""
 
     @chex.variants(with_jit=True, without_jit=True, with_device=True, without_device=True)
     def test_conv_and_its_gradient(self):
@@ -224,7 +233,7 @@ class TestVariants(chex.TestCase):
 
 @pytest.mark.parametrize("name", ["convs_saveable", "dots_and_convs_saveable"])
 def test_checkpoint_policies(name):
-    """Saving the convolutions leaves none of them to compute again."""
+    """A saved convolution is not computed again."""
     x, k = operands(LOOP, np.float64, "xk")
 
     def gradient(policy):

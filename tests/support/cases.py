@@ -22,7 +22,7 @@ DTYPES = {
 }
 KINDS = ("dense", "grouped", "depthwise", "pointwise", "patches")
 
-# One case of each rank with unequal, coprime extents and nothing at its default.
+# One case of each rank, with unequal, coprime extents and no default values.
 BASIC = {
     1: Case(2, 6, 9, (11,), (4,), (2,), ((3, 1),), (2,), 3),
     2: Case(2, 6, 9, (7, 10), (3, 2), (2, 1), ((1, 2), (0, 3)), (1, 2), 3),
@@ -38,7 +38,7 @@ def by_rank(test):
 
 
 def build(pick: Callable[[Sequence], Any], rank: int | None = None, kind=None) -> Case:
-    """A case whose every size is chosen by ``pick`` from a sequence."""
+    """A case whose sizes are picked by ``pick``, each from a sequence."""
     rank = rank or pick(RANKS)
     kind = kind or pick(KINDS)
     groups, group_in, group_out = _features(pick, kind)
@@ -58,7 +58,7 @@ def _features(pick, kind: str) -> tuple[int, int, int]:
 
 
 def _extents(pick, rank: int) -> tuple[int, ...]:
-    """Unequal extents, smaller in three dimensions so that the oracle's loops stay short."""
+    """Unequal extents; smaller in three dimensions, to keep the oracle's loops short."""
     return {
         1: pick(((13,), (8,), (5,), (1,))),
         2: pick(((7, 4), (5, 8), (9, 6), (3, 10))),

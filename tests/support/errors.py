@@ -1,4 +1,4 @@
-"""Arrays for calls that must fail, and the assertion that they fail in the library's own words."""
+"""Arrays for invalid calls, and the assertion that the library itself raises their error."""
 
 import pathlib
 import traceback
@@ -21,8 +21,8 @@ G3 = {"groups": 3}
 LINE, TAPS = ones(2, 7, 6), ones(3, 6, 4)
 
 
-def refused(call, error, *parts):
-    """``call`` raises ``error`` with all ``parts`` in its words, from inside the package."""
+def assert_raises(call, error, *parts):
+    """``call`` raises ``error`` from inside the package, with all ``parts`` in its message."""
     with pytest.raises(error) as raised:
         call()
     assert raised.type is error

@@ -1,4 +1,4 @@
-"""Assertions about the family: values and gradients against the oracle, adjointness, jaxprs."""
+"""Assertions about jaxconv's primitives: values and gradients, adjointness, jaxprs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def equations(jaxpr):
 
 
 def assert_stays_in_the_family(fn, *args, binds=()) -> None:
-    """``fn`` binds the family's primitives, these among them, and none of lax's convolutions."""
+    """``fn`` binds jaxconv's primitives, including ``binds``, and none of lax's convolutions."""
     bound = set(primitives(fn, *args))
     assert "conv_general_dilated" not in bound
     assert bound & NAMES >= set(binds), bound

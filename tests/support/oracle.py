@@ -2,8 +2,8 @@
 
     T(x, k, g) = sum over n, o, f, t, c of  g[n,o,f] * x[n, s*o + d*t - low, c] * k[t,c,f]
 
-It shares no code with the library: extents are counted, not computed, and every output and tap is
-visited in turn; only batch and features are handled by NumPy.
+It shares no code with the library: extents are counted, not computed, and loops visit every output
+and tap; only batch, channels and features are left to NumPy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One convolution. ``borders`` holds what lies in each axis's padding: None for zeros."""
+    """One convolution. ``borders`` has the mode of each axis's padding; None means zeros."""
 
     batch: int
     in_features: int
@@ -50,7 +50,7 @@ class Case:
         return (self.batch, *(windows(*axis) for axis in self.axes), self.out_features)
 
     def terms(self, role: str) -> int:
-        """How many products at most are summed into one entry of a result in this role."""
+        """The maximum number of products that are summed into one entry of a result in this role."""
         if role == "k":
             return max(math.prod(self.shape("g")[:-1]), 1)
         features = self.in_features if role == "g" else self.out_features
@@ -76,7 +76,7 @@ def windows(n: int, k: int, s: int, padding: tuple[int, int], d: int) -> int:
 
 
 def padding_of(name: str, n: int, k: int, s: int, d: int) -> tuple[int, int]:
-    """The ``(low, high)`` of a named padding, SAME by trying totals until enough windows fit."""
+    """The ``(low, high)`` of a padding name; for SAME, tries totals until enough windows fit."""
     reach = d * (k - 1)
     if name in ("SAME", "SAME_LOWER"):
         total = next(p for p in itertools.count() if windows(n, k, s, (0, p), d) >= -(-n // s))
@@ -87,7 +87,7 @@ def padding_of(name: str, n: int, k: int, s: int, d: int) -> tuple[int, int]:
 
 
 def _source(i: int, n: int, border: str | None) -> int | None:
-    """The pixel that is read at position ``i`` of an axis of ``n``; None reads a zero."""
+    """The pixel read at position ``i`` of an axis of ``n`` pixels; None means a zero."""
     if 0 <= i < n:
         return i
     match border:
@@ -152,13 +152,13 @@ def epsilon(dtype) -> float:
 
 
 def tolerance(role: str, case: Case, dtype, **operands) -> float:
-    """How far a right result may be from the oracle's.
+    """How far a correct result may be from the oracle's.
 
     A sum of ``terms`` random products has the scale ``rms(a) * rms(b) * sqrt(terms)``. Adding one
     by one, a partial sum of m terms rounds by about ``eps * rms(a) * rms(b) * sqrt(m)``, and the
-    independent roundings add up to ``eps * scale * sqrt(terms / 2)``; other orders do better. The
-    result is rounded once more to its own dtype. Narrow dtypes accumulate in float32. The factor 4
-    is over ten times that standard error: the largest of many errors stays below it.
+    independent roundings add up to ``eps * scale * sqrt(terms / 2)``; other orders are better. The
+    result is rounded once more, to its own dtype. Narrow dtypes accumulate in float32. With the
+    factor 4 the bound is over ten times that standard error, so the largest of many errors is below.
     """
     wide = max(epsilon(operand.dtype) for operand in operands.values())
     terms = case.terms(role)

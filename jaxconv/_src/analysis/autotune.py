@@ -103,9 +103,9 @@ def _rows(conv: TunedConv) -> Iterator[tuple[object, ...]]:
 
 
 def autotune(
-    fn: Callable,
+    fn: Callable[..., Any],
     *args: Any,
-    path: str | os.PathLike | None = None,
+    path: str | os.PathLike[str] | None = None,
     seconds: float = 0.2,
     **kwargs: Any,
 ) -> Tuning:

@@ -81,7 +81,7 @@ def _row(conv: ConvEquation) -> tuple[object, ...]:
     return conv.kind, f"{a} {b}", result, conv.count, *figures
 
 
-def cost(fn: Callable, *args: Any, **kwargs: Any) -> Cost:
+def cost(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Cost:
     """Counts parameters, multiply-accumulates and bytes of every convolution in ``fn(*args)``.
 
     The function is traced, not run. Convolutions by ``lax`` count as well as jaxconv's. Those in a

@@ -85,7 +85,7 @@ def _others(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str
 
 
 def explain(
-    fn: Callable, *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
+    fn: Callable[..., Any], *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
 ) -> Explanation:
     """Lists the convolutions of ``fn(*args)``, what runs each of them, and why nothing else does.
 

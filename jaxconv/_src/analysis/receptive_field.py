@@ -69,7 +69,9 @@ class ReceptiveField(Tabled):
         return f"size {self.size}, stride ({stride}), offset {self.offset}"
 
 
-def receptive_field(fn: Callable | Sequence[ConvSpec], *args: Any, **kwargs: Any) -> ReceptiveField:
+def receptive_field(
+    fn: Callable[..., Any] | Sequence[ConvSpec], *args: Any, **kwargs: Any
+) -> ReceptiveField:
     """The input pixels that one output pixel of ``fn(*args)`` depends on, axis by axis.
 
     The function is traced, not run. Its input is the first argument, its output the first result

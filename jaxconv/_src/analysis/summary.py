@@ -111,7 +111,7 @@ class Summary(Totals):
         return [Table(HEADER, [*(layer.cells() for layer in self.layers), total])]
 
 
-def summarize(fn: Callable, *args: Any, **kwargs: Any) -> Summary:
+def summarize(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Summary:
     """Lists the layers of a network, and what each of them costs.
 
     The network is traced, not run. Its layers are its convolutions, jaxconv's and those of ``lax``,

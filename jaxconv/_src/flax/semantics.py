@@ -1,7 +1,7 @@
-"""What the modules of both Flax APIs compute, as functions of arrays; Flax itself is not needed.
+"""What the modules of both Flax APIs compute, as functions of arrays, without importing Flax.
 
 ``module`` is any object with Flax's attributes: ``strides``, ``padding``, ``kernel_dilation``,
-``precision``, ``preferred_element_type`` and what single functions name.
+``precision``, ``preferred_element_type`` and others that single functions use.
 """
 
 from __future__ import annotations
@@ -15,31 +15,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.typing import DTypeLike
 
 from ..functions.causal import causal_conv, causal_conv_init, causal_conv_step
 from ..functions.depthwise import depthwise_conv
 from ..functions.pointwise import pointwise_conv
 from ..functions.separable import separable_conv
 from ..geometry import checks
-from ..geometry.checks import Call
+from ..geometry.checks import AXES, Call
 from ..geometry.padding import PaddingError, axis_entries
 from ..geometry.spec import Pairs, Shape, effective_extent
 from ..interop.conv_general_dilated import conv_general_dilated
 
 Array = jax.Array
+_TRANSPOSE_AXES = {**AXES, "kernel": "*K C F"}
+_TRANSPOSED_KERNEL_AXES = {**AXES, "kernel": "*K F C"}
 
 
 # --- arguments ------------------------------------------------------------------------------------
 
 
 def positive(module: str, **sizes: Any) -> None:
-    """Refuses a size that is not a positive int."""
+    """Raises an error if a size is not a positive int."""
     for name, size in sizes.items():
         try:
-            right = not isinstance(size, bool) and operator.index(size) > 0
+            valid = not isinstance(size, bool) and operator.index(size) > 0
         except TypeError:
-            right = False
-        if not right:
+            valid = False
+        if not valid:
             raise ValueError(f"{module}: {name} must be a positive int, but got {size!r}")
 
 
@@ -51,11 +54,11 @@ def features(module: str, x: Any) -> int:
     return shape[-1]
 
 
-def kernel_extents(module: str, kernel_size: Any, most: int = 3) -> Shape:
-    """``kernel_size`` as a tuple; as in Flax, an int is one axis."""
+def kernel_extents(module: str, kernel_size: Any, max_rank: int = 3) -> Shape:
+    """``kernel_size`` as a tuple; as in Flax, an int is for one axis."""
     extents = tuple(kernel_size) if hasattr(kernel_size, "__iter__") else (kernel_size,)
-    if not 1 <= len(extents) <= most:
-        axes = f"1 to {most} spatial axes" if most > 1 else "one axis"
+    if not 1 <= len(extents) <= max_rank:
+        axes = f"1 to {max_rank} spatial axes" if max_rank > 1 else "one axis"
         raise ValueError(
             f"{module}: kernel_size must be an int or a sequence of ints for {axes}, but got "
             f"{kernel_size!r}"
@@ -64,8 +67,10 @@ def kernel_extents(module: str, kernel_size: Any, most: int = 3) -> Shape:
     return tuple(map(operator.index, extents))
 
 
-def grouped_kernel(module: str, extents: Shape, in_features, out_features, groups) -> Shape:
-    """``[*K, C/G, F]``, where ``groups`` divides both numbers of features."""
+def grouped_kernel(
+    module: str, extents: Shape, in_features: int, out_features: int, groups: int
+) -> Shape:
+    """``[*K, C/G, F]``, if ``groups`` divides both C and F."""
     positive(module, in_features=in_features, out_features=out_features, feature_group_count=groups)
     for name, features in (("in_features", in_features), ("out_features", out_features)):
         if features % groups:
@@ -77,12 +82,12 @@ def grouped_kernel(module: str, extents: Shape, in_features, out_features, group
 
 
 def static(value: Any) -> Any:
-    """Lists as tuples, which a module can hold as hashable static data."""
+    """``value`` with lists as tuples, so that a module can hold it as hashable static data."""
     return tuple(map(static, value)) if isinstance(value, tuple | list) else value
 
 
 def masked(kernel: Array, mask: Any) -> Array:
-    """``kernel * mask``, of one shape."""
+    """``kernel * mask``, which must have the same shape."""
     if mask is None:
         return kernel
     if mask.shape != kernel.shape:
@@ -96,50 +101,54 @@ def masked(kernel: Array, mask: Any) -> Array:
 
 
 def convolution(
-    lhs: Array, rhs: Array, window_strides, padding, lhs_dilation=None, rhs_dilation=None, **options
+    lhs: Array,
+    rhs: Array,
+    window_strides: Any,
+    padding: Any,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    **options: Any,
 ) -> Array:
-    """``conv_general_dilated`` as Flax's ``Conv`` calls it, refusing in words of ``Conv``."""
+    """``conv_general_dilated`` as Flax's ``Conv`` calls it; errors are in terms of ``Conv``."""
     call = Call("Conv", x=lhs.shape, kernel=rhs.shape)
     rank = rhs.ndim - 2
     if lhs.ndim != rhs.ndim:
         raise call.error(f"x must be [..., *S, C] with {rank} spatial axes, as many as the kernel")
     _check_features(call, lhs.shape[-1], rhs.shape[-2] * options.get("feature_group_count", 1))
-    given = {
+    per_axis = {
         "strides": window_strides,
         "input_dilation": lhs_dilation,
         "kernel_dilation": rhs_dilation,
     }
-    for name, value in given.items():
+    for name, value in per_axis.items():
         _per_axis(call, name, value, rank)
     if isinstance(padding, str) and padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
         raise call.error(
             f'padding must be "SAME", "SAME_LOWER", "VALID", "CIRCULAR", "CAUSAL", "REFLECT", an '
-            f"int or (low, high) pairs, as Flax's convolution takes it, but got {padding!r}"
+            f"int or (low, high) pairs, as in Flax's convolution, but got {padding!r}"
         )
     return conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, **options
     )
 
 
-def _check_features(call: Call, features: int, wanted: int) -> None:
-    if checks.known(features, wanted) and features != wanted:
-        raise call.error(
-            f"x must have the {wanted} in-features that the kernel reads, but has {features}"
-        )
+def _check_features(call: Call, features: int, expected: int) -> None:
+    if checks.known(features, expected) and features != expected:
+        raise call.error(f"x must have C = {expected} channels, as the kernel, but has {features}")
 
 
 # --- Flax's transposed convolution ----------------------------------------------------------------
 
 
 def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    """Flax's transposed convolution of ``x [..., *S, C]``: not the adjoint of its convolution.
+    """Flax's transposed convolution of ``x [..., *S, C]``; not the adjoint of its ``Conv``.
 
-    It is the convolution of the input with ``s-1`` zeros between pixels, at stride 1. The kernel is
-    ``[*K, C, F]``, or ``[*K, F, C]`` and flipped where ``module.transpose_kernel``. Explicit
-    padding is the dilated input's, and ``"VALID"`` returns ``s*n`` pixels also where ``k < s``.
+    It is a convolution at stride 1 of the input with ``s-1`` zeros between its pixels. The kernel
+    is ``[*K, C, F]``, or with ``module.transpose_kernel`` a flipped ``[*K, F, C]``. Explicit padding
+    applies to the dilated input, and ``"VALID"`` returns ``s*n`` pixels even if ``k < s``.
     """
-    layout = {"transposed_kernel" if module.transpose_kernel else "kernel": kernel.shape}
-    call = Call("ConvTranspose", x=x.shape, **layout)
+    axes = _TRANSPOSED_KERNEL_AXES if module.transpose_kernel else _TRANSPOSE_AXES
+    call = Call("ConvTranspose", axes, x=x.shape, kernel=kernel.shape)
     rank = kernel.ndim - 2
     if x.ndim <= rank:
         raise call.error(f"x must be [..., *S, C] with {rank} spatial axes, but has {x.ndim} axes")
@@ -151,7 +160,7 @@ def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> 
 
 
 def _transposed(call: Call, module: Any, x: Array, kernel: Array) -> Array:
-    """The transposed convolution of ``x [N, *S, C]`` and ``kernel [*K, C, F]``, as it stands."""
+    """The transposed convolution of ``x [N, *S, C]`` and an unflipped ``kernel [*K, C, F]``."""
     rank = kernel.ndim - 2
     strides = _per_axis(call, "strides", module.strides, rank)
     dilation = _per_axis(call, "kernel_dilation", module.kernel_dilation, rank)
@@ -178,12 +187,12 @@ def _transposed(call: Call, module: Any, x: Array, kernel: Array) -> Array:
 
 
 def _per_axis(call: Call, name: str, value: Any, rank: int) -> Shape:
-    """One positive int an axis; None is 1, as in Flax."""
+    """One positive int per axis; None means 1, as in Flax."""
     return checks.per_axis(call, name, 1 if value is None else value, rank)
 
 
 def _axis(call: Call, module: Any, entry: Any, n: int, s: int, reach: int) -> Pairs:
-    """How many input pixels repeat at each end of one axis, and the padding once it is dilated."""
+    """How many pixels to repeat at each end of one axis, and the padding of the dilated axis."""
     match entry:
         case "SAME" | "VALID":
             return (0, 0), _named(entry, s, reach)
@@ -192,14 +201,16 @@ def _axis(call: Call, module: Any, entry: Any, n: int, s: int, reach: int) -> Pa
         case str():
             raise call.error(
                 f'padding must be "SAME", "VALID", "CIRCULAR", an int or (low, high) pairs, as '
-                f"Flax's transposed convolution takes it, but got {entry!r}"
+                f"in Flax's transposed convolution, but got {entry!r}"
             )
         case _:
             return (0, 0), entry
 
 
 def _named(name: str, s: int, reach: int) -> tuple[int, int]:
-    """``"SAME"`` or ``"VALID"`` of one axis, ``reach = d*(k-1)``, as ``lax.conv_transpose`` has it.
+    """``"SAME"`` or ``"VALID"`` padding of one axis as in ``lax.conv_transpose``.
+
+    ``reach`` is ``d*(k-1)``.
 
     >>> _named("SAME", 2, 3), _named("VALID", 2, 0)
     ((2, 2), (0, 1))
@@ -212,16 +223,16 @@ def _named(name: str, s: int, reach: int) -> tuple[int, int]:
 
 
 def _circular(n: int, s: int, reach: int, transposed: bool) -> Pairs:
-    """``"CIRCULAR"`` of one axis: the pixels to repeat, and the padding.
+    """``"CIRCULAR"`` padding of one axis: the pixels to repeat, and the padding.
 
-    Flax wraps what ``"VALID"`` returns, ``max(d*(k-1) + 1 - s, 0)`` pixels too many, around the
-    period ``n*s``, half of them at each end: the odd one at the end, or where the kernel is
-    transposed at the beginning. So output ``o`` reads the periodic input from ``o - low`` on.
+    ``"VALID"`` returns ``max(d*(k-1) + 1 - s, 0)`` pixels more than the period ``n*s``. Flax wraps
+    them around, half at each end; an odd one at the end, or at the beginning if the kernel is
+    transposed. So output ``o`` reads the periodic input from ``o - low`` on.
     """
     if n == 0:
         return (0, 0), (0, 0)
     low = reach - (max(reach + 1 - s, 0) + transposed) // 2
-    last = n * s - 1 + reach - low  # the dilated position that the last output reads last
+    last = n * s - 1 + reach - low  # the last dilated position that the last output reads
     before, after = -(-low // s), last // s - (n - 1)
     return (before, after), (low - before * s, last - (n - 1 + after) * s)
 
@@ -237,7 +248,9 @@ def depthwise(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array
     )
 
 
-def separable(module: Any, x: Array, depthwise_kernel, pointwise_kernel, bias) -> Array:
+def separable(
+    module: Any, x: Array, depthwise_kernel: Array, pointwise_kernel: Array, bias: Array | None
+) -> Array:
     return _over_examples(
         lambda x: separable_conv(
             x, depthwise_kernel, pointwise_kernel, bias, **_window(module), **_options(module)
@@ -248,8 +261,10 @@ def separable(module: Any, x: Array, depthwise_kernel, pointwise_kernel, bias) -
 
 
 def pointwise(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    """An int stride is one for all axes between batch and features; a tuple has one a spatial axis,
-    so that it also tells how many leading axes are batch axes."""
+    """An int stride is for all axes between the batch and the channels.
+
+    A tuple has one stride per spatial axis, and so determines how many leading axes are batch axes.
+    """
     strides = module.strides
     if strides == 1:
         return pointwise_conv(x, kernel, bias, **_options(module))
@@ -270,25 +285,27 @@ def causal(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
     )
 
 
-def causal_init(module: Any, kernel: Array, batch_size: int, dtype: Any) -> Array:
-    """Zeros in the dtype that the step computes in, as far as the module knows it."""
+def causal_init(module: Any, kernel: Array, batch_size: int, dtype: DTypeLike | None) -> Array:
+    """Zeros of the dtype given here, else of the module's, else of the kernel's."""
     dtype = next((d for d in (dtype, module.dtype) if d is not None), kernel.dtype)
     return causal_conv_init(kernel, batch_size, dtype=dtype, **_taps(module))
 
 
-def causal_step(module: Any, state: Array, x: Array, kernel: Array, bias: Array | None):
+def causal_step(
+    module: Any, state: Array, x: Array, kernel: Array, bias: Array | None
+) -> tuple[Array, Array]:
     if module.strides not in (1, (1,)):
         raise ValueError(
             f"CausalConv.step: streaming needs strides=1, but the module has "
-            f"strides={module.strides}; take every {module.strides}th output of an unstrided one"
+            f"strides={module.strides}; stream with strides=1 and subsample the outputs"
         )
     return causal_conv_step(state, x, kernel, bias, **_taps(module), **_options(module))
 
 
 def _over_examples(function: Callable[[Array], Array], x: Array, rank: int) -> Array:
-    """``function`` of ``x [..., *S, C]``, its leading axes folded into one batch axis."""
+    """``function`` of ``x [..., *S, C]`` with its leading axes folded into one batch axis."""
     leading = x.shape[: max(x.ndim - rank - 1, 0)]
-    if len(leading) == 1 or x.ndim <= rank:  # a batch already, or for the function to refuse
+    if len(leading) == 1 or x.ndim <= rank:  # already one batch axis, or an error of the function
         return function(x)
     y = function(x.reshape(math.prod(leading), *x.shape[len(leading) :]))
     return y.reshape(*leading, *y.shape[1:])

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
 from ..geometry.spec import Operator
-from ..primitives.call import apply, convolve, options
+from ..geometry.types import ImplementationName, Ints
+from ..primitives.call import Window, apply, convolve, options
 
 Array = jax.Array
 
 
 def conv(
-    x: Any,
-    kernel: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    strides: Any = 1,
+    strides: Ints = 1,
     padding: PaddingLike = "SAME",
-    dilation: Any = 1,
+    dilation: Ints = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    implementation: str | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Array:
     """Convolution in one, two or three dimensions, with strides, dilation and groups.
 
@@ -33,35 +34,37 @@ def conv(
 
         y[n, o, f] = bias[f] + sum over t, c of  x[n, s*o + d*t - low, c] * kernel[t, c, f]
 
-    with ``c`` over the in-features of the group of ``f``. The semantics are those of
+    with ``c`` over the channels of the group of ``f``. The semantics are those of
     ``lax.conv_general_dilated``.
 
     Args:
         x: ``[N, *S, C]``, or ``[*S, C]`` for one example; floating or complex.
-        kernel: ``[*K, C/groups, F]``, of the dtype of ``x``; its rank gives the number of spatial
-            axes. Features are group-major.
+        kernel: ``[*K, C/groups, F]``, of the dtype of ``x``; its rank determines the number of
+            spatial axes. Features are group-major.
         bias: ``[F]``, of the dtype of ``x``, or None.
-        strides: Pixels between neighbouring outputs: a positive int, or one for each axis.
+        strides: Distance between neighboring outputs in pixels: a positive int, or one per axis.
         padding: ``"SAME"``, ``"SAME_LOWER"``, ``"VALID"``, ``"FULL"``, ``"CAUSAL"``,
-            ``"CIRCULAR"``, ``"REFLECT"``, ``"REPLICATE"``, an int, or a sequence with one entry
-            for each axis: a name, an int or a ``(low, high)`` pair. Negative values crop.
-        dilation: Pixels between neighbouring taps: a positive int, or one for each axis. 1 is no
-            gap; texts that count the skipped pixels call that 0.
+            ``"CIRCULAR"``, ``"REFLECT"`` or ``"REPLICATE"``, in upper or lower case; an int; or a
+            sequence with one entry per axis: a name, an int or a ``(low, high)`` pair. Negative
+            values crop.
+        dilation: Distance between neighboring taps in pixels: a positive int, or one per axis. 1
+            means no gap; texts that count the skipped pixels call that 0.
         groups: The number of groups; it divides C and F.
         precision: None, a ``jax.lax.Precision``, its name, or a pair of these.
         preferred_element_type: The dtype to accumulate in and return; at least as wide as x's.
-        implementation: None to let dispatch choose, or the name of a kernel to force.
+        implementation: None to let jaxconv choose, or the name of an implementation to force.
 
     Returns:
-        ``[N, *O, F]`` (``[*O, F]`` where ``x`` is one example) of the dtype of ``x`` or
-        ``preferred_element_type``, ``O = (S + low + high - dilation*(K-1) - 1) // strides + 1``.
-        NaN and infinity of ``x`` reach what they reach in ``lax``. Those of ``kernel`` reach every
-        output that multiplies them by an entry; zeros of the padding may be left out, as XLA's CPU
-        leaves them out in float64 but not in float32.
+        ``[N, *O, F]`` (``[*O, F]`` if ``x`` is one example) of the dtype of ``x`` or
+        ``preferred_element_type``, with
+        ``O = (S + low + high - dilation*(K-1) - 1) // strides + 1``.
+        NaN and infinity in ``x`` propagate as in ``lax``. Those in ``kernel`` reach every output
+        that multiplies them by an entry of ``x``; products with zero padding may be skipped, as
+        XLA's CPU backend skips them in float64 but not in float32.
 
     Raises:
-        ValueError: A shape or value does not fit; the message says which and how to mend it.
-        TypeError: Something is not an array, or dtypes are mixed or not floating or complex.
+        ValueError: A shape or value does not fit; the message says which one and how to fix it.
+        TypeError: An argument is not an array, or dtypes are mixed or not floating or complex.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
@@ -71,33 +74,34 @@ def conv(
 
     Source: V. Dumoulin, F. Visin, "A guide to convolution arithmetic for deep learning" (2016).
     """
-    call, x, kernel, bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
-    chosen = (precision, preferred_element_type, implementation)
-    return convolve(call, x, kernel, bias, (strides, padding, dilation, groups), chosen)
+    call, (x, kernel), bias = checks.arrays("conv", x=x, kernel=kernel, bias=bias)
+    keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
+    return convolve(call, x, kernel, bias, Window(strides, padding, dilation, groups), keywords)
 
 
 def conv_input_grad(
-    g: Any,
-    kernel: Any,
-    input_spatial: Any,
+    g: ArrayLike,
+    kernel: ArrayLike,
+    input_spatial: Ints,
     *,
-    strides: Any = 1,
+    strides: Ints = 1,
     padding: PaddingLike = "SAME",
-    dilation: Any = 1,
+    dilation: Ints = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    implementation: str | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Array:
-    """The gradient of ``conv`` in its input: ``d/dx <g, conv(x, kernel)>``.
+    """The gradient of ``conv`` with respect to its input: ``d/dx <g, conv(x, kernel)>``.
 
         dx[n, s*o + d*t - low, c] = sum over o, t, f of  g[n, o, f] * kernel[t, c, f]
 
     Args:
         g: ``[N, *O, F]``, or ``[*O, F]`` for one example: the cotangent of the output.
         kernel: ``[*K, C/groups, F]``, of the dtype of ``g``.
-        input_spatial: The spatial extents of the input, which strides leave open.
-        strides, padding, dilation, groups: The convolution's.
+        input_spatial: The spatial extents of the input: an int, or one per axis. With strides they
+            do not follow from the shape of ``g``.
+        strides, padding, dilation, groups: Those of the convolution.
         precision, preferred_element_type, implementation: As in ``conv``.
 
     Returns:
@@ -105,45 +109,47 @@ def conv_input_grad(
         ``preferred_element_type``.
 
     Raises:
-        ValueError: A shape or value does not fit, such as ``g`` not having the output's shape.
-        TypeError: Something is not an array, or dtypes are mixed or not floating or complex.
+        ValueError: A shape or value does not fit, for example if ``g`` does not have the shape of
+            the convolution's output.
+        TypeError: An argument is not an array, or dtypes are mixed or not floating or complex.
 
     >>> import jax.numpy as jnp
     >>> conv_input_grad(jnp.ones((1, 4, 2)), jnp.ones((3, 5, 2)), (7,), strides=2).shape
     (1, 7, 5)
 
-    Source: the derivation at the head of ``jaxconv.primitives``.
+    Source: the derivation at the top of ``jaxconv/_src/primitives/rules.py``.
     """
-    call, g, kernel = checks.arrays("conv_input_grad", g=g, kernel=kernel)
-    static = resolve.input_grad(
+    call, (g, kernel), _ = checks.arrays("conv_input_grad", g=g, kernel=kernel)
+    resolved = resolve.input_grad(
         call, g.shape, kernel.shape, input_spatial, strides, padding, dilation, groups
     )
-    chosen = options(call, g.dtype, precision, preferred_element_type, implementation)
-    return apply(Operator.INPUT_GRAD, g, kernel, static, chosen)
+    keywords = options(call, g.dtype, precision, preferred_element_type, implementation)
+    return apply(Operator.INPUT_GRAD, g, kernel, resolved, keywords)
 
 
 def conv_filter_grad(
-    x: Any,
-    g: Any,
-    kernel_spatial: Any,
+    x: ArrayLike,
+    g: ArrayLike,
+    kernel_spatial: Ints,
     *,
-    strides: Any = 1,
+    strides: Ints = 1,
     padding: PaddingLike = "SAME",
-    dilation: Any = 1,
+    dilation: Ints = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    implementation: str | None = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Array:
-    """The gradient of ``conv`` in its kernel: ``d/dkernel <g, conv(x, kernel)>``.
+    """The gradient of ``conv`` with respect to its kernel: ``d/dkernel <g, conv(x, kernel)>``.
 
         dkernel[t, c, f] = sum over n, o of  x[n, s*o + d*t - low, c] * g[n, o, f]
 
     Args:
         x: ``[N, *S, C]``, or ``[*S, C]`` for one example.
         g: ``[N, *O, F]``, or ``[*O, F]``: the cotangent of the output, of the dtype of ``x``.
-        kernel_spatial: The spatial extents of the kernel, which strides leave open.
-        strides, padding, dilation, groups: The convolution's.
+        kernel_spatial: The spatial extents of the kernel, one per axis; an int for one axis. With
+            strides they do not follow from the other shapes.
+        strides, padding, dilation, groups: Those of the convolution.
         precision, preferred_element_type, implementation: As in ``conv``.
 
     Returns:
@@ -151,18 +157,19 @@ def conv_filter_grad(
         ``preferred_element_type``.
 
     Raises:
-        ValueError: A shape or value does not fit, such as ``g`` not having the output's shape.
-        TypeError: Something is not an array, or dtypes are mixed or not floating or complex.
+        ValueError: A shape or value does not fit, for example if ``g`` does not have the shape of
+            the convolution's output.
+        TypeError: An argument is not an array, or dtypes are mixed or not floating or complex.
 
     >>> import jax.numpy as jnp
     >>> conv_filter_grad(jnp.ones((1, 7, 5)), jnp.ones((1, 4, 2)), (3,), strides=2).shape
     (3, 5, 2)
 
-    Source: the derivation at the head of ``jaxconv.primitives``.
+    Source: the derivation at the top of ``jaxconv/_src/primitives/rules.py``.
     """
-    call, x, g = checks.arrays("conv_filter_grad", x=x, g=g)
-    static = resolve.filter_grad(
+    call, (x, g), _ = checks.arrays("conv_filter_grad", x=x, g=g)
+    resolved = resolve.filter_grad(
         call, x.shape, g.shape, kernel_spatial, strides, padding, dilation, groups
     )
-    chosen = options(call, x.dtype, precision, preferred_element_type, implementation)
-    return apply(Operator.FILTER_GRAD, x, g, static, chosen)
+    keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
+    return apply(Operator.FILTER_GRAD, x, g, resolved, keywords)

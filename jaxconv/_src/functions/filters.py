@@ -1,7 +1,7 @@
-"""Fixed filter banks: Sobel, Scharr, Laplacian and Gaussian, applied to every feature.
+"""Fixed filter banks: Sobel, Scharr, Laplacian and Gaussian, applied to every channel.
 
-A bank is a kernel ``[*K, 1, M]`` of ``M`` filters. ``apply`` gives each feature of an image its own
-response to each filter, by one depthwise convolution, at any dilation.
+A bank is a kernel ``[*K, 1, M]`` of ``M`` filters. ``apply`` filters each channel of an image with
+each of them, by one depthwise convolution, at any dilation.
 """
 
 from __future__ import annotations
@@ -13,23 +13,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks
-from ..geometry.checks import Call
+from ..geometry.checks import AXES, Call
 from ..geometry.padding import PaddingLike
-from ..primitives.call import convolve_depthwise
+from ..geometry.types import Ints
+from ..primitives.call import Window, convolve_depthwise, options
 
 Array = jax.Array
+_AXES = {**AXES, "bank": "*K 1 M"}
 
 
-def sobel(dtype: Any = jnp.float32) -> Array:
-    """The two Sobel filters, derivative along rows (down) and along columns (right).
+def sobel(dtype: DTypeLike = jnp.float32) -> Array:
+    """The two Sobel filters: the derivatives along rows (down) and along columns (right).
 
-    Each is a central difference smoothed across by (1, 2, 1), divided by 8, so that the response to
-    a ramp is its slope.
+    Each is a central difference in one direction, smoothed by (1, 2, 1) in the other and divided by
+    8, so that the response to a ramp is its slope.
+
+    Args:
+        dtype: The dtype of the bank, floating or complex.
 
     Returns:
         ``[3, 3, 1, 2]``.
+
+    Raises:
+        TypeError: ``dtype`` is neither floating nor complex.
 
     >>> sobel()[:, :, 0, 1] * 8
     Array([[-1.,  0.,  1.],
@@ -42,11 +51,17 @@ def sobel(dtype: Any = jnp.float32) -> Array:
     return _gradient("sobel", (1, 2, 1), dtype)
 
 
-def scharr(dtype: Any = jnp.float32) -> Array:
-    """The two Scharr filters: as Sobel's, but smoothed by (3, 10, 3), and closer to isotropic.
+def scharr(dtype: DTypeLike = jnp.float32) -> Array:
+    """The two Scharr filters: like Sobel's, but smoothed by (3, 10, 3) and closer to isotropic.
+
+    Args:
+        dtype: The dtype of the bank, floating or complex.
 
     Returns:
         ``[3, 3, 1, 2]``.
+
+    Raises:
+        TypeError: ``dtype`` is neither floating nor complex.
 
     >>> scharr()[:, :, 0, 1] * 32
     Array([[ -3.,   0.,   3.],
@@ -58,25 +73,30 @@ def scharr(dtype: Any = jnp.float32) -> Array:
     return _gradient("scharr", (3, 10, 3), dtype)
 
 
-def _gradient(function: str, smooth: tuple[int, int, int], dtype: Any) -> Array:
+def _gradient(function: str, smooth: tuple[int, int, int], dtype: DTypeLike) -> Array:
     across = np.outer(smooth, (-1, 0, 1)) / (2 * sum(smooth))
     return _bank(Call(f"filters.{function}"), np.stack([across.T, across], axis=-1), dtype)
 
 
-def _bank(call: Call, filters: np.ndarray, dtype: Any) -> Array:
+def _bank(call: Call, filters: np.ndarray[Any, Any], dtype: DTypeLike) -> Array:
     """``[*K, M]`` as a bank ``[*K, 1, M]``."""
-    return jnp.asarray(filters[:, :, None, :], checks.inexact(call, "dtype", dtype))
+    dtype = checks.inexact(call, "dtype", dtype)
+    bank = filters[:, :, None, :]
+    return jnp.asarray(bank, dtype)  # pyright: ignore[reportUnknownMemberType] (jax's stub)
 
 
-def laplacian(diagonal: bool = False, dtype: Any = jnp.float32) -> Array:
-    """The discrete Laplacian: the sum of the neighbours less their number times the centre.
+def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
+    """The discrete Laplacian: the sum over the neighbors of their difference from the center.
 
     Args:
-        diagonal: Whether the four diagonal neighbours count as well.
-        dtype: The dtype of the bank.
+        diagonal: Whether to include the four diagonal neighbors.
+        dtype: The dtype of the bank, floating or complex.
 
     Returns:
         ``[3, 3, 1, 1]``.
+
+    Raises:
+        TypeError: ``dtype`` is neither floating nor complex.
 
     >>> laplacian()[:, :, 0, 0]
     Array([[ 0.,  1.,  0.],
@@ -91,13 +111,13 @@ def laplacian(diagonal: bool = False, dtype: Any = jnp.float32) -> Array:
     return _bank(Call("filters.laplacian"), bank[:, :, None], dtype)
 
 
-def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) -> Array:
-    """A sampled Gaussian that sums to 1.
+def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float32) -> Array:
+    """A sampled Gaussian, normalized to a sum of 1.
 
     Args:
         sigma: The standard deviation in pixels, positive.
-        size: The extent, odd; by default it reaches 4 standard deviations on either side.
-        dtype: The dtype of the bank.
+        size: The extent, odd; by default 4 standard deviations on either side of the center.
+        dtype: The dtype of the bank, floating or complex.
 
     Returns:
         ``[size, size, 1, 1]``.
@@ -112,66 +132,75 @@ def gaussian(sigma: float, size: int | None = None, dtype: Any = jnp.float32) ->
     Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.5.
     """
     call = Call("filters.gaussian")
-    if not isinstance(sigma, numbers.Real) or not 0 < sigma < math.inf:
+    if not _is_real(sigma) or not 0 < sigma < math.inf:
         raise call.error(f"sigma must be a positive number of pixels, but got {sigma!r}")
     size = 2 * int(4 * sigma + 0.5) + 1 if size is None else checks.integer(call, "size", size)
     if size % 2 == 0:
-        raise call.error(f"size must be odd, so that a pixel is its centre, but got {size}")
+        raise call.error(f"size must be odd, so that it has a center pixel, but got {size}")
     profile = np.exp(-(((np.arange(size) - size // 2) / sigma) ** 2) / 2)
     bank = np.outer(profile, profile) / profile.sum() ** 2
     return _bank(call, bank[:, :, None], dtype)
 
 
+def _is_real(value: object) -> bool:
+    return isinstance(value, numbers.Real)
+
+
 def apply(
-    x: Any, bank: Any, *, padding: PaddingLike = "REFLECT", dilation: Any = 1, strides: Any = 1
+    x: ArrayLike,
+    bank: ArrayLike,
+    *,
+    padding: PaddingLike = "REFLECT",
+    dilation: Ints = 1,
+    strides: Ints = 1,
 ) -> Array:
-    """Gives every feature of ``x`` its response to every filter of ``bank``.
+    """Filters every channel of ``x`` with every filter of ``bank``.
 
     Args:
         x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating or complex.
         bank: ``[*K, 1, M]``, of the dtype of ``x``.
-        padding: As in ``conv``; the default mirrors the image, so that its border is no edge.
-        dilation: Pixels between neighbouring taps; edges of a coarser scale at the same cost.
-        strides: Pixels between neighbouring outputs.
+        padding: As in ``conv``; the default mirrors the image, so that its border is not an edge.
+        dilation: Distance between neighboring taps in pixels; larger values find edges of a coarser
+            scale at the same cost.
+        strides: Distance between neighboring outputs in pixels.
 
     Returns:
-        ``[N, *O, C*M]``: for each feature the responses to all filters, side by side.
+        ``[N, *O, C*M]``, of the dtype of ``x``: the M responses of each channel, side by side.
 
     Raises:
-        ValueError: A shape does not fit.
-        TypeError: Something is not an array, or the dtypes differ.
+        ValueError: A shape or value does not fit.
+        TypeError: An argument is not an array, or dtypes are mixed or not floating or complex.
 
     >>> ramp = jnp.arange(25.0).reshape(5, 5, 1)
     >>> apply(ramp, sobel())[2, 2]
     Array([5., 1.], dtype=float32)
 
-    Source: the pages that the banks name.
+    Source: those of the banks.
     """
-    return _apply("filters.apply", x, bank, strides, padding, dilation)
+    return _apply("filters.apply", x, bank, Window(strides, padding, dilation))
 
 
-def _apply(function: str, x, bank, strides, padding, dilation) -> Array:
-    call, x, bank = checks.arrays(function, x=x, bank=bank)
+def _apply(function: str, x: ArrayLike, bank: ArrayLike, window: Window) -> Array:
+    call, (x, bank), _ = checks.arrays(function, axes=_AXES, x=x, bank=bank)
     checks.filter_bank(call, x.shape, bank.shape)
     kernel = jnp.tile(bank, (*(1,) * (bank.ndim - 1), x.shape[-1]))
-    window = strides, padding, dilation
-    return convolve_depthwise(call, x, kernel, None, window, (None, None, None))
+    return convolve_depthwise(call, x, kernel, None, window, options(call, x.dtype))
 
 
-def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
-    """The magnitude of the gradient at every pixel, feature by feature.
+def edges(x: ArrayLike, bank: ArrayLike | None = None, *, dilation: Ints = 1) -> Array:
+    """The magnitude of the gradient at every pixel, separately for each channel.
 
     Args:
         x: ``[N, H, W, C]``, or ``[H, W, C]`` for one image; floating or complex.
         bank: The derivative filters ``[*K, 1, M]``; by default Sobel's.
-        dilation: Pixels between neighbouring taps.
+        dilation: Distance between neighboring taps in pixels.
 
     Returns:
-        ``[N, H, W, C]``, real: the root of the sum of the squared responses to the bank.
+        ``[N, H, W, C]``, real: the square root of the sum of the squared responses to the bank.
 
     Raises:
-        ValueError: A shape does not fit.
-        TypeError: Something is not an array, or the dtypes differ.
+        ValueError: A shape or value does not fit.
+        TypeError: An argument is not an array, or dtypes are mixed or not floating or complex.
 
     >>> step = jnp.zeros((6, 6, 1)).at[:, 3:].set(1.0)
     >>> edges(step)[3, :, 0]
@@ -179,14 +208,14 @@ def edges(x: Any, bank: Any = None, *, dilation: Any = 1) -> Array:
 
     Source: I. Sobel, G. Feldman (1968).
     """
-    _, x = checks.arrays("filters.edges", x=x)
+    _, (x,), _ = checks.arrays("filters.edges", x=x)
     bank = sobel(x.dtype) if bank is None else bank
-    responses = _apply("filters.edges", x, bank, 1, "REFLECT", dilation)
+    responses = _apply("filters.edges", x, bank, Window(1, "REFLECT", dilation))
     responses = responses.reshape(*x.shape, np.shape(bank)[-1])
-    # The squares of half precision leave its range where their root does not.
+    # In half precision the squares overflow or underflow where their root does not.
     wide = responses.astype(jnp.float32) if responses.dtype.itemsize < 4 else responses
     squared = jnp.sum(jnp.real(wide * wide.conj()), axis=-1)
-    # The root has no derivative at 0: flat regions get the subgradient 0, not NaN.
+    # The root has no derivative at 0; flat regions get the subgradient 0, not NaN.
     flat = squared == 0
     root = jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, squared)))
     return root.astype(jnp.real(responses).dtype)

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks
-from ..primitives.call import convolve
+from ..geometry.checks import AXES
+from ..geometry.types import ImplementationName, Ints
+from ..primitives.call import Window, convolve, options
 
 Array = jax.Array
+_AXES = {**AXES, "kernel": "*K C F or C F"}
 
 
 def pointwise_conv(
-    x: Any,
-    kernel: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
-    strides: Any = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
-    implementation: str | None = None,
+    strides: Ints = 1,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Array:
     """Pointwise (1×1) convolution: one matrix product at every pixel.
 
         y[n, o, f] = bias[f] + sum over c of  x[n, s*o, c] * kernel[c, f]
 
     Args:
-        x: ``[N, *S, C]`` or ``[*S, C]``; beside a kernel ``[C, F]`` any ``[..., C]``.
-        kernel: ``[1, …, 1, C, F]``, or ``[C, F]`` where ``strides`` is 1.
-        bias: ``[F]``, or None.
-        strides: Pixels between neighbouring outputs: a positive int, or one for each axis.
+        x: ``[N, *S, C]`` or ``[*S, C]``; with a kernel ``[C, F]`` any ``[..., C]``; floating or
+            complex.
+        kernel: ``[1, …, 1, C, F]``, or ``[C, F]`` when ``strides`` is 1; of the dtype of ``x``.
+        bias: ``[F]``, of the dtype of ``x``, or None.
+        strides: Distance between neighboring outputs in pixels: a positive int, or one per axis.
         precision, preferred_element_type, implementation: As in ``conv``.
 
     Returns:
@@ -40,7 +45,7 @@ def pointwise_conv(
 
     Raises:
         ValueError: A shape or value does not fit.
-        TypeError: Something is not an array, or dtypes are mixed or not floating or complex.
+        TypeError: An argument is not an array, or dtypes are mixed or not floating or complex.
 
     >>> import jax.numpy as jnp
     >>> pointwise_conv(jnp.ones((2, 8, 8, 5)), jnp.ones((5, 3))).shape
@@ -50,18 +55,20 @@ def pointwise_conv(
 
     Source: M. Lin, Q. Chen, S. Yan, "Network in network" (2014).
     """
-    call, x, kernel, bias = checks.arrays("pointwise_conv", x=x, kernel=kernel, bias=bias)
+    call, (x, kernel), bias = checks.arrays(
+        "pointwise_conv", axes=_AXES, x=x, kernel=kernel, bias=bias
+    )
     checks.pointwise_kernel(call, x.shape, kernel.shape, strides)
-    chosen = (precision, preferred_element_type, implementation)
+    keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
     if kernel.ndim > 2:
-        return convolve(call, x, kernel, bias, (strides, "VALID", 1, 1), chosen)
-    pixels = x if 3 <= x.ndim <= 5 else _in_lines(x)
+        return convolve(call, x, kernel, bias, Window(strides), keywords)
+    pixels = x if 3 <= x.ndim <= 5 else _with_one_spatial_axis(x)
     kernel = kernel.reshape(*(1,) * (pixels.ndim - 2), *kernel.shape)
-    y = convolve(call, pixels, kernel, bias, (1, "VALID", 1, 1), chosen)
+    y = convolve(call, pixels, kernel, bias, Window(), keywords)
     return y if pixels is x else y.reshape(*x.shape[:-1], y.shape[-1])
 
 
-def _in_lines(x):
-    """``x [N, ..., C]`` as ``[N, L, C]``: the first axis stays, and with it what shards it."""
+def _with_one_spatial_axis(x: Array) -> Array:
+    """``x [N, ..., C]`` as ``[N, L, C]``; the first axis stays, and so does its sharding."""
     first = x.shape[:-1][:1] or (1,)
     return x.reshape(*first, math.prod(x.shape[1:-1]), x.shape[-1])

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
-from ..geometry.resolve import Geometry
+from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import Operator
 from ..primitives.call import Options, add_bias, apply, options
 from ..primitives.explicit_sharding import match_varying
@@ -79,7 +79,7 @@ def halo_exchange(
     axis %= rank
     shards, n = _shards(call, axis_name), shard.shape[axis]
     for name, width in (("low", low), ("high", high)):
-        checks.integer(call, name, width, least=0)
+        checks.integer(call, name, width, minimum=0)
         if width > shards * n:
             raise call.error(
                 f"{name} must be at most the number of entries on mesh axis {axis_name!r}, "
@@ -185,20 +185,30 @@ def causal_conv(
 
     Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016).
     """
-    call, *arrays = checks.arrays("sharding.causal_conv", x=x, kernel=kernel, bias=bias)
-    checks.causal_kernel(call, arrays[1].shape)
+    call, (x, kernel), bias = checks.arrays(
+        "sharding.causal_conv", axes=checks.CAUSAL_AXES, x=x, kernel=kernel, bias=bias
+    )
+    checks.causal_kernel(call, kernel.shape)
     return _conv(
         "sharding.causal_conv",
-        arrays,
+        (x, kernel, bias),
         axis_name,
         (strides, "CAUSAL", dilation, groups),
         (precision, preferred_element_type, implementation),
+        axes=checks.CAUSAL_AXES,
     )
 
 
-def _conv(function: str, arrays: Sequence, axis_names, placement: tuple, chosen: tuple) -> Array:
+def _conv(
+    function: str,
+    arrays: Sequence,
+    axis_names,
+    placement: tuple,
+    chosen: tuple,
+    axes: Mapping[str, str] = checks.AXES,
+) -> Array:
     x, kernel, bias = arrays
-    call, x, kernel, bias = checks.arrays(function, x=x, kernel=kernel, bias=bias)
+    call, (x, kernel), bias = checks.arrays(function, axes=axes, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
     shards = _shard_counts(call, axis_names, rank)
@@ -265,7 +275,9 @@ def _shards(call: checks.Call, name: Any) -> int:
         ) from None
 
 
-def _check_sharding(call: checks.Call, whole: Geometry, axis: int, sharding: AxisSharding) -> None:
+def _check_sharding(
+    call: checks.Call, whole: ResolvedConv, axis: int, sharding: AxisSharding
+) -> None:
     border, outputs = whole.borders[axis], whole.spec.output_spatial[axis]
     name, shards, _ = sharding
     if border is not None and border.mode != "wrap":
@@ -281,7 +293,7 @@ def _check_sharding(call: checks.Call, whole: Geometry, axis: int, sharding: Axi
         )
 
 
-def _shard_axis(whole: Geometry, axis: int, sharding: AxisSharding) -> ShardAxis:
+def _shard_axis(whole: ResolvedConv, axis: int, sharding: AxisSharding) -> ShardAxis:
     """One shard of an axis. The spec of a circular axis counts from the border's first entry, but
     the shards have no border."""
     shard = ShardAxis.of(Operator.CONV, whole.spec, axis, sharding.shards)
@@ -294,7 +306,7 @@ def _shard_axis(whole: Geometry, axis: int, sharding: AxisSharding) -> ShardAxis
 
 
 def _convolve(
-    whole: Geometry, applied: Options, geometry: Mapping[int, LocalGeometry], dtype, x, kernel
+    whole: ResolvedConv, applied: Options, geometry: Mapping[int, LocalGeometry], dtype, x, kernel
 ) -> Array:
     """The convolution of a part of the array, with this local geometry of the sharded axes."""
     local = dataclasses.replace(

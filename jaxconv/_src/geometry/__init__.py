@@ -1,1 +1,1 @@
-"""What a convolution is: sizes, padding, checks of arguments, and the spec they give."""
+"""What a convolution is: its sizes, padding, argument checks and the resulting spec."""

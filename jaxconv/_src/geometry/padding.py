@@ -1,17 +1,18 @@
-"""One padding vocabulary, resolved to explicit pairs or to a border that must be materialised.
+"""The padding names and forms, resolved to explicit pairs or to a border that must be materialized.
 
     "SAME"          output extent ceil(n/s), zeros split evenly, the odd one at the end
     "SAME_LOWER"    the same with the odd zero at the beginning
     "VALID"         no padding
     "FULL"          d*(k-1) zeros on both sides: every output that touches the input
-    "CAUSAL"        d*(k-1) zeros before: output i sees nothing after input i*s
+    "CAUSAL"        d*(k-1) zeros before: output i reads no input after i*s
     "CIRCULAR"      the input repeats periodically
     "REFLECT"       the input mirrored about its edge pixels
     "REPLICATE"     the edge pixels repeated
     p               p zeros on both sides
     (low, high)     low zeros before and high after; negative values crop
 
-The three border modes pad ``(d*(k-1))//2`` before and the rest of ``d*(k-1)`` after, as Flax does.
+Names may be written in lower case, as in Keras and PyTorch. The three border modes pad
+``(d*(k-1))//2`` before and the rest of ``d*(k-1)`` after, as Flax does.
 """
 
 from __future__ import annotations
@@ -21,18 +22,37 @@ import dataclasses
 import difflib
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .spec import Pairs, Shape, effective_extent
 
 BORDERS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
 NAMES = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL", *BORDERS)
 
-PaddingLike = str | int | Sequence[str | int | tuple[int, int]]
+# For type checkers and editors; at run time names of any case are accepted.
+PaddingName = Literal[
+    "SAME",
+    "SAME_LOWER",
+    "VALID",
+    "FULL",
+    "CAUSAL",
+    "CIRCULAR",
+    "REFLECT",
+    "REPLICATE",
+    "same",
+    "same_lower",
+    "valid",
+    "full",
+    "causal",
+    "circular",
+    "reflect",
+    "replicate",
+]
+PaddingLike = PaddingName | int | Sequence[PaddingName | int | tuple[int, int]]
 
 
 class PaddingError(ValueError):
-    """One sentence on what is wrong; the public function adds its name and its shapes."""
+    """What is wrong, in one sentence; the public function adds its name and the shapes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +66,13 @@ class Border:
 
 @dataclasses.dataclass(frozen=True)
 class Padding:
-    """``pairs`` of zeros for the convolution, and for each axis the border to materialise."""
+    """``pairs`` of zeros for the convolution, and the border to materialize on each axis."""
 
     pairs: Pairs
     borders: tuple[Border | None, ...]
 
     def bordered(self, spatial: Shape) -> Shape:
-        """The spatial extents once the borders are materialised."""
+        """The spatial extents once the borders are materialized."""
         return tuple(
             n if border is None or _is_zero(n) else n + border.low + border.high
             for n, border in zip(spatial, self.borders, strict=True)
@@ -60,14 +80,14 @@ class Padding:
 
 
 def _is_zero(n: int) -> bool:
-    """An empty axis has nothing to repeat and stays empty; a symbolic one may not be compared."""
+    """An empty axis has nothing to repeat and stays empty; a symbolic extent is not empty."""
     return isinstance(n, int) and n == 0
 
 
 def resolve(
     padding: Any, spatial: Shape, kernel_spatial: Shape, strides: Shape, dilation: Shape
 ) -> Padding:
-    """Resolves one value of the vocabulary for every axis.
+    """The padding of every axis, whichever way ``padding`` is written.
 
     >>> resolve("SAME", (5, 6), (3, 3), (1, 2), (1, 1)).pairs
     ((1, 1), (0, 1))
@@ -79,14 +99,15 @@ def resolve(
 
 
 def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
-    """One name or ``(low, high)`` pair for each axis, whichever way ``padding`` is written."""
+    """One name (in upper case) or ``(low, high)`` pair per axis."""
     if isinstance(padding, str):
-        if padding == "CAUSAL" and rank > 1:
+        name = _name(padding)
+        if name == "CAUSAL" and rank > 1:
             raise PaddingError(
-                f'padding "CAUSAL" names no axis among {rank}: write one entry an axis, '
+                f'padding "CAUSAL" is ambiguous for {rank} spatial axes; give one entry per axis, '
                 f"such as {('CAUSAL', *('SAME',) * (rank - 1))}"
             )
-        return (_name(padding),) * rank
+        return (name,) * rank
     if _is_int(padding):
         return (_pair(padding),) * rank
     try:
@@ -95,23 +116,24 @@ def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
         entries = None
     if entries is None:
         raise PaddingError(
-            f"padding must be a name, an int or one entry an axis, but got {padding!r}"
+            f"padding must be a name, an int or a sequence with one entry per axis, but got "
+            f"{padding!r}"
         )
     if len(entries) != rank:
         hint = ""
         if rank == 1 and len(entries) == 2 and all(map(_is_int, entries)):
             pair = tuple(map(operator.index, entries))
-            hint = f"; a (low, high) pair for the only axis is written [{pair}]"
+            hint = f"; write a (low, high) pair for the only axis as [{pair}]"
         raise PaddingError(
-            f"padding must have one entry an axis, {rank}, but got {len(entries)}: "
+            f"padding must have one entry per spatial axis ({rank}), but got {len(entries)}: "
             f"{padding!r}{hint}"
         )
     return tuple(_name(entry) if isinstance(entry, str) else _pair(entry) for entry in entries)
 
 
 def _name(name: str) -> str:
-    if name in NAMES:
-        return name
+    if name.upper() in NAMES:
+        return name.upper()
     close = difflib.get_close_matches(name.upper(), NAMES, 1, 0.5)
     hint = f'; did you mean "{close[0]}"?' if close else ""
     raise PaddingError(f"padding must be one of {', '.join(NAMES)}, but got {name!r}{hint}")
@@ -136,8 +158,7 @@ def _pair(entry: Any) -> tuple[int, int]:
         low, high = entry
     if not (_is_int(low) and _is_int(high)):
         raise PaddingError(
-            f"padding of an axis must be a name, an int or a (low, high) pair of ints, "
-            f"but got {entry!r}"
+            f"padding entries must be names, ints or (low, high) pairs of ints, but got {entry!r}"
         )
     return operator.index(low), operator.index(high)
 

@@ -1,26 +1,28 @@
-"""The static geometry of one call: arguments in, a checked ``ConvSpec`` out; cached by value."""
+"""From the arguments of one call to a checked ``ConvSpec``; cached by value for eager calls."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-
-import numpy as np
 
 from ..caching import cached_by_value
 from . import padding as paddings
 from .checks import SPATIAL, Call, batched, group_count, known, per_axis, sizes, spatial_rank
+from .checks.sizes import is_sequence
 from .padding import Border, PaddingError
 from .spec import ConvSpec, Shape, effective_extent, transposed_extent
 
 
 @dataclasses.dataclass(frozen=True)
-class Geometry:
-    """All that is static about one call: the spec, the borders to materialise, the batch axis."""
+class ResolvedConv:
+    """Everything static about one call: the spec, the borders to materialize, the batch axis.
+
+    ``spec`` describes the convolution of the input with its borders; ``spatial`` are the extents of
+    the input without them.
+    """
 
     spec: ConvSpec
     borders: tuple[Border | None, ...]
-    spatial: Shape  # the input's extents without borders
+    spatial: Shape
     batched: bool
 
     @property
@@ -61,19 +63,17 @@ def _spec(
 def _check_features(call: Call, in_features, group_in, out_features, groups: int) -> None:
     if not known(in_features, group_in) or in_features == group_in * groups:
         return
-    if call.tail("kernel")[0] == "C":  # of a function that has no groups
-        raise call.error(
-            f"x's in-features must equal the kernel's, but {in_features} != {group_in}"
-        )
+    if "G" not in call.last_axes("kernel")[0]:  # a function without groups
+        raise call.error(f"x's channels must equal the kernel's, but {in_features} != {group_in}")
     if group_in and in_features % group_in == 0 and out_features % (in_features // group_in) == 0:
-        mend = f"groups={in_features // group_in} would make them equal"
+        fix = f"groups={in_features // group_in} would make them equal"
     elif groups and in_features % groups == 0:
-        mend = f"a kernel for groups={groups} has C/G = {in_features // groups}"
+        fix = f"a kernel for groups={groups} has C/G = {in_features // groups}"
     else:
-        mend = "kernels are laid out [*K, C/G, F] and arrays channels-last"
+        fix = "kernels are laid out as [*K, C/G, F] and arrays are channels-last"
     raise call.error(
-        f"x's in-features must equal the kernel's C/G * groups, but {in_features} != "
-        f"{group_in} * {groups} = {group_in * groups}; {mend}"
+        f"x's channels must equal the kernel's C/G * groups, but {in_features} != "
+        f"{group_in} * {groups} = {group_in * groups}; {fix}"
     )
 
 
@@ -85,8 +85,8 @@ def _check_borders(call: Call, spatial: Shape, borders: tuple[Border | None, ...
         if limit is not None and border.high > limit:
             name = {"wrap": "CIRCULAR", "reflect": "REFLECT"}[border.mode]
             raise call.error(
-                f'padding "{name}" of spatial axis {axis} would take {border.high} pixels from an '
-                f"extent of {n}, which has {limit} to give; use a smaller kernel or dilation"
+                f'padding "{name}" of spatial axis {axis} needs {border.high} pixels, but an '
+                f"extent of {n} provides at most {limit}; use a smaller kernel or dilation"
             )
 
 
@@ -99,24 +99,24 @@ def _check_fit(call: Call, spec: ConvSpec) -> None:
             low, high = spec.padding[axis]
             raise call.error(
                 f"the kernel must fit into the padded input, but on spatial axis {axis} it spans "
-                f"d*(k-1) + 1 = {extent} and the input has {n} + {low} + {high} = {padded}; use a "
-                f"smaller kernel or dilation, or more padding"
+                f"d*(k-1) + 1 = {extent} pixels and the input has {n} + {low} + {high} = {padded}; "
+                f"use a smaller kernel or dilation, or more padding"
             )
 
 
 @cached_by_value
-def conv(call: Call, x_shape, kernel_shape, strides, padding, dilation, groups) -> Geometry:
-    """The geometry of ``conv`` and of every function that is one."""
+def conv(call: Call, x_shape, kernel_shape, strides, padding, dilation, groups) -> ResolvedConv:
+    """``conv``, and every function that is one convolution."""
     shape = batched(call, "x", x_shape, spatial_rank(call, len(kernel_shape)))
     spec, borders = _spec(call, shape, kernel_shape, strides, padding, dilation, groups)
-    return Geometry(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
+    return ResolvedConv(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
 
 
 @cached_by_value
 def input_grad(
     call: Call, g_shape, kernel_shape, input_spatial, strides, padding, dilation, groups
-) -> Geometry:
-    """The geometry of ``conv_input_grad``: that of the convolution which ``g`` came from."""
+) -> ResolvedConv:
+    """``conv_input_grad``: the convolution whose output ``g`` is the cotangent of."""
     rank = spatial_rank(call, len(kernel_shape))
     shape = batched(call, "g", g_shape, rank)
     spatial = sizes(call, "input_spatial", input_spatial, rank)
@@ -124,33 +124,32 @@ def input_grad(
     x_shape = (shape[0], *spatial, kernel_shape[-2] * count)
     spec, borders = _spec(call, x_shape, kernel_shape, strides, padding, dilation, groups)
     _check_cotangent(call, shape, spec)
-    return Geometry(spec, borders, spatial, len(g_shape) == len(shape))
+    return ResolvedConv(spec, borders, spatial, len(g_shape) == len(shape))
 
 
 @cached_by_value
 def filter_grad(
     call: Call, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
-) -> Geometry:
-    """The geometry of ``conv_filter_grad``: that of the convolution which ``g`` came from."""
-    several = isinstance(kernel_spatial, Sequence) or np.ndim(kernel_spatial) == 1
-    rank = len(kernel_spatial) if several else 1
+) -> ResolvedConv:
+    """``conv_filter_grad``: the convolution whose output ``g`` is the cotangent of."""
+    rank = len(kernel_spatial) if is_sequence(kernel_spatial) else 1
     if rank not in SPATIAL:
         raise call.error(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
     extents = sizes(call, "kernel_spatial", kernel_spatial, rank)
     x_batched = batched(call, "x", x_shape, rank)
     g_batched = batched(call, "g", g_shape, rank)
     if len(x_shape) != len(g_shape):
-        raise call.error("x and g must both have a batch axis, or neither of them")
+        raise call.error("x and g must both have a batch axis, or neither may have one")
     count = group_count(call, groups, g_shape[-1])
     if known(x_shape[-1]) and x_shape[-1] % count:
         raise call.error(
-            f"in-features must be a multiple of groups, but C % groups = {x_shape[-1]} % {count} "
-            f"= {x_shape[-1] % count}"
+            f"the number of channels must be a multiple of groups, but C % groups = {x_shape[-1]} "
+            f"% {count} = {x_shape[-1] % count}"
         )
     kernel_shape = (*extents, x_shape[-1] // count, g_shape[-1])
     spec, borders = _spec(call, x_batched, kernel_shape, strides, padding, dilation, groups)
     _check_cotangent(call, g_batched, spec)
-    return Geometry(spec, borders, tuple(x_batched[1:-1]), len(x_shape) == len(x_batched))
+    return ResolvedConv(spec, borders, tuple(x_batched[1:-1]), len(x_shape) == len(x_batched))
 
 
 def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
@@ -158,31 +157,31 @@ def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
     if any(known(got, wanted) and got != wanted for got, wanted in pairs):
         raise call.error(
             f"g must have the shape of the convolution's output, [N, *O, F] = {spec.output_shape}, "
-            f"but got {tuple(g_shape)}; strides, padding, dilation and groups must be those of the "
-            f"convolution that g came from"
+            f"but got {tuple(g_shape)}; pass the strides, padding, dilation and groups of that "
+            f"convolution"
         )
 
 
 @cached_by_value
 def transpose(
     call: Call, x_shape, kernel_shape, strides, padding, output_padding, dilation, groups
-) -> Geometry:
-    """The geometry of the convolution whose adjoint ``conv_transpose`` is.
+) -> ResolvedConv:
+    """``conv_transpose``: the convolution whose adjoint it is.
 
-    The forward convolution reads what the transposed one returns. Its high padding is lowered by
-    the output padding, so that its output has exactly the extent of ``x`` also where
+    That convolution reads what the transposed one returns. Its high padding is reduced by the
+    output padding, so that its output has exactly the extent of ``x`` even when
     ``stride <= output_padding < dilation``.
     """
     rank = spatial_rank(call, len(kernel_shape))
     shape = batched(call, "x", x_shape, rank)
     if known(shape[-1], kernel_shape[-1]) and shape[-1] != kernel_shape[-1]:
         raise call.error(
-            f"x's features must equal the kernel's last axis, but {shape[-1]} != "
-            f"{kernel_shape[-1]}; the kernel is laid out as the forward convolution's, [*K, F/G, C]"
+            f"x's channels must equal the kernel's last axis, but {shape[-1]} != "
+            f"{kernel_shape[-1]}; the kernel has the forward convolution's layout, [*K, F/G, C]"
         )
     strides = per_axis(call, "strides", strides, rank)
     dilation = per_axis(call, "dilation", dilation, rank)
-    extra = per_axis(call, "output_padding", output_padding, rank, least=0)
+    extra = per_axis(call, "output_padding", output_padding, rank, minimum=0)
     count = group_count(call, groups, kernel_shape[-1])
     try:
         entries = paddings.axis_entries(padding, rank)
@@ -202,26 +201,26 @@ def transpose(
         dilation=dilation,
         groups=count,
     )
-    return Geometry(spec, (None,) * rank, spatial, len(x_shape) == len(shape))
+    return ResolvedConv(spec, (None,) * rank, spatial, len(x_shape) == len(shape))
 
 
 def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
     """The output extent of one axis, and the padding of the forward convolution."""
     if isinstance(entry, str) and entry in paddings.BORDERS:
         raise call.error(
-            f'padding "{entry}" has no transposed convolution: its adjoint adds the border back '
-            f"onto the input; use conv_input_grad, which does that, or a padding of zeros"
+            f'padding "{entry}" is not supported, because its adjoint adds the border back onto '
+            f"the input; use conv_input_grad, which does that, or zero padding"
         )
     if extra >= max(s, d):
         raise call.error(
             f"output_padding must be less than the stride or the dilation, but on spatial axis "
-            f"{axis} it is {extra} beside strides {s} and dilation {d}"
+            f"{axis} it is {extra}, with stride {s} and dilation {d}"
         )
     if entry in ("SAME", "SAME_LOWER"):
         if extra:
             raise call.error(
-                f'padding "{entry}" fixes the output extent at n*s and takes no output_padding, '
-                f"but on spatial axis {axis} got {extra}; give the padding as pairs"
+                f'padding "{entry}" fixes the output extent at n*s and allows no output_padding, '
+                f"but got {extra} on spatial axis {axis}; give the padding as (low, high) pairs"
             )
         extent = 0 if known(k) and k == 0 else n * s
         forward = paddings.resolve((entry,), (extent,), (k,), (s,), (d,))
@@ -230,8 +229,8 @@ def _transpose_axis(call: Call, axis: int, n, k, s, entry, d, extra):
     extent = transposed_extent(n, k, s, (low, high), d, extra)
     if known(extent, n, k) and n and k and extent < 1:
         raise call.error(
-            f"padding leaves nothing of spatial axis {axis}: (n-1)*s + d*(k-1) + 1 - low - high + "
-            f"output_padding = {(n - 1) * s} + {effective_extent(k, d)} - {low} - {high} + {extra} "
-            f"= {extent}"
+            f"padding leaves no output on spatial axis {axis}: (n-1)*s + d*(k-1) + 1 - low - high "
+            f"+ output_padding = {(n - 1) * s} + {effective_extent(k, d)} - {low} - {high} + "
+            f"{extra} = {extent}; use less padding"
         )
     return extent, (low, high - extra)

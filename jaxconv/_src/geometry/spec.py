@@ -1,17 +1,17 @@
 """The static description of one convolution: all of its sizes, and the arithmetic on them.
 
-The shape letters that the whole package uses are declared here:
+The shape letters of the whole package are defined here:
 
-    N   batch                               S   input spatial extents, one to three of them
-    C   in-features                         K   kernel extents, one for each of S
-    F   out-features                        O   output spatial extents, one for each of S
-    G   groups; C and F are multiples       M   multiplier F/G where every group has one in-feature
+    N   batch                               S   input spatial extents, one to three
+    C   channels (in)                       K   kernel extents, one per spatial axis
+    F   features (out)                      O   output spatial extents, one per spatial axis
+    G   groups; G divides C and F           M   multiplier F/G, when every group has one channel
 
 Arrays are channels-last: ``x [N, *S, C]``, ``kernel [*K, C/G, F]``, ``y [N, *O, F]``.
-Features are group-major, as in ``lax``: group ``j`` reads in-features ``j*C/G … (j+1)*C/G`` and
-writes out-features ``j*F/G … (j+1)*F/G``.
+Features are group-major, as in ``lax``: group ``j`` reads channels ``j*C/G … (j+1)*C/G`` and writes
+features ``j*F/G … (j+1)*F/G``.
 
-Any size may be a symbolic dimension of ``jax.export``; then it is assumed that the kernel fits.
+Any size may be a symbolic dimension of ``jax.export``; then the kernel is assumed to fit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Operator(enum.Enum):
 class ConvSpec:
     """Every size of one convolution, shared by the three operators; static and hashable.
 
-    ``padding`` holds one ``(low, high)`` pair for each spatial axis; a negative entry crops.
+    ``in_features`` and ``out_features`` are C and F. ``padding`` has one ``(low, high)`` pair per
+    spatial axis; negative entries crop.
 
     >>> spec = ConvSpec(batch=1, in_features=8, out_features=32, input_spatial=(20, 20),
     ...                 kernel_spatial=(3, 3), strides=(1, 1), padding=((0, 0), (0, 0)),
@@ -61,7 +62,7 @@ class ConvSpec:
     def replace(self, **changes: Any) -> ConvSpec:
         return dataclasses.replace(self, **changes)
 
-    # Frozen dataclasses hash every field on each call; a spec is hashed on every eager bind.
+    # A frozen dataclass hashes every field on each call, and every eager bind hashes its spec.
     @cached_property
     def _hash(self) -> int:
         return hash(tuple(getattr(self, field.name) for field in dataclasses.fields(self)))
@@ -86,17 +87,17 @@ class ConvSpec:
 
     @property
     def depthwise(self) -> bool:
-        """Whether every group has one in-feature (so C = G, and F/G is the multiplier)."""
+        """Whether every group has one channel (so C = G, and F/G is the multiplier)."""
         return self.groups == self.in_features
 
     @property
     def pointwise(self) -> bool:
-        """Whether every output reads one input pixel: extents 1 and no padding or cropping."""
+        """Whether every output reads one input pixel: extents of 1 and no padding or cropping."""
         return all(k == 1 for k in self.kernel_spatial) and not any(map(any, self.padding))
 
     @property
     def disjoint(self) -> bool:
-        """Whether no input pixel is read by two outputs, as by 1x1 kernels and patches."""
+        """Whether no two outputs read the same input pixel, as with 1x1 kernels and patches."""
         axes = zip(self.kernel_spatial, self.strides, self.dilation, strict=True)
         return all(k == 1 or (k <= s and d == 1) for k, s, d in axes)
 
@@ -111,7 +112,7 @@ class ConvSpec:
 
     @cached_property
     def effective_kernel(self) -> Shape:
-        """The extent that the dilated kernel spans on each axis: ``d*(k-1) + 1``."""
+        """The extent of the dilated kernel on each axis: ``d*(k-1) + 1``."""
         return tuple(
             effective_extent(k, d) for k, d in zip(self.kernel_spatial, self.dilation, strict=True)
         )
@@ -148,8 +149,11 @@ class ConvSpec:
 
     @property
     def input_grad_padding(self) -> Pairs:
-        """The padding of ``g``, dilated by the strides, that makes the input gradient a convolution
-        with the reversed kernel: low so that the first pixel sees the last tap, high to fill S."""
+        """The padding of ``g`` for which the input gradient is a convolution of it.
+
+        ``g`` is dilated by the strides and the kernel reversed. The low padding lets the first
+        pixel meet the last tap; the high padding gives as many outputs as the input has pixels.
+        """
         return tuple(
             (extent - 1 - low, n + low - effective_extent(o, s))
             for n, o, extent, s, low in self._axes()
@@ -157,8 +161,10 @@ class ConvSpec:
 
     @property
     def filter_grad_padding(self) -> Pairs:
-        """The padding of ``x`` that makes the filter gradient a convolution with ``g``, dilated by
-        the strides, as its window: low as forward, high what the last tap of the last output reads.
+        """The padding of ``x`` for which the filter gradient is its convolution with ``g``.
+
+        ``g`` is dilated by the strides and takes the place of the kernel. The low padding is that
+        of the forward convolution; the high one covers what the last tap of the last output reads.
         """
         return tuple(
             (low, effective_extent(o, s) + extent - 1 - n - low)
@@ -205,23 +211,23 @@ class ConvSpec:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of any of the three operators, those on padding included."""
+        """Multiply-accumulates of each of the three operators, including those on padding."""
         return math.prod(self.output_shape) * self.taps * self.group_in
 
     @property
     def empty(self) -> bool:
-        """Whether no product is ever formed, so that every result is empty or zero."""
+        """Whether there are no products at all, so that every result is empty or zero."""
         sizes = (*self.input_shape, *self.kernel_shape, *self.output_shape)
         return any(isinstance(size, int) and size == 0 for size in sizes)
 
 
 def effective_extent(k: int, d: int) -> int:
-    """The extent that ``k`` taps, ``d`` apart, span: ``d*(k-1) + 1``."""
+    """The extent of ``k`` taps that are ``d`` apart: ``d*(k-1) + 1``."""
     return d * (k - 1) + 1
 
 
 def output_extent(n: int, k: int, s: int, padding: tuple[int, int], d: int) -> int:
-    """Output extent of one axis; 0 where the axis or the kernel is empty or does not fit.
+    """The output extent of one axis; 0 if the axis or the kernel is empty or does not fit.
 
     >>> output_extent(4, 3, 1, (0, 0), 1), output_extent(7, 3, 2, (1, 1), 1)
     (2, 4)
@@ -235,9 +241,10 @@ def output_extent(n: int, k: int, s: int, padding: tuple[int, int], d: int) -> i
 def transposed_extent(
     n: int, k: int, s: int, padding: tuple[int, int], d: int, output_padding: int = 0
 ) -> int:
-    """Input extent of the convolution whose output extent is ``n``: what its adjoint returns.
+    """The output extent of a transposed convolution on an axis of ``n`` pixels.
 
-    It is 0 where the axis or the kernel is empty.
+    It is the input extent of the convolution that has ``n`` outputs, and 0 if the axis or the
+    kernel is empty.
 
     >>> transposed_extent(14, 4, 2, (1, 1), 1)
     28

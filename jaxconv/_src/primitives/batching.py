@@ -1,14 +1,16 @@
-"""Batching: every mapped operand folds into the batch or into the features.
+"""Batching: the mapped axis folds into the batch, the channels, the features or the groups.
 
-A map over ``B`` adds an axis to some of x, k and g in ``T(x, k, g)``, always to the result. Two or
-all three of them carry it, and which ones says where it goes, whichever operator is mapped:
+``vmap`` over ``B`` adds an axis to some operands of an operator, and to its result. So of x, k and
+g in ``T(x, k, g)`` two or all three have the axis, and where it goes depends on which ones, not on
+the operator:
 
-    x and g      k is shared           into the batch            N   -> B*N
-    k and g      x is shared           into the out-features     F/G -> B*F/G
-    x and k      g is shared           into the in-features      C/G -> B*C/G
-    all          nothing is shared     into the groups           G   -> B*G
+    x and g      k is shared           into the batch         N   -> B*N
+    k and g      x is shared           into the features      F/G -> B*F/G
+    x and k      g is shared           into the channels      C/G -> B*C/G
+    all          nothing is shared     into the groups        G   -> B*G
 
-So per-example filter gradients are one grouped convolution's, and the family stays closed.
+The result is again one of the three operators: per-example filter gradients, for example, are one
+filter gradient with B*G groups.
 """
 
 from __future__ import annotations
@@ -34,27 +36,31 @@ def _batch(operator: Operator, operands, axes, *, spec: ConvSpec, **params):
     shared = "xkg".translate({ord(role): None for role, *_ in mapped}).replace(RESULT[operator], "")
     values = dict(zip(ROLES[operator], operands, strict=True))
     for role, operand, axis in mapped:
-        values[role] = _fold(jnp.moveaxis(operand, axis, 0), *_place(shared, role, spec))
+        values[role] = _fold(jnp.moveaxis(operand, axis, 0), *_folded_axis(shared, role, spec))
     a, b = values.values()
-    result = bind(operator, a, b, _widened(shared, spec, size), **params)
-    return _unfold(result, size, *_place(shared, RESULT[operator], spec))
+    result = bind(operator, a, b, _mapped_spec(shared, spec, size), **params)
+    return _unfold(result, size, *_folded_axis(shared, RESULT[operator], spec))
 
 
-def _place(shared: str, role: str, spec: ConvSpec) -> tuple[int, int]:
-    """The axis of ``role`` that the mapped axis folds into, and how many groups stay outside it."""
+def _folded_axis(shared: str, role: str, spec: ConvSpec) -> tuple[int, int]:
+    """The axis of ``role`` that the mapped axis folds into, and its outer part in that axis.
+
+    Channels and features are group-major: the mapped axis goes inside the groups.
+    """
     last = spec.rank + 1
     match shared:
         case "k":
             return 0, 1
         case "x":
             return last, spec.groups
-        case "g":  # a kernel's own axis of in-features holds one group's
+        case "g":  # a kernel's axis of channels holds those of one group
             return (spec.rank, 1) if role == "k" else (last, spec.groups)
         case _:
             return last, 1
 
 
-def _widened(shared: str, spec: ConvSpec, size: int) -> ConvSpec:
+def _mapped_spec(shared: str, spec: ConvSpec, size: int) -> ConvSpec:
+    """The spec of all ``size`` convolutions together."""
     match shared:
         case "k":
             return spec.replace(batch=spec.batch * size)
@@ -79,7 +85,7 @@ def _fold(array, axis: int, outer: int):
 
 
 def _unfold(array, size: int, axis: int, outer: int):
-    """``[…, outer*B*rest, …] -> […, B, outer*rest, …]``, and the place of the mapped axis."""
+    """``[…, outer*B*rest, …] -> […, B, outer*rest, …]``, and where the mapped axis is."""
     shape = array.shape
     split = (*shape[:axis], outer, size, shape[axis] // (outer * size), *shape[axis + 1 :])
     apart = (*shape[:axis], size, shape[axis] // size, *shape[axis + 1 :])

@@ -1,10 +1,10 @@
-"""What all public functions share: options resolved once, borders, the batch axis, the bias."""
+"""What all public functions share: options, borders, the batch axis, the bias."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,25 @@ from ..dispatch import choose, implementation
 from ..geometry import checks, resolve
 from ..geometry.checks import Call
 from ..geometry.padding import Border
-from ..geometry.resolve import Geometry
+from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import ConvSpec, Operator, Shape
 from . import rules
+
+Array = jax.Array
+
+
+class Window(NamedTuple):
+    """How the kernel moves over the input, as the caller wrote it."""
+
+    strides: Any = 1
+    padding: Any = "VALID"
+    dilation: Any = 1
+    groups: Any = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The keywords that every function takes, validated, and the call that they belong to."""
+    """The validated keywords that every function takes, and the call that they belong to."""
 
     call: Call
     dtype: Any
@@ -29,43 +40,51 @@ class Options:
     implementation: str | None
 
 
-def options(call: Call, dtype, precision, preferred_element_type, name) -> Options:
+def options(
+    call: Call,
+    dtype: Any,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    name: str | None = None,
+) -> Options:
     """The options of one call whose operands have ``dtype``."""
     try:
-        chosen = implementation.resolve(name)
+        resolved = implementation.resolve(name)
     except ValueError as error:
         raise call.error(str(error)) from None
     return Options(
         call=call,
         dtype=checks.result_dtype(call, dtype, preferred_element_type),
         precision=checks.precision_of(call.function, precision),
-        implementation=chosen,
+        implementation=resolved,
     )
 
 
-def apply(operator: Operator, a, b, static: Geometry, chosen: Options):
-    """Binds the operator; where ``static`` is unbatched, activations come and go without N."""
-    if chosen.implementation is not None:
-        check_forced(chosen.call, chosen.implementation, operator, static.spec, chosen.dtype)
-    if not static.batched:
+def apply(
+    operator: Operator, a: Array, b: Array, resolved: ResolvedConv, options: Options
+) -> Array:
+    """Binds the operator; if the call is unbatched, activations come and go without N."""
+    if options.implementation is not None:
+        check_forced(options.call, options.implementation, operator, resolved.spec, options.dtype)
+    if not resolved.batched:
         a, b = (
             operand[None] if role in "xg" else operand
             for role, operand in zip(rules.ROLES[operator], (a, b), strict=True)
         )
-    if static.bordered and operator is not Operator.INPUT_GRAD:
-        a = with_borders(a, static.borders)
+    if resolved.bordered and operator is not Operator.INPUT_GRAD:
+        a = with_borders(a, resolved.borders)
     result = rules.bind(
         operator,
         a,
         b,
-        static.spec,
-        dtype=chosen.dtype,
-        precision=chosen.precision,
-        implementation=chosen.implementation,
+        resolved.spec,
+        dtype=options.dtype,
+        precision=options.precision,
+        implementation=options.implementation,
     )
-    if static.bordered and operator is Operator.INPUT_GRAD:
-        result = _without_borders(result, static)
-    return result if static.batched or operator is Operator.FILTER_GRAD else result[0]
+    if resolved.bordered and operator is Operator.INPUT_GRAD:
+        result = _without_borders(result, resolved)
+    return result if resolved.batched or operator is Operator.FILTER_GRAD else result[0]
 
 
 def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype) -> None:
@@ -78,56 +97,64 @@ def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtyp
         )
 
 
-def with_borders(x, borders: tuple[Border | None, ...]):
-    """``x`` with the circular, reflected or replicated border of each spatial axis added."""
+def with_borders(x: Array, borders: tuple[Border | None, ...]) -> Array:
+    """``x [N, *S, C]`` with the circular, reflected or replicated border of each spatial axis."""
     for axis, border in enumerate(borders, start=1):
-        # An empty axis has nothing to repeat, and its output is empty with or without a border.
+        # An empty axis has no pixels to repeat, and its output is empty anyway.
         if border is not None and x.shape[axis] != 0:
             x = jnp.concatenate(_with_border(x, axis, border), axis)
     return x
 
 
-def _with_border(x, axis: int, border: Border):
-    """What comes before ``x``, itself and what comes after; jnp.pad takes no symbolic extents."""
+def _with_border(x: Array, axis: int, border: Border) -> tuple[Array, ...]:
+    """The border before ``x``, ``x`` and the border after; jnp.pad takes no symbolic extents."""
     n, low, high = x.shape[axis], border.low, border.high
-    cut = functools.partial(lax.slice_in_dim, x, axis=axis)
+    part = functools.partial(lax.slice_in_dim, x, axis=axis)
     match border.mode:
         case "wrap":
-            return cut(n - low, n), x, cut(0, high)
+            return part(n - low, n), x, part(0, high)
         case "reflect":
-            return lax.rev(cut(1, low + 1), (axis,)), x, lax.rev(cut(n - 1 - high, n - 1), (axis,))
+            before, after = part(1, low + 1), part(n - 1 - high, n - 1)
+            return lax.rev(before, (axis,)), x, lax.rev(after, (axis,))
         case _:
-            return *[cut(0, 1)] * low, x, *[cut(n - 1, n)] * high
+            return *[part(0, 1)] * low, x, *[part(n - 1, n)] * high
 
 
-def _without_borders(dx, static: Geometry):
-    """The adjoint of ``with_borders``: adds what fell on the border to the pixels it repeats."""
-    spec = static.spec
-    shape: Shape = (spec.batch, *static.spatial, spec.in_features)
-    widen = jax.linear_transpose(
-        lambda x: with_borders(x, static.borders), jax.ShapeDtypeStruct(shape, dx.dtype)
+def _without_borders(dx: Array, resolved: ResolvedConv) -> Array:
+    """The adjoint of ``with_borders``: adds the border's gradient to the pixels that it repeats."""
+    spec = resolved.spec
+    shape: Shape = (spec.batch, *resolved.spatial, spec.in_features)
+    adjoint = jax.linear_transpose(
+        lambda x: with_borders(x, resolved.borders), jax.ShapeDtypeStruct(shape, dx.dtype)
     )
-    return widen(dx)[0]
+    return adjoint(dx)[0]
 
 
-def add_bias(y, bias):
+def add_bias(y: Array, bias: Array | None) -> Array:
     """``y + bias``, in the dtype of ``y``."""
     if bias is None:
         return y
     return y + lax.expand_dims(bias.astype(y.dtype), range(y.ndim - 1))
 
 
-def convolve(call: Call, x, kernel, bias, placement: tuple, chosen: tuple):
-    """The convolution that several functions are, in the words of the call that it serves."""
-    static = resolve.conv(call, x.shape, kernel.shape, *placement)
-    checks.bias(call, bias, static.spec.out_features)
-    y = apply(Operator.CONV, x, kernel, static, options(call, x.dtype, *chosen))
-    return add_bias(y, bias)
+def convolve(
+    call: Call, x: Array, kernel: Array, bias: Array | None, window: Window, options: Options
+) -> Array:
+    """The convolution that several functions share; its errors name the function of ``call``."""
+    resolved = resolve.conv(call, x.shape, kernel.shape, *window)
+    checks.bias(call, bias, resolved.spec.out_features)
+    return add_bias(apply(Operator.CONV, x, kernel, resolved, options), bias)
 
 
-def convolve_depthwise(call: Call, x, kernel, bias, window: tuple, chosen: tuple):
-    """A group for every in-feature; without any there are no filters, and one group does."""
+def convolve_depthwise(
+    call: Call, x: Array, kernel: Array, bias: Array | None, window: Window, options: Options
+) -> Array:
+    """``convolve`` with one group per channel.
+
+    Without channels there are no filters, and since a convolution has at least one group, it is
+    the convolution of nothing with one group.
+    """
     groups = x.shape[-1]
     if checks.known(groups) and groups == 0:
         kernel, groups = kernel[..., :0, :], 1
-    return convolve(call, x, kernel, bias, (*window, groups), chosen)
+    return convolve(call, x, kernel, bias, window._replace(groups=groups), options)

@@ -1,4 +1,4 @@
-"""The types that meshes add to arrays: varying axes under ``shard_map``, and explicit shardings."""
+"""What meshes add to the types of arrays: varying axes under ``shard_map``, explicit shardings."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from ..geometry.spec import ConvSpec, Operator
 
 
 def match_varying(a, b):
-    """Casts the operand that varies over fewer manual mesh axes, so that both types agree."""
-    over_a, over_b = compat.varying_axes(a), compat.varying_axes(b)
-    if over_a == over_b:
+    """Casts both operands to vary over the same manual mesh axes, so that their types agree."""
+    axes_a, axes_b = compat.varying_axes(a), compat.varying_axes(b)
+    if axes_a == axes_b:
         return a, b
-    return _cast(a, over_b - over_a), _cast(b, over_a - over_b)
+    return _varying_over(a, axes_b - axes_a), _varying_over(b, axes_a - axes_b)
 
 
-def _cast(x, axes):
+def _varying_over(x, axes):
     return lax.pcast(x, tuple(axes), to="varying") if axes else x
 
 
 def result_sharding(operator: Operator, a, b, spec: ConvSpec, out_sharding):
-    """The sharding in the result's type: the one asked for, or the one that follows.
+    """The sharding in the result's type: the requested one, or the one implied by the operands.
 
-    What follows is what needs no communication but the reduction of a filter gradient: batch and
-    spatial axes keep the activation's partition, features the kernel's; depthwise features, which
-    are never summed over, the activation's as well. Anything else is ambiguous and refused.
+    The implied sharding needs no communication except the sum of a filter gradient over devices:
+    batch and spatial axes keep the activation's sharding and features the kernel's; depthwise
+    features, which are not summed over, may keep the activation's too. Anything else is ambiguous
+    and raises an error.
     """
     if out_sharding is not None:
         return out_sharding
@@ -74,19 +75,19 @@ _RULES = {
 
 
 def _check(operator: Operator, a, b, mesh, partitions, shape) -> None:
-    given = (
+    types = (
         f"{jax.typeof(a)} and {jax.typeof(b)}" if not hasattr(a, "str_short") else f"{a} and {b}"
     )
     if partitions is None:
         raise ValueError(
-            f"{operator.value}: an axis that is summed over is sharded, so the result's sharding "
-            f"is ambiguous; reshard the operands first. Got {given}"
+            f"{operator.value}: an axis that is summed over is sharded, so the sharding of the "
+            f"result is ambiguous; reshard the operands first. Got {types}"
         )
     used = [axis for entry in partitions if entry for axis in _axes(entry)]
     if len(used) != len(set(used)):
         raise ValueError(
-            f"{operator.value}: one mesh axis would shard two axes of the result, {partitions}; "
-            f"reshard an operand first. Got {given}"
+            f"{operator.value}: the same mesh axis would shard two axes of the result, "
+            f"{partitions}; reshard an operand first. Got {types}"
         )
     for size, entry in zip(shape, partitions, strict=True):
         parts = 1
@@ -94,8 +95,8 @@ def _check(operator: Operator, a, b, mesh, partitions, shape) -> None:
             parts *= mesh.shape[axis]
         if size % parts:
             raise ValueError(
-                f"{operator.value}: the result's extent {size} does not divide into {parts} shards "
-                f"over {entry}; reshard the operands first. Got {given}"
+                f"{operator.value}: an axis of size {size} of the result cannot be split into "
+                f"{parts} equal shards over {entry}; reshard the operands first. Got {types}"
             )
 
 

@@ -1,0 +1,30 @@
+"""Argument validation: every error names the function, the arrays, what is wrong and the fix.
+
+Shapes and values raise ``ValueError``; dtypes and objects that are not arrays raise ``TypeError``.
+A symbolic dimension of ``jax.export`` passes every check that it does not decide.
+"""
+
+from .arrays import array as array
+from .arrays import arrays as arrays
+from .arrays import inexact as inexact
+from .arrays import precision_of as precision_of
+from .arrays import result_dtype as result_dtype
+from .call import AXES as AXES
+from .call import CAUSAL_AXES as CAUSAL_AXES
+from .call import SPATIAL as SPATIAL
+from .call import Call as Call
+from .layouts import bias as bias
+from .layouts import causal_kernel as causal_kernel
+from .layouts import causal_state as causal_state
+from .layouts import causal_state_shape as causal_state_shape
+from .layouts import depthwise_kernel as depthwise_kernel
+from .layouts import filter_bank as filter_bank
+from .layouts import pointwise_kernel as pointwise_kernel
+from .layouts import separable_kernel as separable_kernel
+from .sizes import batched as batched
+from .sizes import group_count as group_count
+from .sizes import integer as integer
+from .sizes import known as known
+from .sizes import per_axis as per_axis
+from .sizes import sizes as sizes
+from .sizes import spatial_rank as spatial_rank

@@ -1,0 +1,115 @@
+"""Checks of the arrays of single functions: how kernels are laid out, what a state must hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..spec import Shape
+from .call import Call
+from .sizes import batched, group_count, integer, is_sequence, known, per_axis, size, spatial_rank
+
+
+def bias(call: Call, value: Any, out_features: int) -> None:
+    if value is not None and tuple(value.shape) != (out_features,):
+        raise call.error(f"bias must have shape [F] = ({out_features},)")
+
+
+def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape) -> None:
+    """A depthwise kernel is ``[*K, 1, C*M]``; Keras and TensorFlow use ``[*K, C, M]``."""
+    batched(call, "x", x_shape, spatial_rank(call, len(kernel_shape), name))
+    channels, (group_in, out_features) = x_shape[-1], kernel_shape[-2:]
+    if not known(channels, group_in, out_features):
+        return
+    if group_in != 1:
+        fix = f"; reshape Keras's [*K, C, M] with {name}.reshape(*{name}.shape[:-2], 1, -1)"
+        raise call.error(
+            f"{name} must be [*K, 1, C*M], but its second-to-last axis has size {group_in}"
+            f"{fix if group_in == channels else ''}"
+        )
+    if out_features % channels if channels else out_features:
+        raise call.error(
+            f"{name}'s last axis must be a multiple of x's {channels} channels, with one or more "
+            f"filters per channel, but got {out_features}"
+        )
+
+
+def pointwise_kernel(call: Call, x_shape: Shape, kernel_shape: Shape, strides: Any) -> None:
+    """A pointwise kernel is ``[1, …, 1, C, F]``, or ``[C, F]`` when the stride is 1."""
+    if len(kernel_shape) == 2:
+        if not x_shape:
+            raise call.error("x must have a channel axis, but it is a scalar")
+        entries = strides if is_sequence(strides) else (strides,)
+        if any(integer(call, "strides", entry) != 1 for entry in entries):
+            raise call.error(
+                f"a kernel [C, F] has no spatial axes to stride over, but got strides {strides}; "
+                f"reshape the kernel to [1, …, 1, C, F]"
+            )
+    elif any(k != 1 for k in kernel_shape[: spatial_rank(call, len(kernel_shape))]):
+        raise call.error(
+            "kernel must be [1, …, 1, C, F] or [C, F]; for larger kernels use jaxconv.conv"
+        )
+
+
+def separable_kernel(call: Call, depthwise_shape: Shape, pointwise_shape: Shape) -> None:
+    """The pointwise kernel of a separable convolution reads what the depthwise one returns."""
+    ranks = (2, len(depthwise_shape))
+    if len(pointwise_shape) not in ranks or any(extent != 1 for extent in pointwise_shape[:-2]):
+        raise call.error("pointwise_kernel must be [1, …, 1, C*M, F] or [C*M, F]")
+    if known(pointwise_shape[-2], depthwise_shape[-1]) and (
+        pointwise_shape[-2] != depthwise_shape[-1]
+    ):
+        raise call.error(
+            f"pointwise_kernel must read the C*M features that depthwise_kernel returns, but "
+            f"{pointwise_shape[-2]} != {depthwise_shape[-1]}"
+        )
+
+
+def causal_kernel(call: Call, kernel_shape: Shape) -> None:
+    if len(kernel_shape) != 3:
+        raise call.error(
+            f"a causal convolution has one spatial axis, so kernel must be [K, C/G, F], but it has "
+            f'{len(kernel_shape)} axes; in more dimensions use conv with padding=("CAUSAL", "SAME")'
+        )
+
+
+def causal_state_shape(
+    call: Call, kernel_shape: Shape, batch_size: Any, dilation: Any, groups: Any
+) -> Shape:
+    """``[N, (K-1)*dilation, C]``: the inputs that the next output still needs."""
+    causal_kernel(call, kernel_shape)
+    dilation = per_axis(call, "dilation", dilation, 1)[0]
+    channels = kernel_shape[1] * group_count(call, groups, kernel_shape[2])
+    length = max(kernel_shape[0] - 1, 0) * dilation
+    return size(call, "batch_size", batch_size), length, channels
+
+
+def causal_state(
+    call: Call,
+    state_shape: Shape,
+    x_shape: Shape,
+    kernel_shape: Shape,
+    dilation: Any,
+    groups: Any,
+) -> None:
+    """The relations of one streaming step."""
+    causal_kernel(call, kernel_shape)
+    if len(x_shape) != 3 or (known(x_shape[1]) and x_shape[1] < 1):
+        raise call.error("x must be [N, L, C] with L at least 1")
+    expected = causal_state_shape(call, kernel_shape, x_shape[0], dilation, groups)
+    if len(state_shape) != 3 or any(
+        known(got, size) and got != size for got, size in zip(state_shape, expected, strict=True)
+    ):
+        raise call.error(
+            f"state must be [N, (K-1)*dilation, C] = {expected}, but got {tuple(state_shape)}; "
+            f"create it with causal_conv_init and the same kernel, dilation and groups"
+        )
+    if known(x_shape[2]) and x_shape[2] != expected[2]:
+        raise call.error(
+            f"x must have as many channels as the state, C = {expected[2]}, but has {x_shape[2]}"
+        )
+
+
+def filter_bank(call: Call, x_shape: Shape, bank_shape: Shape) -> None:
+    """A bank ``[*K, 1, M]`` has as many spatial axes as ``x``."""
+    if len(bank_shape) < 3 or bank_shape[-2] != 1 or len(x_shape) - len(bank_shape) not in (0, -1):
+        raise call.error("bank must be [*K, 1, M], with as many spatial axes as x")

@@ -1,0 +1,11 @@
+"""Types of the arguments that the public functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+# One int for every spatial axis, or one per axis.
+Ints = int | Sequence[int]
+
+ImplementationName = Literal["lax", "taps", "dots", "native", "pallas"]
