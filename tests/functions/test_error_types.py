@@ -11,7 +11,7 @@ import pytest
 
 import jaxconv
 from benchmarks.common.workloads import WORKLOADS
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch import registry
 from jaxconv._src.geometry.spec import Operator
 from support.errors import G3, LINE, TAPS, K, X, ones, refused
 
@@ -176,9 +176,9 @@ def test_unknown_implementations_of_a_block():
 def impossible() -> list:
     """Every kernel with a workload that it cannot serve, and why."""
     found = []
-    for name in choose.IMPLEMENTATIONS:
+    for name in registry.IMPLEMENTATIONS:
         for workload in WORKLOADS:
-            reason = choose.unsupported_reason(name, Operator.CONV, workload.spec, np.float32)
+            reason = registry.unsupported_reason(name, Operator.CONV, workload.spec, np.float32)
             if reason is not None:
                 found.append(
                     pytest.param(name, workload.spec, reason, id=f"{name} {workload.name}")

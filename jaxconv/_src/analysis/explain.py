@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..dispatch import choose
+from ..dispatch.choose import Choice, choose_implementation
+from ..dispatch.registry import check_platforms
 from ..geometry.spec import ConvSpec, Operator
 from ..interop.accelerate import UNTRACEABLE, is_accelerated
 from .jaxprs import Found, convolutions, trace
@@ -113,7 +114,7 @@ def explain(
     """
     check_function("explain", fn)
     asked = jax.default_backend() if platforms is None else platforms
-    chosen = choose.check_platforms("explain", asked)
+    chosen = check_platforms("explain", asked)
     try:
         found = list(convolutions(trace(fn, *args, **kwargs)))
     except UNTRACEABLE as error:
@@ -133,16 +134,16 @@ def _left(fn: Any, error: Exception) -> str:
 
 def kernel_of(found: Found) -> str:
     """The name of the kernel that runs a convolution on the platform in use."""
-    (platform,) = choose.check_platforms("explain", jax.default_backend())
+    (platform,) = check_platforms("explain", jax.default_backend())
     return _choice(found, platform).implementation
 
 
-def _choice(found: Found, platform: str) -> choose.Choice:
+def _choice(found: Found, platform: str) -> Choice:
     if found.family and found.operator is not None and found.spec is not None:
-        return choose.choose(
+        return choose_implementation(
             found.operator, platform, found.spec, found.dtype, found.implementation
         )
-    return choose.Choice("lax", found.reason or "called through lax itself", {})
+    return Choice("lax", found.reason or "called through lax itself", {})
 
 
 def _explain(found: Found, platform: str) -> ExplainedConv:
@@ -154,8 +155,8 @@ def _explain(found: Found, platform: str) -> ExplainedConv:
         platform=platform,
         kernel=choice.implementation,
         reason=choice.reason,
-        reasons=choice.against,
+        reasons=choice.reasons_against,
         count=found.count,
         shapes=found.shapes,
-        blocks=choice.blocks,
+        blocks=choice.tile,
     )

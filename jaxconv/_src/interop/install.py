@@ -17,7 +17,8 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch import choose
+from ..dispatch.choose import choose_implementation
+from ..dispatch.registry import check_platforms
 from ..spmd import lowering
 from . import conv_general_dilated
 from .lax_params import Recognised, as_input_gradient, recognise_convolution
@@ -50,7 +51,7 @@ def install(platforms: Sequence[str] = ("cpu",)) -> None:
 
     Source: none; this is the project's own.
     """
-    wanted = choose.check_platforms("install", platforms)
+    wanted = check_platforms("install", platforms)
     _intercept(wanted)
     _in_process.update(wanted)
     jax.clear_caches()
@@ -82,7 +83,7 @@ def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
     >>> y.shape
     (1, 3, 5)
     """
-    wanted = choose.check_platforms("installed", platforms)
+    wanted = check_platforms("installed", platforms)
     _intercept(wanted)
     with _in_block(_in_block.value | frozenset(wanted)):
         yield
@@ -122,4 +123,5 @@ def _lower(platform: str, original, ctx, lhs, rhs, **params):
 
 def _kernel(ctx, platform: str, found: Recognised, dtype) -> str:
     plain = compat.why_plain(ctx)
-    return choose.choose(found.operator, platform, found.spec, dtype, None, plain).implementation
+    choice = choose_implementation(found.operator, platform, found.spec, dtype, None, plain)
+    return choice.implementation
