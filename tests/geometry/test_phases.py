@@ -16,7 +16,7 @@ def by_phases(taps: int, stride: int, dilation: int, low: int) -> list[tuple[int
     triples = []
     for residue in range(stride):
         found = phase(residue, taps, stride, dilation, low)
-        for j, i in itertools.product(range(EXTENT), range(found.count)):
+        for j, i in itertools.product(range(EXTENT), range(found.number)):
             output = j + found.output - found.output_step * i
             tap = found.first + found.tap_step * i
             assert 0 <= tap < taps
@@ -43,5 +43,5 @@ def test_phases_hold_every_product_once(stride, dilation):
 
 
 def test_a_residue_that_no_tap_reaches_is_empty():
-    assert phase(1, taps=3, stride=4, dilation=2, low=0).count == 0
-    assert phase(3, taps=2, stride=5, dilation=1, low=0).count == 0
+    assert phase(1, taps=3, stride=4, dilation=2, low=0).number == 0
+    assert phase(3, taps=2, stride=5, dilation=1, low=0).number == 0

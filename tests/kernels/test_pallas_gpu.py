@@ -168,8 +168,8 @@ def test_phases_in_traced_integers(strides):
             first, base = map(int, plan.phase_of(axis, jnp.int32(residue)))
             found = phase(residue, k, strides, dilation, low)
             assert (axis.every, -axis.dilation) == (found.tap_step, found.output_step)
-            assert found.count == len(range(first, k, axis.every)) <= axis.phase_taps
-            if found.count:
+            assert found.number == len(range(first, k, axis.every)) <= axis.phase_taps
+            if found.number:
                 assert (first, base) == (found.first, found.output)
 
 

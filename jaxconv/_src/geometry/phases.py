@@ -31,13 +31,13 @@ from typing import NamedTuple
 class Phase(NamedTuple):
     """The inputs ``r + s*j`` of one residue ``r``: which taps reach them, and from which outputs.
 
-    They are the taps ``first + tap_step*i`` for ``0 <= i < count``; tap ``i`` connects input ``j``
-    of the phase with output ``j + output - output_step*i``. With ``count`` 0 no tap reaches them.
+    They are the taps ``first + tap_step*i`` for ``0 <= i < number``; tap ``i`` connects input ``j``
+    of the phase with output ``j + output - output_step*i``. With ``number`` 0 no tap reaches them.
     """
 
     first: int
     tap_step: int
-    count: int
+    number: int
     output: int
     output_step: int
 
@@ -52,12 +52,12 @@ def phase(residue: int, taps: int, stride: int, dilation: int, low: int) -> Phas
     """The phase of one residue, of a kernel with this many taps along the axis.
 
     >>> phase(1, taps=3, stride=2, dilation=1, low=1)
-    Phase(first=0, tap_step=2, count=2, output=1, output_step=1)
+    Phase(first=0, tap_step=2, number=2, output=1, output_step=1)
     """
     tap_step, output_step = steps(stride, dilation)
     scaled, remainder = divmod(residue + low, stride // tap_step)
     # Where no tap fits, one past the kernel.
     first = taps if remainder else scaled * pow(output_step, -1, tap_step) % tap_step
-    count = len(range(first, taps, tap_step))
+    number = len(range(first, taps, tap_step))
     output = (residue + low - dilation * first) // stride
-    return Phase(first, tap_step, count, output, output_step)
+    return Phase(first, tap_step, number, output, output_step)

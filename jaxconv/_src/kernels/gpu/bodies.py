@@ -23,9 +23,9 @@ MAX_UNROLLED_PRODUCTS = 80
 
 
 class Piece(NamedTuple):
-    """``count`` runs of ``taps`` taps each of the last axis, from tap ``begin`` on."""
+    """Taps of the last axis from ``begin`` on: ``runs`` times ``taps`` of them."""
 
-    count: int
+    runs: int
     taps: int
     begin: int
 
@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 def _pieces(phase_taps: int, taps: int) -> list[Piece]:
     whole, rest = divmod(phase_taps, taps)
     pieces = [Piece(whole, taps, 0), Piece(1, rest, whole * taps)]
-    return [piece for piece in pieces if piece.count and piece.taps]
+    return [piece for piece in pieces if piece.runs and piece.taps]
 
 
 class Step(NamedTuple):
@@ -58,7 +58,7 @@ def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref
 
     def taps_of(piece: Piece, step) -> Step:
         m, *numbers, at = tiles.unravel(
-            step, [filters, *[axis.phase_taps for axis in outer], piece.count]
+            step, [filters, *[axis.phase_taps for axis in outer], piece.runs]
         )
         begin = piece.begin + at * piece.taps
         rows = [
@@ -108,7 +108,7 @@ def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref
 
     sums = (jnp.zeros((tile.strips, tile.features), jnp.float32),) * tile.columns
     for piece in _pieces(last.phase_taps, tile.taps):
-        steps = filters * math.prod(axis.phase_taps for axis in outer) * piece.count
+        steps = filters * math.prod(axis.phase_taps for axis in outer) * piece.runs
         of_piece = functools.partial(load, piece), functools.partial(add, piece)
         sums = _summed(steps, piece.taps * tile.columns, *of_piece, sums)
     pixel, inside = n, real

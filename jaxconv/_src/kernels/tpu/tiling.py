@@ -69,7 +69,7 @@ def line(n: int, o: int, k: int, s: int, d: int, low: int, gradient: bool) -> Li
     if not gradient:
         return Line(n, o, k, s, 1, (Taps(k, 0, 1, -low, d),))
     found = [phases.phase(r, k, s, d, low) for r in range(s)]
-    taps = [Taps(p.count, p.first, p.tap_step, p.output, -p.output_step) for p in found]
+    taps = [Taps(p.number, p.first, p.tap_step, p.output, -p.output_step) for p in found]
     return Line(o, n, k, 1, s, tuple(taps))
 
 

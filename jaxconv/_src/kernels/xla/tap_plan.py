@@ -43,11 +43,11 @@ MAX_FOLDED_TAPS = 3
 
 
 class AxisTiles(NamedTuple):
-    """One axis and how its taps are split: into ``count`` tiles of ``k`` taps."""
+    """One axis and how its taps are split: into ``tiles`` tiles of ``k`` taps."""
 
     axis: Axis
     k: int
-    count: int
+    tiles: int
 
     @property
     def tile(self) -> Axis:
@@ -56,7 +56,7 @@ class AxisTiles(NamedTuple):
     @property
     def all(self) -> Axis:
         """All tiles; the last may extend past the kernel, whose weights are padded with zeros."""
-        return self.axis._replace(k=self.k * self.count)
+        return self.axis._replace(k=self.k * self.tiles)
 
 
 def in_tiles(axes, max_fused_taps: int) -> list[AxisTiles]:
@@ -70,7 +70,7 @@ def in_tiles(axes, max_fused_taps: int) -> list[AxisTiles]:
         {even_extent(axis.k, limit) for limit in range(1, MAX_TILE_TAPS + 1)} for axis in axes
     )
     choices = (k for k in itertools.product(*extents) if math.prod(k) <= MAX_TILE_TAPS)
-    candidates = [[AxisTiles(*tiles) for tiles in _counted(axes, k)] for k in choices]
+    candidates = [[AxisTiles(*sizes) for sizes in _counted(axes, k)] for k in choices]
     return min(candidates, key=_copied)
 
 
@@ -86,7 +86,7 @@ def in_folded_tiles(axes, spec: ConvSpec) -> tuple[list[AxisTiles], int]:
     *outer_tiling, inner = in_tiles(
         [*outer, last._replace(k=last.k // fold, d=fold)], MAX_TILE_TAPS
     )
-    return [*outer_tiling, AxisTiles(last, inner.k * fold, inner.count)], fold
+    return [*outer_tiling, AxisTiles(last, inner.k * fold, inner.tiles)], fold
 
 
 def _counted(axes, extents):
@@ -96,7 +96,7 @@ def _counted(axes, extents):
 def _copied(tiling) -> float:
     """The inputs copied into windows, weighted by how much padding the weights need."""
     padding = math.prod(each.all.k / each.axis.k for each in tiling)
-    return math.prod(each.count * each.tile.window for each in tiling) * padding
+    return math.prod(each.tiles * each.tile.window for each in tiling) * padding
 
 
 def filter_grad_parts(tiling, x, spec: ConvSpec) -> tuple[int, int]:
@@ -164,12 +164,12 @@ def _temporaries(tiling) -> int:
 
 
 def several(tiling) -> bool:
-    return any(each.count > 1 for each in tiling)
+    return any(each.tiles > 1 for each in tiling)
 
 
 def first_tap(t, tiling):
     at = []
     for each in reversed(tiling):
-        at.append(lax.rem(t, each.count) * each.k)
-        t = lax.div(t, each.count)
+        at.append(lax.rem(t, each.tiles) * each.k)
+        t = lax.div(t, each.tiles)
     return at[::-1]

@@ -170,7 +170,7 @@ def _correlate_part(x, weights, tiling, sums, reverse=False):
         return y + _products(some, window(weights, at, [axis.k for axis in axes]), axes, sums)
 
     zeros = _zeros(x, [each.axis for each in tiling], sums)
-    return lax.fori_loop(0, math.prod(each.count for each in tiling), step, zeros)
+    return lax.fori_loop(0, math.prod(each.tiles for each in tiling), step, zeros)
 
 
 def _folded(x, weights, tiling, sums, fold: int):
@@ -207,7 +207,7 @@ def _folded(x, weights, tiling, sums, fold: int):
 
     shape = (x.shape[0], *[axis.o for axis in outer], fold * channels)
     y = [jnp.zeros(shape, sums)] * last.o
-    y = lax.fori_loop(0, math.prod(each.count for each in tiling), step, y)
+    y = lax.fori_loop(0, math.prod(each.tiles for each in tiling), step, y)
     return jnp.stack(y, axis=-2).reshape(*shape[:-1], last.o, fold, channels).sum(-2)
 
 

@@ -92,9 +92,9 @@ def phase(axis: Axis, residue: int) -> tuple[slice, Axis]:
     the cotangent by these taps in reverse order.
     """
     found = phases.phase(residue, axis.k, axis.s, axis.d, axis.low)
-    low = (found.count - 1) * found.output_step - found.output
+    low = (found.number - 1) * found.output_step - found.output
     extent = -(-axis.n // axis.s)
-    convolution = Axis(axis.o, extent, found.count, 1, found.output_step, low)
+    convolution = Axis(axis.o, extent, found.number, 1, found.output_step, low)
     return slice(found.first, None, found.tap_step), convolution
 
 
