@@ -281,8 +281,8 @@ def test_other_dtypes_use_the_platform_s(dtype, x64):
 
 def test_unsupported_convolutions_raise_with_the_reason(x64):
     reasons = {
-        "supports only depthwise convolutions": as_spec(STRIDED.replace(groups=1)),
-        "supports float32, bfloat16, float16, not float64": as_spec(STRIDED),
+        "support only depthwise convolutions": as_spec(STRIDED.replace(groups=1)),
+        "support float32, bfloat16, float16, not float64": as_spec(STRIDED),
     }
     for reason, spec in reasons.items():
         with pytest.raises(ValueError, match=reason):

@@ -51,10 +51,10 @@ class Step(NamedTuple):
 def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref):
     *outer, last = axes = plan.axes_of(operator, spec)
     filters = spec.group_out if operator is Operator.INPUT_GRAD else 1
-    (n, *place, strip), real = tiles.strips(spec, axes, tile, pl.program_id(0))
+    (n, *place, strip), strip_exists = tiles.strips(spec, axes, tile, pl.program_id(0))
     phases = tiles.unravel(pl.program_id(2), [axis.phases for axis in axes])
     *starts, (first, base) = map(plan.phase_of, axes, phases)
-    feature, known = tiles.features(y_ref, tile, pl.program_id(1))
+    feature, feature_exists = tiles.features(y_ref, tile, pl.program_id(1))
 
     def taps_of(piece: Piece, step) -> Step:
         m, *numbers, at = tiles.unravel(
@@ -71,7 +71,7 @@ def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref
     def load(piece: Piece, step):
         """The weights and inputs of one step."""
         at = taps_of(piece, step)
-        pixel, row, inside = n, 0, real & at.row_exists
+        pixel, row, inside = n, 0, strip_exists & at.row_exists
         for axis, (_, low), j, i, tap in zip(
             outer, starts, place, at.numbers, at.rows, strict=True
         ):
@@ -81,7 +81,11 @@ def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref
         channel = feature * filters + at.filter
         weights = [
             tiles.load(
-                kernel_ref, tile, row * last.taps + tap, channel, known & (at.row_exists & exists)
+                kernel_ref,
+                tile,
+                row * last.taps + tap,
+                channel,
+                feature_exists & (at.row_exists & exists),
             )
             for tap, exists in zip(at.taps, at.exists, strict=True)
         ]
@@ -92,7 +96,7 @@ def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref
         for offset in plan.reads(last, tile.columns, piece.taps):
             mask = inside & tiles.within(corner + offset, last.reads)
             pixels = pixel * last.reads + corner + offset
-            inputs.append(tiles.load(a_ref, tile, pixels, channel, mask[:, None] & known))
+            inputs.append(tiles.load(a_ref, tile, pixels, channel, mask[:, None] & feature_exists))
         return tuple(weights), tuple(inputs)
 
     def add(piece: Piece, step, loaded, sums):
@@ -111,13 +115,13 @@ def outputs(operator, spec: ConvSpec, tile: TileConfig, a_ref, kernel_ref, y_ref
         steps = filters * math.prod(axis.phase_taps for axis in outer) * piece.runs
         of_piece = functools.partial(load, piece), functools.partial(add, piece)
         sums = _summed(steps, piece.taps * tile.columns, *of_piece, sums)
-    pixel, inside = n, real
+    pixel, inside = n, strip_exists
     for axis, j, r in zip(outer, place, phases[:-1], strict=True):
         position = j * axis.phases + r
         pixel, inside = pixel * axis.writes + position, inside & (position < axis.writes)
     for column, y in enumerate(sums):
         position = (strip * tile.columns + column) * last.phases + phases[-1]
-        mask = (inside & (position < last.writes))[:, None] & known
+        mask = (inside & (position < last.writes))[:, None] & feature_exists
         at = tiles.view(y_ref, tile, pixel * last.writes + position, feature)
         triton.store(at, y.astype(y_ref.dtype), mask=mask)
 
@@ -149,7 +153,7 @@ def _summed(count: int, products: int, load, add, sums):
 def filter_sums(spec: ConvSpec, tile: TileConfig, x_ref, g_ref, kernel_ref):
     """What one program sums of a filter gradient: some taps, some features, some of the pixels."""
     *outer, last = axes = plan.axes_of(Operator.FILTER_GRAD, spec)
-    feature, known = tiles.features(g_ref, tile, pl.program_id(1))
+    feature, feature_exists = tiles.features(g_ref, tile, pl.program_id(1))
     channel = lax.div(feature, jnp.int32(spec.group_out)) if spec.group_out > 1 else feature
     chunk = pl.program_id(0)
     rows = spec.taps // last.taps
@@ -158,19 +162,25 @@ def filter_sums(spec: ConvSpec, tile: TileConfig, x_ref, g_ref, kernel_ref):
     reads = plan.reads(last, tile.columns, tile.taps)
 
     def step(turn, sums):
-        (n, *place, strip), real = tiles.strips(spec, axes, tile, turn)
+        (n, *place, strip), strip_exists = tiles.strips(spec, axes, tile, turn)
         pixel = n
         for axis, j in zip(outer, place, strict=True):
             pixel = pixel * axis.writes + j
-        fit, g, x = [], [], []
+        column_exists, g, x = [], [], []
         for column in range(tile.columns):
             position = strip * tile.columns + column
-            fit.append((real & (position < last.writes))[:, None])
+            column_exists.append((strip_exists & (position < last.writes))[:, None])
             g.append(
-                tiles.load(g_ref, tile, pixel * last.writes + position, feature, fit[-1] & known)
+                tiles.load(
+                    g_ref,
+                    tile,
+                    pixel * last.writes + position,
+                    feature,
+                    column_exists[-1] & feature_exists,
+                )
             )
         for u in range(tile.rows):
-            pixel, inside = n, real
+            pixel, inside = n, strip_exists
             taps = tiles.unravel(row + u, [axis.taps for axis in outer])
             for axis, j, i in zip(outer, place, taps, strict=True):
                 position = j * axis.step + (i * axis.dilation - axis.low)
@@ -182,11 +192,11 @@ def filter_sums(spec: ConvSpec, tile: TileConfig, x_ref, g_ref, kernel_ref):
             for offset in reads:
                 mask = inside & tiles.within(corner + offset, last.reads)
                 pixels = pixel * last.reads + corner + offset
-                x.append(tiles.load(x_ref, tile, pixels, channel, mask[:, None] & known))
+                x.append(tiles.load(x_ref, tile, pixels, channel, mask[:, None] & feature_exists))
         g, x, sums = list(map(tiles.wide, g)), list(map(tiles.wide, x)), list(sums)
         for at, (u, pairs) in enumerate(itertools.product(range(tile.rows), reads.values())):
             for column, i in pairs:
-                exists = last.writes % tile.columns == 0 or fit[column]
+                exists = last.writes % tile.columns == 0 or column_exists[column]
                 total = u * tile.taps + i
                 sums[total] = tiles.add(sums[total], x[at], g[column], exists)
         return tuple(sums)
@@ -198,6 +208,6 @@ def filter_sums(spec: ConvSpec, tile: TileConfig, x_ref, g_ref, kernel_ref):
     for at, total in enumerate(sums):
         u, i = divmod(at, tile.taps)
         place = ((chunk * rows + row + u) * last.taps) + begin + i
-        mask = known & (begin + i < last.taps)
+        mask = feature_exists & (begin + i < last.taps)
         to = kernel_ref.at[jnp.broadcast_to(place, feature.shape), feature]
         triton.store(to, total.sum(0).astype(kernel_ref.dtype), mask=mask)

@@ -52,11 +52,11 @@ def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     name = jnp.dtype(dtype).name
     if not spec.depthwise:
         return (
-            "it supports only depthwise convolutions, but each group has "
+            "the GPU kernels support only depthwise convolutions, but each group has "
             f"{spec.group_in} input channels"
         )
     if name not in DTYPES:
-        return f"it supports {', '.join(DTYPES)}, not {name}"
+        return f"the GPU kernels support {', '.join(DTYPES)}, not {name}"
     return plan.unsupported_reason(operator, spec)
 
 

@@ -143,15 +143,15 @@ def reads(last: Axis, columns: int, taps: int) -> dict[int, list[tuple[int, int]
 def unsupported_reason(operator: Operator, spec: ConvSpec) -> str | None:
     shapes = (spec.input_shape, spec.kernel_shape, spec.output_shape)
     if not all(isinstance(n, int) for shape in shapes for n in shape):
-        return "it needs sizes known at compile time, but some are symbolic"
+        return "the GPU kernels need sizes known at compile time, but some are symbolic"
     largest = max(math.prod(shape) for shape in shapes)
     if largest > MAX_ELEMENTS:
-        return f"it indexes elements with 32 bits, but an array has {largest}"
+        return f"the GPU kernels index elements with 32 bits, but an array has {largest}"
     count = math.prod(spec.strides)
     if operator is Operator.INPUT_GRAD and count > MAX_GRID_EXTENT:
         return (
-            f"it supports at most {MAX_GRID_EXTENT} phases of an input gradient, but the strides "
-            f"{spec.strides} have {count}"
+            f"the GPU kernels support at most {MAX_GRID_EXTENT} phases of an input gradient, but "
+            f"the strides {spec.strides} have {count}"
         )
     return None
 

@@ -70,10 +70,10 @@ def wide(values):
     return result
 
 
-def add(total, a, b, fits):
+def add(total, a, b, exists):
     """``total + a * b`` if the tap exists; a weight of zero would not do, since 0 * inf is NaN."""
     added = total + a * b if interpret() else _fused(a, b, total)
-    return added if fits is True else jnp.where(fits, added, total)
+    return added if exists is True else jnp.where(exists, added, total)
 
 
 def _fused(a, b, total):

@@ -145,8 +145,8 @@ def ends(operator: Operator, p: Plan, lanes: tuple[int, int]) -> tuple[int, int]
 
 def single(p: Plan, pixels: int, itemsize: int) -> tuple[int, ...]:
     """The axis of a single image after the last spatial axis, of extent ``pixels``, if any."""
-    alone = p.arrangement is Arrangement.PIXELS and p.images == 1
-    return (1,) if alone and itemsize == 4 and pixels % SUBLANES else ()
+    one_image = p.arrangement is Arrangement.PIXELS and p.images == 1
+    return (1,) if one_image and itemsize == 4 and pixels % SUBLANES else ()
 
 
 def kernel_shape(p: Plan, lanes: tuple[int, int], itemsize: int) -> tuple[int, ...]:

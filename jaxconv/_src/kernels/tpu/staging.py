@@ -105,7 +105,7 @@ def _zero(job: Job, staged, starts, extents) -> None:
 
 
 def _staged(job: Job, pixels, room):
-    """A row of pixels in float32: for each its lane tile, its plane and the lane it starts at."""
+    """A row of pixels in float32 per lane tile and plane, with the lane at which it starts."""
     if job.plan.lanes is None:
         return [(lane_tile, 0, 0, values) for lane_tile, values in _spread(job, pixels, room)]
     return _shifted(job, pixels[...].astype(jnp.float32), job.plan.lanes)

@@ -1,7 +1,7 @@
-"""How the Mosaic-TPU kernels split a depthwise convolution into tiles: arithmetic alone.
+"""How the Mosaic-TPU kernels split a depthwise convolution into tiles; only arithmetic.
 
 All three operators read a source along with a result, which they write or, in a filter gradient,
-read. On each axis the result pixel ``r + step*p`` of phase ``r`` meets the source pixels
+read. On each axis the result pixel ``r + step*p`` of phase ``r`` reads the source pixels
 
     stride*p + offset        with one offset per tap of that phase
 
