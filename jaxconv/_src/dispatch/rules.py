@@ -62,7 +62,7 @@ def _cuda(operator: Operator, spec: ConvSpec, dtype) -> tuple[str, str]:
         return "pallas", "depthwise: cuDNN is slower, and pads and copies"
     one_product = spec.pointwise and spec.unstrided and spec.groups == 1
     if one_product and operator is not Operator.FILTER_GRAD:
-        # Judged by compiled programs alone: lax also transposes the kernel.
+        # By the compiled programs only, not timed: lax also transposes the kernel.
         return "dots", "1x1: a single matrix product"
     return "lax", "cuDNN's convolutions"
 

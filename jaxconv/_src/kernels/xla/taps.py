@@ -64,12 +64,12 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 
     def step(t, dkernel):
         at = lax.div(t, channel_parts), lax.rem(t, channel_parts)
-        some = [_some(a, at, (batch_parts, channel_parts)) for a in (x, g)]
+        slices = [_slice_of(a, at, (batch_parts, channel_parts)) for a in (x, g)]
         # With several tiles there are so many products that XLA materialises slices by itself.
-        more = summed(*some) if tap_plan.several(tiling) else materialised(t, summed, *some)
-        start, width = at[1] * more.shape[-1], more.shape[-1]
-        more += lax.dynamic_slice_in_dim(dkernel, start, width, axis=-1)
-        return lax.dynamic_update_slice_in_dim(dkernel, more, start, axis=-1)
+        part_sum = summed(*slices) if tap_plan.several(tiling) else materialised(t, summed, *slices)
+        start, width = at[1] * part_sum.shape[-1], part_sum.shape[-1]
+        part_sum += lax.dynamic_slice_in_dim(dkernel, start, width, axis=-1)
+        return lax.dynamic_update_slice_in_dim(dkernel, part_sum, start, axis=-1)
 
     if parts == 1:
         dkernel = summed(x, g)
@@ -121,8 +121,8 @@ def _correlate(x, weights, axes, sums, *, reverse=False):
     images = x.shape[0] // parts
 
     def step(t, y):
-        some = lax.dynamic_slice_in_dim(x, t * images, images)
-        y_part = _by_channels(part, some, weights, tiling, sums, parts)
+        x_part = lax.dynamic_slice_in_dim(x, t * images, images)
+        y_part = _by_channels(part, x_part, weights, tiling, sums, parts)
         return lax.dynamic_update_slice_in_dim(y, y_part, t * images, axis=0)
 
     return lax.fori_loop(0, parts, step, _zeros(x, axes, sums))
@@ -136,15 +136,15 @@ def _by_channels(part, x, weights, tiling, sums, parts: int):
     width = x.shape[-1] // channel_parts
 
     def step(t, y):
-        some = [lax.dynamic_slice_in_dim(a, t * width, width, axis=-1) for a in (x, weights)]
-        y_part = materialised(t, part, *some)
+        slices = [lax.dynamic_slice_in_dim(a, t * width, width, axis=-1) for a in (x, weights)]
+        y_part = materialised(t, part, *slices)
         return lax.dynamic_update_slice_in_dim(y, y_part, t * width, axis=-1)
 
     zeros = _zeros(x, [each.axis for each in tiling], sums)
     return lax.fori_loop(0, channel_parts, step, zeros)
 
 
-def _some(a, at, parts):
+def _slice_of(a, at, parts):
     """Part ``at`` of the images and of the channels, which are split into ``parts``."""
     images, width = a.shape[0] // parts[0], a.shape[-1] // parts[1]
     start = (at[0] * images, *[0] * (a.ndim - 2), at[1] * width)
@@ -166,8 +166,8 @@ def _correlate_part(x, weights, tiling, sums, reverse=False):
     def step(t, y):
         at = tap_plan.first_tap(t, tiling)
         starts = [i * axis.d for i, axis in zip(at, axes, strict=True)]
-        some = window(x, starts, [axis.window for axis in axes])
-        return y + _products(some, window(weights, at, [axis.k for axis in axes]), axes, sums)
+        x_window = window(x, starts, [axis.window for axis in axes])
+        return y + _products(x_window, window(weights, at, [axis.k for axis in axes]), axes, sums)
 
     zeros = _zeros(x, [each.axis for each in tiling], sums)
     return lax.fori_loop(0, math.prod(each.tiles for each in tiling), step, zeros)
@@ -194,11 +194,11 @@ def _folded(x, weights, tiling, sums, fold: int):
     def products(t):
         *at, first = tap_plan.first_tap(t, tiling)
         starts = [i * axis.d for i, axis in zip(at, outer, strict=True)]
-        some = _flat(x, starts, [a.window for a in outer], first, last.window, channels)
+        x_window = _flat(x, starts, [a.window for a in outer], first, last.window, channels)
         tile_weights = _flat(weights, at, [a.k for a in outer], first, last.k, channels)
-        some, tile_weights = some.astype(sums), tile_weights.astype(sums)
+        x_window, tile_weights = x_window.astype(sums), tile_weights.astype(sums)
         for o in range(last.o):
-            reads = [run(tap(some, outer, at), o * last.s + i) for *at, i in terms]
+            reads = [run(tap(x_window, outer, at), o * last.s + i) for *at, i in terms]
             factors = [run(_weight(tile_weights, at), i) for *at, i in terms]
             yield functools.reduce(operator.add, map(operator.mul, reads, factors))
 
