@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.registry import check_name
 from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.kernels.xla import lax as reference
 from jaxconv._src.primitives import rules
@@ -131,7 +131,7 @@ def available(implementations: list[str]) -> dict[str, Callable[..., Peer]]:
         peers["torch"] = torch
     peers["jaxconv"] = jaxconv
     for name in implementations:
-        choose.check_name(name)
+        check_name(name)
 
         def forced(operator, spec, a, b, name=name):
             return jaxconv(operator, spec, a, b, name)

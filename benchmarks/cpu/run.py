@@ -26,7 +26,8 @@ import numpy as np
 from benchmarks.common import peers, roofline
 from benchmarks.common.timing import geometric_mean, interleaved, median_ms
 from benchmarks.common.workloads import WORKLOADS, Workload
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch import registry
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import Operator
 
 COPY = "copy"  # of the row's bytes: not a peer, but timed beside them
@@ -84,7 +85,7 @@ def measure(
     samples = interleaved(calls, seconds)
     milliseconds = {name: median_ms(times) for name, times in samples.items()}
     bound = roofline.bound_ms(operator, spec, milliseconds[COPY], peaks)
-    choice = choose.choose(operator, platform_name(), spec, np.dtype(np.float32))
+    choice = choose_implementation(operator, platform_name(), spec, np.dtype(np.float32))
     return {
         "workload": workload.name,
         "kind": workload.kind,
@@ -107,10 +108,10 @@ def platform_name() -> str:
 
 def refused(name: str, operator: Operator, spec) -> bool:
     """Whether a forced kernel cannot serve on this platform."""
-    modules = choose.IMPLEMENTATIONS[name]
+    modules = registry.IMPLEMENTATIONS[name]
     dtype = np.dtype(np.float32)
     return platform_name() not in modules or bool(
-        choose.unsupported_reason(name, operator, spec, dtype)
+        registry.unsupported_reason(name, operator, spec, dtype)
     )
 
 

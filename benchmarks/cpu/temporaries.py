@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.common.workloads import WORKLOADS
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.primitives import rules
 
@@ -39,7 +39,8 @@ def main() -> None:
 
 
 def cell(operator: Operator, spec: ConvSpec, dtype, plain: str | None) -> str:
-    kernel = choose.choose(operator, jax.default_backend(), spec, dtype, plain=plain).implementation
+    choice = choose_implementation(operator, jax.default_backend(), spec, dtype, None, plain)
+    kernel = choice.implementation
     return f"{kernel} {temporaries(operator, spec, dtype, kernel):.2f}"
 
 

@@ -36,7 +36,7 @@ from benchmarks.common import peers, roofline
 from benchmarks.common.timing import geometric_mean
 from benchmarks.common.workloads import DEPTHWISE
 from benchmarks.cpu.run import line, machine, mean, number
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.kernels.xla import lax as reference
 from jaxconv._src.primitives import rules
@@ -124,13 +124,13 @@ def measure(name: str, operator: Operator, spec: ConvSpec, dtype, compiled, rate
     times = {peer: statistics.median(sample) for peer, sample in samples.items()}
     told = ", ".join(f"{peer} {1e6 * time:.1f}" for peer, time in times.items())
     print(f"{name} {operator.value} {dtype}: {told} µs", file=sys.stderr)
-    choice = choose.choose(operator, "cuda", spec, dtype)
+    choice = choose_implementation(operator, "cuda", spec, dtype)
     return {
         "workload": name,
         "operator": operator.value,
         "dtype": dtype.name,
         "kernel": choice.implementation,
-        "blocks": str(choice.blocks),
+        "tile": str(choice.tile),
         "microseconds": {peer: 1e6 * time for peer, time in times.items()},
         "of_bandwidth": size / rate / times["jaxconv"],
         "samples": samples,

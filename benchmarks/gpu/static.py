@@ -37,7 +37,6 @@ from jax.sharding import AbstractDevice, AbstractMesh  # noqa: E402
 from benchmarks.common.workloads import DEPTHWISE
 from benchmarks.gpu.targets import TARGETS, describe
 from jaxconv._src.geometry.spec import Operator
-from jaxconv._src.kernels.gpu import entry
 from jaxconv._src.primitives import rules
 
 
@@ -106,7 +105,7 @@ def compile_for(device: str, implementation: str, operator: Operator, spec, dtyp
         return rules.bind(operator, a, b, spec, dtype=dtype, implementation=implementation)
 
     abstract = AbstractMesh((), (), abstract_device=AbstractDevice(kind, cores, "gpu"))
-    with jax.sharding.use_abstract_mesh(abstract), entry.target(kind):
+    with jax.sharding.use_abstract_mesh(abstract):
         return jax.jit(fn).lower(*shapes).compile()
 
 

@@ -17,10 +17,12 @@ from jax.extend.core import jaxpr_as_fun
 from benchmarks.common.workloads import DEPTHWISE, Workload
 from benchmarks.tpu import schedule, traffic
 from jaxconv._src.geometry.spec import Operator
-from jaxconv._src.kernels.tpu import blocks, entry
+from jaxconv._src.kernels.target import compile_for
+from jaxconv._src.kernels.tpu import entry, tile_config
+from jaxconv._src.kernels.tpu.generations import GENERATIONS
 from jaxconv._src.kernels.tpu.job import job_of
 from jaxconv._src.kernels.tpu.layout import ends, padded, plan
-from jaxconv._src.kernels.tpu.tiling import GENERATIONS, LANES, SUBLANES
+from jaxconv._src.kernels.tpu.tiling import LANES, SUBLANES
 from jaxconv._src.kernels.xla import lax
 
 
@@ -62,7 +64,7 @@ def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]
     def kernel(a, b):
         return getattr(entry, operator.value)(a, b, spec, dtype=case.dtype)
 
-    with entry.target(case.generation):
+    with compile_for(case.generation):
         reason = entry.unsupported_reason(operator, spec, case.dtype)
         if reason is not None:
             return {"refused": reason}
@@ -127,18 +129,18 @@ def _registers(operator: Operator, spec) -> int:
 def _schedule(case: Case, dump: Path) -> schedule.Schedule:
     operator, spec = case.operator, case.workload.spec
     p = plan(operator, spec)
-    cut = entry.blocks(operator, spec, case.dtype, case.generation)
-    job = job_of(operator, p, cut, GENERATIONS[case.generation])
-    grid = blocks.grid_of(p, cut)
+    tile = entry.tile_config(operator, spec, case.dtype, case.generation)
+    job = job_of(operator, p, tile, GENERATIONS[case.generation])
+    grid = tile_config.grid_of(p, tile)
     steps, images = math.prod(grid), grid[4] * grid[5]
     inner = math.prod(grid[1:])
-    first = [(0, 1 / (steps if job.alone else images))]
-    if job.alone and not job.uncut:
+    first = [(0, 1 / (steps if job.one_core else images))]
+    if job.one_core and not job.whole_axes:
         first.append((0, 1 / images))
     if operator is Operator.FILTER_GRAD:
         shares = [(0, 1 / inner), *first, (sum(n - 1 for n in grid[1:]), 1 / inner)]
     else:
-        shares = [(0, 1 / (inner if job.alone else images)), *first]
+        shares = [(0, 1 / (inner if job.one_core else images)), *first]
     return schedule.read(
         dump,
         f"depthwise_{operator.value}",

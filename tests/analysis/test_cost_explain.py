@@ -13,7 +13,8 @@ from jax import lax
 
 import jaxconv
 from jaxconv._src.analysis import receptive_field
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.choose import choose_implementation
+from jaxconv._src.dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from jaxconv._src.geometry.spec import Operator
 from support.cases import BASIC, by_rank, operands, random_cases
 from support.family import as_spec, gradients
@@ -266,20 +267,20 @@ def test_explain_says_what_dispatch_chooses(case):
         (operator, platform) for operator in Operator for platform in ("cpu", "tpu")
     }
     for conv in convs:
-        choice = choose.choose(conv.operator, conv.platform, as_spec(case), x.dtype)
+        choice = choose_implementation(conv.operator, conv.platform, as_spec(case), x.dtype)
         assert (conv.implementation, conv.reason) == (choice.implementation, choice.reason)
         assert (conv.spec, conv.dtype) == (as_spec(case), x.dtype)
-        assert conv.reasons.keys() == choose.IMPLEMENTATIONS.keys() - {conv.implementation}
+        assert conv.reasons.keys() == IMPLEMENTATIONS.keys() - {conv.implementation}
 
 
 @by_rank
 def test_explain_gives_a_reason_for_every_implementation_on_every_platform(case):
     case = case.replace(groups=case.in_features, out_features=2 * case.in_features)
     x, k = operands(case, roles="xk")
-    explained = jaxconv.explain(conv_of(case), x, k, platforms=choose.PLATFORMS)
+    explained = jaxconv.explain(conv_of(case), x, k, platforms=PLATFORMS)
     for conv in explained.convs:
-        choice = choose.choose(conv.operator, conv.platform, as_spec(case), x.dtype)
-        assert conv.tile == choice.blocks
+        choice = choose_implementation(conv.operator, conv.platform, as_spec(case), x.dtype)
+        assert conv.tile == choice.tile
         assert (conv.tile is not None) == (conv.implementation == "pallas")
         assert all(conv.reasons.values())
     cuda = next(conv for conv in explained.convs if conv.platform == "cuda")

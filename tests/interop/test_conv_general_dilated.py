@@ -290,7 +290,7 @@ def test_use_implementation_reaches_it():
     (equation,) = [eqn for eqn in equations(program) if eqn.primitive.name in NAMES]
     assert equation.params["implementation"] == "lax"
     error_of = (
-        r"^conv_general_dilated: implementation \"taps\" cannot serve this convolution: .*"
+        r"^conv_general_dilated: implementation \"taps\" does not support this convolution: .*"
         rf"Got lhs {re.escape(str(lhs.shape))}, rhs {re.escape(str(rhs.shape))}"
     )
     with jaxconv.use_implementation("taps"), pytest.raises(ValueError, match=error_of):

@@ -11,7 +11,7 @@ from flax import linen
 from jax import lax
 
 import jaxconv
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import Operator
 
 RNG = np.random.default_rng(0)
@@ -165,14 +165,14 @@ def test_unknown_platforms_are_rejected():
 def test_a_jit_over_several_devices_contains_plain_xla():
     """XLA cannot partition a custom call, so every device would compute the whole result."""
     spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
-    chosen = choose.choose(Operator.CONV, "cpu", spec, jnp.float32, plain="several devices")
-    assert chosen.kernel == "taps"
-    assert chosen.against["native"] == "several devices"
+    chosen = choose_implementation(Operator.CONV, "cpu", spec, jnp.float32, plain_xla_reason="several devices")
+    assert chosen.implementation == "taps"
+    assert chosen.reasons_against["native"] == "several devices"
     with pytest.raises(ValueError, match="several devices"):
-        choose.choose(Operator.CONV, "cpu", spec, jnp.float32, "native", "several devices")
+        choose_implementation(Operator.CONV, "cpu", spec, jnp.float32, "native", "several devices")
 
 
 def test_the_engine_is_unsupported_on_other_platforms():
     spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
     with pytest.raises(ValueError, match="runs on cpu, not on tpu"):
-        choose.choose(Operator.CONV, "tpu", spec, jnp.float32, "native")
+        choose_implementation(Operator.CONV, "tpu", spec, jnp.float32, "native")

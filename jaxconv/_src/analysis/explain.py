@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..dispatch import choose
+from ..dispatch.choose import Choice, choose_implementation
+from ..dispatch.registry import check_platforms
 from ..interop.accelerate import UNTRACEABLE, is_accelerated
 from .deprecated import Renamed
 from .equations import ConvEquation, ConvResult
@@ -123,7 +124,7 @@ def explain(
     """
     check_function("explain", fn)
     asked = jax.default_backend() if platforms is None else platforms
-    names = choose.check_platforms("explain", asked)
+    names = check_platforms("explain", asked)
     try:
         found = list(convolutions(trace(fn, *args, **kwargs)))
     except UNTRACEABLE as error:
@@ -143,14 +144,14 @@ def _not_converted(fn: Any, error: Exception) -> Explanation:
 
 def implementation_of(conv: ConvEquation) -> str:
     """The name of the implementation that runs a convolution on the platform in use."""
-    (platform,) = choose.check_platforms("explain", jax.default_backend())
+    (platform,) = check_platforms("explain", jax.default_backend())
     return _choice(conv, platform).implementation
 
 
-def _choice(conv: ConvEquation, platform: str) -> choose.Choice:
+def _choice(conv: ConvEquation, platform: str) -> Choice:
     if conv.primitive and conv.operator is not None and conv.spec is not None:
-        return choose.choose(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
-    return choose.Choice("lax", conv.unsupported_reason or "called through lax itself", {})
+        return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
+    return Choice("lax", conv.unsupported_reason or "called through lax itself", {})
 
 
 def _explain(conv: ConvEquation, platform: str) -> ExplainedConv:
@@ -160,6 +161,6 @@ def _explain(conv: ConvEquation, platform: str) -> ExplainedConv:
         platform=platform,
         implementation=choice.implementation,
         reason=choice.reason,
-        reasons=choice.against,
-        tile=choice.blocks,
+        reasons=choice.reasons_against,
+        tile=choice.tile,
     )

@@ -18,7 +18,8 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch import choose
+from ..dispatch.choose import choose_implementation
+from ..dispatch.registry import check_platforms
 from ..spmd import lowering
 from .recognise import recognise_params
 from .recognised_operator import RecognisedOperator, as_input_grad, compute_recognised
@@ -53,7 +54,7 @@ def install(platforms: Sequence[str] = ("cpu",)) -> None:
 
     Source: none; this is the project's own.
     """
-    wanted = choose.check_platforms("install", platforms)
+    wanted = check_platforms("install", platforms)
     _intercept(wanted)
     _in_process.update(wanted)
     jax.clear_caches()
@@ -87,7 +88,7 @@ def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
     >>> y.shape
     (1, 3, 5)
     """
-    wanted = choose.check_platforms("installed", platforms)
+    wanted = check_platforms("installed", platforms)
     _intercept(wanted)
     with _in_block(_in_block.value | frozenset(wanted)):
         yield
@@ -106,7 +107,7 @@ def _intercept(platforms: Sequence[str]) -> None:
 def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     (result,) = ctx.avals_out
     recognised = _recognise(platform, ctx, params)
-    if recognised is None or _kernel(ctx, platform, recognised, result.dtype) == "lax":
+    if recognised is None or _implementation(ctx, platform, recognised, result.dtype) == "lax":
         return lax_rule(ctx, lhs, rhs, **params)
     compute = functools.partial(
         compute_recognised,
@@ -129,6 +130,9 @@ def _recognise(platform: str, ctx, params) -> RecognisedOperator | None:
     return None if isinstance(recognised, str) else as_input_grad(recognised)
 
 
-def _kernel(ctx, platform: str, found: RecognisedOperator, dtype) -> str:
+def _implementation(ctx, platform: str, recognised: RecognisedOperator, dtype) -> str:
     plain = compat.custom_calls_unsupported(ctx)
-    return choose.choose(found.operator, platform, found.spec, dtype, None, plain).implementation
+    choice = choose_implementation(
+        recognised.operator, platform, recognised.spec, dtype, None, plain
+    )
+    return choice.implementation

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch import choose
+from ..dispatch.choose import choose_implementation
+from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from ..geometry.spec import Operator
 from ..primitives.rules import PRIMITIVES
 from . import partitioning
@@ -56,11 +57,11 @@ def _function(operator: Operator, platform: str, ctx, spec, implementation, para
 
 def _compute(operator: Operator, platform, implementation, precision, plain, spec, dtype, a, b):
     """The operator on arrays of one device, without a mesh."""
-    choice = choose.choose(operator, platform, spec, dtype, implementation, plain)
+    choice = choose_implementation(operator, platform, spec, dtype, implementation, plain)
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
-    compute = getattr(choose.IMPLEMENTATIONS[choice.implementation][platform], operator.value)
-    options = {} if choice.blocks is None else {"blocks": choice.blocks}
+    compute = getattr(IMPLEMENTATIONS[choice.implementation][platform], operator.value)
+    options = {} if choice.tile is None else {"tile": choice.tile}
     # The caller's promotion rules are for the caller's code; here the operands' dtypes may differ.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         widest = max(a.dtype, b.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
@@ -77,7 +78,7 @@ def _promotable(operand, widest):
 def _register() -> None:
     for operator, primitive in PRIMITIVES.items():
         compat.lower_with_devices(primitive)
-        for platform in choose.PLATFORMS:
+        for platform in PLATFORMS:
             rule = functools.partial(_lower, operator, platform)
             mlir.register_lowering(primitive, rule, platform=platform)
 
