@@ -1,4 +1,4 @@
-"""Times peers in alternating blocks, so that drift and noise fall on all of them alike."""
+"""Times peers in alternating rounds, so that drift and noise affect all of them alike."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-# Alternating call by call biases short calls by up to half: each finds the other's data in cache.
-# So each peer runs in blocks, and the first runs of a block, which pay for that, are dropped.
-BLOCKS = 4
-DROPPED = 2
-# PyTorch's threads wait for more work on their processors, and for so long take those from the next
-# peer: 3x3 8x14x14x256 took jaxconv 9.7 ms in that time, 7.5 after it.
-SETTLING = 0.05  # seconds
+# Alternating call by call biases short calls by up to half: each finds the other's data in the
+# cache. So each peer runs several times per round, and the first runs are dropped.
+ROUNDS = 4
+MIN_DROPPED_RUNS = 2
+# PyTorch's threads spin for a while after a call, which slows the next peer down by up to 30 %: see
+# docs/design/measurements.md.
+SETTLING_SECONDS = 0.05
+MAX_RUNS_PER_ROUND = 200
 
 
 def _once(call: Callable[[], object]) -> float:
@@ -22,32 +23,31 @@ def _once(call: Callable[[], object]) -> float:
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], seconds: float, blocks: int = BLOCKS
+    calls: Mapping[str, Callable[[], object]], seconds: float, rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
-    """Seconds of every kept run of each call; about ``seconds`` are spent on each.
+    """Seconds of every kept run of each call; about ``seconds`` are spent on each call.
 
-    The calls must block until their result is there, and have been called before.
+    The calls must return only when their result is there, and must have run before.
     """
-    # The first run after another peer's may take twice as long, and then a block would be one such.
+    # The first run after another peer's can take twice as long and must not decide alone.
     estimates = {name: min(_once(call), _once(call)) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(blocks):
+    for _ in range(rounds):
         for name, call in calls.items():
-            runs = max(1, min(200, int(seconds / blocks / max(estimates[name], 1e-7))))
-            # A run that takes as long as a whole block warms the cache for nobody.
-            if estimates[name] < max(SETTLING, seconds / blocks):
-                _settle(call)
-            samples[name] += [_once(call) for _ in range(runs)]
+            runs = int(seconds / rounds / max(estimates[name], 1e-7))
+            # A run that fills a whole round needs no warming up.
+            if estimates[name] < max(SETTLING_SECONDS, seconds / rounds):
+                _warm_up(call)
+            samples[name] += [_once(call) for _ in range(max(1, min(MAX_RUNS_PER_ROUND, runs)))]
     return samples
 
 
-def _settle(call: Callable[[], object]) -> None:
-    """Runs that are not kept."""
+def _warm_up(call: Callable[[], object]) -> None:
     start = time.perf_counter()
-    done = 0
-    while done < DROPPED or time.perf_counter() - start < SETTLING:
+    runs = 0
+    while runs < MIN_DROPPED_RUNS or time.perf_counter() - start < SETTLING_SECONDS:
         call()
-        done += 1
+        runs += 1
 
 
 def median_ms(samples: list[float]) -> float:
