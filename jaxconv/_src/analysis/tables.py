@@ -59,6 +59,22 @@ def format_html(header: Sequence[str], rows: Rows) -> str:
     return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
+def format_markdown(header: Sequence[str], rows: Rows) -> str:
+    """The same as a Markdown table.
+
+    >>> print(format_markdown(("name", "MACs"), [("a|b", 1234)]))
+    | name | MACs |
+    | --- | --- |
+    | a\\|b | 1,234 |
+    """
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
+
+
+def _markdown(cell: object) -> str:
+    return _text(cell).replace("|", "\\|")
+
+
 def _html(cell: object, tag: str) -> str:
     align = ' style="text-align: right"' if _text(cell) and _is_number(_text(cell)) else ""
     return f"<{tag}{align}>{html.escape(_text(cell))}</{tag}>"
