@@ -57,7 +57,7 @@ def _command() -> str:
 
 
 def write(path: Path, report: Report) -> None:
-    """Writes the report with four significant digits."""
+    """Writes the report, with six significant digits."""
     fields = _rounded(dataclasses.asdict(report))
     rows = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in fields.pop("rows"))
     head = json.dumps(fields, indent=1, ensure_ascii=False).removesuffix("\n}")
@@ -69,7 +69,7 @@ def _rounded(value: Any) -> Any:
         return {key: _rounded(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [_rounded(entry) for entry in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def read(path: Path) -> Report:

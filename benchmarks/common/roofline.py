@@ -45,7 +45,7 @@ def copy_of(footprint: int) -> Callable[[], jax.Array]:
 
 
 def peaks() -> dict[str, float]:
-    """GFLOP/s in float32 of multiply-adds on registers, if they compile, and of a matrix product."""
+    """Float32 GFLOP/s of multiply-adds on registers, if they compile, and of a matrix product."""
     matmul = {"matmul": matmul_peak()}
     return matmul if shutil.which("cc") is None else {"fma": fma_peak(), **matmul}
 
