@@ -36,8 +36,9 @@ class Report:
         facts = [
             ", ".join(f"{name} {value}" for name, value in facts.items())
             for facts in (self.machine, self.versions)
+            if facts
         ]
-        return f"`{self.command}`, {self.date}: {'; '.join(filter(None, facts))}."
+        return f"Produced by `{self.command}` on {self.date} ({'; '.join(facts)})."
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,7 @@ PARTITIONS = {
 }
 UNUSED_HALOS = "height over 2, halos unused"
 RUNS = 3
-ROUNDS = 8
+BLOCKS = 8
 
 
 def plain(x, kernel, groups: int):
@@ -228,7 +228,7 @@ def time_partitions(sizes, seconds: float) -> list[results.Row]:
 
 
 def relative_times(calls: dict[str, Callable], seconds: float) -> dict[str, float]:
-    samples = interleaved(calls, seconds, rounds=ROUNDS)
+    samples = interleaved(calls, seconds, blocks=BLOCKS)
     medians = {name: median_ms(times) for name, times in samples.items()}
     unsharded = medians.pop(UNSHARDED)
     return {name: median / unsharded for name, median in medians.items()}

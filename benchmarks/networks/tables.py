@@ -31,7 +31,7 @@ def accelerate(rows: list[Row]) -> str:
     (row,) = rows
     flax, accelerated = (row["milliseconds"][name] for name in ("flax", "accelerated"))
     return (
-        f"A training step of {row['network']} takes {flax:.0f} ms, and accelerated "
+        f"A training step of {row['network']} takes {flax:.0f} ms. Accelerated, it takes "
         f"{accelerated:.0f} ms: {flax / accelerated:.1f} times faster."
     )
 
