@@ -54,11 +54,12 @@ def bars(rows: list[results.Row]) -> list[Bars]:
 
 def draw(bars: list[Bars], caption: str):
     import matplotlib.pyplot as plt
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import FuncFormatter
 
     height = 0.38
-    figure, ax = plt.subplots(figsize=(9, 6), facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(rect=(0.01, 0.015, 0.98, 0.87))
+    layout = ConstrainedLayoutEngine(rect=(0.01, 0.015, 0.98, 0.87))
+    figure, ax = plt.subplots(figsize=(9, 6), facecolor="white", layout=layout)
     for offset, (peer, (label, color)) in zip(
         (-height / 2, height / 2), PEERS.items(), strict=True
     ):

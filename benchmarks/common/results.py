@@ -6,7 +6,6 @@ the date, the machine and the versions, then the rows, one per line.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import datetime
 import json
@@ -39,10 +38,6 @@ class Report:
             if facts
         ]
         return f"Produced by `{self.command}` on {self.date} ({'; '.join(facts)})."
-
-
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
 
 
 def report(rows: list[Row], machine: dict[str, str], versions: dict[str, str]) -> Report:

@@ -11,7 +11,6 @@ Exits with 1 if a call allocates more than 4 MiB. Linux only.
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import math
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import peers, results
+from benchmarks.common import arguments, peers, results
 from benchmarks.common.machine import machine, versions
 from benchmarks.common.workloads import WORKLOADS, Workload
 from benchmarks.cpu import tables
@@ -34,10 +33,10 @@ M_MMAP_THRESHOLD, PR_SET_THP_DISABLE = -3, 41
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser)
     parser.add_argument("--implementation", help="the implementation to force")
-    results.add_json_option(parser)
+    arguments.add_json(parser)
     args = parser.parse_args()
     count_every_page()
     rows = [

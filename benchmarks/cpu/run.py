@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.common import peers, results, roofline
+from benchmarks.common import arguments, peers, results, roofline
 from benchmarks.common.machine import machine, platform_name, versions
 from benchmarks.common.timing import interleaved, median_ms
 from benchmarks.common.workloads import WORKLOADS, Workload
@@ -53,21 +53,19 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--operators", nargs="+", default=[operator.value for operator in Operator])
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser)
+    arguments.add_operators(parser)
     parser.add_argument(
-        "--implementations", nargs="*", default=[], help="implementations to time besides"
+        "--implementations", nargs="*", default=[], help="implementations to time as well"
     )
-    parser.add_argument(
-        "--seconds", type=float, default=0.4, help="time spent on each peer of a row"
-    )
+    arguments.add_seconds(parser, 0.4, "peer of a row")
     parser.add_argument(
         "--platform",
         choices=("cpu", "cuda", "tpu"),
         help="where to run (default: jax's own choice)",
     )
-    results.add_json_option(parser)
+    arguments.add_json(parser)
     return parser.parse_args()
 
 

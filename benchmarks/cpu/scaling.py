@@ -13,7 +13,6 @@ So do rows of single calls, which also pay for Python and for fresh pages.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import peers, roofline
+from benchmarks.common import arguments, peers, roofline
 from benchmarks.common.tables import number
 from benchmarks.common.timing import interleaved, median_ms
 from jaxconv._src.analysis.tables import format_markdown
@@ -55,8 +54,8 @@ def sweeps(kind: str) -> dict[str, dict[str, ConvSpec]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=0.2, help="time spent on each size")
+    parser = arguments.parser(__doc__)
+    arguments.add_seconds(parser, 0.2, "size")
     parser.add_argument("--only", choices=KINDS, help="one kind of convolution alone")
     args = parser.parse_args()
     kinds = KINDS if args.only is None else [args.only]

@@ -10,14 +10,13 @@ CPU engine itself allocates: see ``memory.py``.
 
 from __future__ import annotations
 
-import argparse
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common import peers, results
+from benchmarks.common import arguments, peers, results
 from benchmarks.common.machine import versions
 from benchmarks.common.workloads import WORKLOADS, Workload
 from benchmarks.cpu import tables
@@ -26,11 +25,11 @@ from jaxconv._src.geometry.spec import ConvSpec, Operator
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser)
     parser.add_argument("--dtype", default="float32", help="of operands and results")
     parser.add_argument("--without-engine", action="store_true", help="plain XLA alone")
-    results.add_json_option(parser)
+    arguments.add_json(parser)
     args = parser.parse_args()
     plain = "--without-engine was given" if args.without_engine else None
     rows = [

@@ -1,7 +1,7 @@
 """Times the depthwise workloads on an NVIDIA GPU against lax and PyTorch, which call cuDNN.
 
     python -m benchmarks.gpu.run                              bfloat16 and float32, all operators
-    python -m benchmarks.gpu.run --dtype float16 --only 7x7
+    python -m benchmarks.gpu.run --dtypes float16 --only 7x7
     python -m benchmarks.gpu.run --json benchmarks/results/gpu_operators.json
 
 Times are the device's for one convolution: the sum over its kernels as NVIDIA's profiler records
@@ -15,7 +15,6 @@ lax and PyTorch may round float32 operands to TF32, as they do by default; jaxco
 
 from __future__ import annotations
 
-import argparse
 import concurrent.futures
 import functools
 import importlib.util
@@ -32,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.common import peers, results, roofline
+from benchmarks.common import arguments, peers, results, roofline
 from benchmarks.common.machine import machine, versions
 from benchmarks.common.workloads import DEPTHWISE
 from benchmarks.gpu import tables
@@ -60,18 +59,18 @@ Kernel = tuple[float, float]  # start and end, in seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--operators", nargs="+", default=[operator.value for operator in Operator])
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16", "float32"])
-    results.add_json_option(parser)
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser)
+    arguments.add_operators(parser)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
+    arguments.add_json(parser)
     args = parser.parse_args()
     if jax.default_backend() != "gpu":
         print("jax finds no GPU here, so there is nothing to time.")
         return
     cases = [
         (workload.name, Operator(operator), workload.spec, jnp.dtype(dtype))
-        for dtype in args.dtype
+        for dtype in args.dtypes
         for operator in args.operators
         for workload in DEPTHWISE
         if args.only in workload.name

@@ -1,7 +1,7 @@
-"""Compiles the depthwise workloads for GPUs, none of which is needed, and reads the programs.
+"""Compiles the depthwise workloads for GPUs, without needing one, and reads the programs.
 
     python -m benchmarks.gpu.static                          H100 and A100, bfloat16
-    python -m benchmarks.gpu.static --devices H100 --dtype float32 --only 7x7
+    python -m benchmarks.gpu.static --devices H100 --dtypes float32 --only 7x7
     python -m benchmarks.gpu.static --json benchmarks/results/gpu_static.json
 
 Prints registers per thread, spilled bytes, shared memory and bytes per load of every GPU program,
@@ -12,7 +12,6 @@ workspaces are chosen on the device, so only their names appear here.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import re
@@ -34,7 +33,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh  # noqa: E402
 
-from benchmarks.common import peers, results  # noqa: E402
+from benchmarks.common import arguments, peers, results  # noqa: E402
 from benchmarks.common.machine import versions  # noqa: E402
 from benchmarks.common.workloads import DEPTHWISE  # noqa: E402
 from benchmarks.gpu import tables  # noqa: E402
@@ -44,12 +43,12 @@ from jaxconv._src.kernels.gpu import entry  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--devices", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--operators", nargs="+", default=[operator.value for operator in Operator])
-    results.add_json_option(parser)
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
+    arguments.add_only(parser)
+    arguments.add_operators(parser)
+    arguments.add_json(parser)
     args = parser.parse_args()
     assembler = find_assembler()
     if assembler is None or importlib.util.find_spec("jax_cuda13_plugin") is None:
@@ -60,7 +59,7 @@ def main() -> None:
         for workload in DEPTHWISE:
             if args.only in workload.name:
                 for operator in map(Operator, args.operators):
-                    for dtype in args.dtype:
+                    for dtype in args.dtypes:
                         case = (operator, workload.spec, np.dtype(dtype))
                         names = {"device": device, "workload": workload.name}
                         names |= {"operator": operator.value, "dtype": dtype}

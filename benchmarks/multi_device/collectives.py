@@ -13,7 +13,6 @@ otherwise the times are mostly malloc's, which differ between one thread and sev
 
 from __future__ import annotations
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
-from benchmarks.common import results
+from benchmarks.common import arguments, results
 from benchmarks.common.machine import machine, versions
 from benchmarks.common.timing import interleaved, median_ms
 from benchmarks.common.traffic import traffic
@@ -235,13 +234,13 @@ def relative_times(calls: dict[str, Callable], seconds: float) -> dict[str, floa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--time", action="store_true", help="time depthwise convolutions instead")
     parser.add_argument(
         "--sizes", type=int, default=len(SIZES), help="time only the first of the four sizes"
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="time spent on each program")
-    results.add_json_option(parser)
+    arguments.add_seconds(parser, 2.0, "program")
+    arguments.add_json(parser)
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)

@@ -1,4 +1,4 @@
-"""What each chip sends in a training step on 4, 16 and 256 TPU chips and on 8 GPUs; none is needed.
+"""What each chip sends in a training step on 4 to 256 TPU chips and on 8 GPUs, without needing any.
 
     pip install libtpu                  and / or  pip install "jax[cuda13]"
     python -m benchmarks.multi_device.static                       all that can be compiled here
@@ -19,14 +19,13 @@ an all-reduce 1.5 times the payload on 4 chips, and close to twice the payload o
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from benchmarks.common import arguments
 from benchmarks.tpu.targets import prepare
 
 TPU, CUDA = ("libtpu", "pip install libtpu"), ("jax_cuda13_plugin", 'pip install "jax[cuda13]"')
@@ -42,13 +41,13 @@ MAX_GROWTH = 0.01
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="to shard over")
     parser.add_argument(
         "--width", type=float, default=1.0, help="multiplies the network's features"
     )
-    parser.add_argument("--json", type=Path, help="also write the results to this file")
+    arguments.add_json(parser)
     args = parser.parse_args()
     prepare()
     os.environ["JAXCONV_TUNING"] = "off"

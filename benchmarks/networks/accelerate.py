@@ -8,8 +8,6 @@ use jaxconv. The losses and gradients of both steps are compared before anything
 
 from __future__ import annotations
 
-import argparse
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +15,7 @@ import optax
 from flax import linen
 
 import jaxconv
-from benchmarks.common import results
+from benchmarks.common import arguments, results
 from benchmarks.common.machine import machine, versions
 from benchmarks.common.timing import interleaved, median_ms
 from benchmarks.networks import tables
@@ -51,9 +49,9 @@ def loss(parameters, images, labels):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=4.0, help="time spent on each step")
-    results.add_json_option(parser)
+    parser = arguments.parser(__doc__)
+    arguments.add_seconds(parser, 4.0, "step")
+    arguments.add_json(parser)
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.standard_normal((8, 96, 96, 3)), jnp.float32)

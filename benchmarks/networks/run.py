@@ -20,7 +20,6 @@ speedup is the peer's median time divided by that of ``jaxconv``.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Callable
@@ -32,7 +31,7 @@ import numpy as np
 from flax import nnx
 
 import jaxconv
-from benchmarks.common import results
+from benchmarks.common import arguments, results
 from benchmarks.common.machine import machine, versions
 from benchmarks.common.timing import interleaved, median_ms
 from benchmarks.networks import tables
@@ -48,16 +47,14 @@ Peer = tuple[Callable[[], Any], np.ndarray]  # a call that blocks, and its first
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="networks whose name contains this")
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser, "networks")
     parser.add_argument(
         "--modes", nargs="+", choices=MODES, default=list(MODES), help="what to time"
     )
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
-    parser.add_argument(
-        "--seconds", type=float, default=2.0, help="time spent on each peer of a row"
-    )
-    results.add_json_option(parser)
+    arguments.add_seconds(parser, 2.0, "peer of a row")
+    arguments.add_json(parser)
     args = parser.parse_args()
     rows = []
     for case in CASES:

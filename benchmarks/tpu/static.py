@@ -1,4 +1,4 @@
-"""Compiles the depthwise workloads for TPUs, none of which is needed, and reads the programs.
+"""Compiles the depthwise workloads for TPUs, without needing one, and reads the programs.
 
     pip install libtpu
     python -m benchmarks.tpu.static                           v5e and v6e
@@ -23,7 +23,6 @@ All figures are static: properties of compiled programs, not times.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import multiprocessing
 import os
@@ -32,16 +31,15 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from benchmarks.common import arguments
 from benchmarks.tpu.targets import TOPOLOGIES, prepare
-
-OPERATORS = ("conv", "input_grad", "filter_grad")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--generations", nargs="+", default=["v5e", "v6e"], choices=TOPOLOGIES)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"])
-    parser.add_argument("--operators", nargs="+", default=OPERATORS, choices=OPERATORS)
+    arguments.add_operators(parser)
     parser.add_argument("--only", nargs="+", default=[""], help="parts of workloads' names")
     parser.add_argument(
         "--without-lax", action="store_true", help="do not compile lax, which takes minutes"

@@ -13,8 +13,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def script(name: str):
-    """A script of docs/, which is no package."""
+    """A script of docs/, which is not a package."""
     spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -34,11 +36,13 @@ def test_a_page_shows_its_measurements(name):
 
 @each_page
 def test_a_changed_digit_is_noticed(name):
-    begin = PAGES[name].index("<!-- table:")
-    digit = re.compile(r"\d").search(PAGES[name], PAGES[name].index("\n", begin)).start()
-    changed = str((int(PAGES[name][digit]) + 1) % 10)
-    page = PAGES[name][:digit] + changed + PAGES[name][digit + 1 :]
-    assert tables.filled(page) == PAGES[name] != page
+    before, marker, after = PAGES[name].partition("<!-- table:")
+    changed = re.sub(
+        r"(?<=\n)(.*?)(\d)", lambda m: m[1] + str((int(m[2]) + 1) % 10), after, count=1
+    )
+    page = before + marker + changed
+    assert page != PAGES[name]
+    assert tables.filled(page) == PAGES[name]
 
 
 def test_every_measurement_is_shown_with_its_source():
