@@ -47,7 +47,7 @@ def report(rows: list[Row], machine: dict[str, str], versions: dict[str, str]) -
 
 
 def _command() -> str:
-    spec = sys.modules["__main__"].__spec__
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
     name = f"-m {spec.name}" if spec else sys.argv[0]
     return shlex.join(["python", *name.split(), *sys.argv[1:]])
 
