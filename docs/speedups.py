@@ -52,6 +52,15 @@ def bars(rows: list[results.Row]) -> list[Bars]:
     return found
 
 
+def description(bars: list[Bars]) -> str:
+    """The bars in words, kept in the picture's file."""
+    values = (
+        ", ".join(f"{bar.speedup[peer]:.3g} {label}" for peer, (label, _) in PEERS.items())
+        for bar in bars
+    )
+    return "; ".join(f"{bar.label}: {text}" for bar, text in zip(bars, values, strict=True))
+
+
 def draw(bars: list[Bars], caption: str):
     import matplotlib.pyplot as plt
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -106,8 +115,10 @@ def main() -> None:
         f"{report.machine['processor']}, {report.machine['threads']} threads."
     )
     PICTURE.parent.mkdir(exist_ok=True)
-    # No version of matplotlib in the file: the picture depends on the measurement alone.
-    draw(bars(report.rows), caption).savefig(PICTURE, dpi=160, metadata={"Software": None})
+    drawn = bars(report.rows)
+    # Without matplotlib's version, so that the file depends on the measurement alone.
+    metadata = {"Software": None, "Description": description(drawn)}
+    draw(drawn, caption).savefig(PICTURE, dpi=160, metadata=metadata)
     print(f"wrote {PICTURE.relative_to(ROOT)}")
 
 

@@ -74,6 +74,10 @@ def test_the_picture_draws_the_measurement():
             assert math.isclose(speedup, math.prod(three) ** (1 / 3))
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
+    image = pytest.importorskip("PIL.Image")
+    with image.open(speedups.PICTURE) as picture:
+        description = picture.info["Description"]
+    assert description == speedups.description(bars), "run: python docs/speedups.py"
     (ax,) = speedups.draw(bars, "caption").axes
     drawn = [1 + patch.get_width() for patch in ax.patches]
     expected = [bar.speedup[peer] for peer in speedups.PEERS for bar in bars]
