@@ -16,7 +16,7 @@ SETTLING_SECONDS = 0.05
 def interleaved(
     calls: Mapping[str, Callable[[], object]], seconds: float, blocks: int = timing.BLOCKS
 ) -> dict[str, list[float]]:
-    """The package's timer; the runs of a block's first ``SETTLING_SECONDS`` are dropped."""
+    """The package's timer, which drops the runs of each block's first ``SETTLING_SECONDS``."""
     return timing.interleaved(calls, seconds, blocks, settling=SETTLING_SECONDS)
 
 

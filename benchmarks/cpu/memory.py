@@ -1,4 +1,4 @@
-"""Memory that calls allocate beside their results: at most 4 MiB, for every workload.
+"""Memory that calls allocate in addition to their results: at most 4 MiB for every workload.
 
     python -m benchmarks.cpu.memory                     all workloads and operators, in one process
     python -m benchmarks.cpu.memory --only "dense 3x3"

@@ -9,7 +9,7 @@ from benchmarks.common.tables import groups, mean_and_minimum, number, percent
 from benchmarks.common.timing import geometric_mean
 from jaxconv._src.analysis.tables import format_markdown
 
-COPY = "copy"  # of the row's bytes: not a peer, but timed beside the peers
+COPY = "copy"  # of the row's bytes: not a peer, but timed with them
 _ORDER = (COPY, "lax", "torch", "jaxconv")
 
 
@@ -50,7 +50,7 @@ def summary(rows: list[Row]) -> str:
 
 
 def headline(rows: list[Row]) -> str:
-    """What the rows come to, in two sentences."""
+    """The main results, in two sentences."""
     depthwise = [row for row in rows if row["kind"] == "depthwise"]
     grouped = [row for row in rows if row["kind"] == "grouped"]
     rest = [row for row in rows if row["kind"] != "depthwise"]
@@ -103,4 +103,4 @@ def most_allocated_kib(rows: list[Row]) -> float:
 
 
 def memory_headline(rows: list[Row]) -> str:
-    return f"At most {most_allocated_kib(rows):,.0f} KiB beside the result."
+    return f"At most {most_allocated_kib(rows):,.0f} KiB in addition to the result."

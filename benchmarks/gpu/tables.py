@@ -43,7 +43,7 @@ def summary(rows: list[Row]) -> str:
 
 
 def headline(rows: list[Row]) -> str:
-    """What the rows come to, in one sentence."""
+    """The main result, in one sentence."""
     lax, torch = (speedups(rows, name) for name in ("lax", "torch"))
     return (
         f"Depthwise convolutions and their gradients are {geometric_mean(lax):.1f} times faster "

@@ -11,7 +11,7 @@ All figures are static: properties of compiled programs, not times.
                  compiled program lays them out. jaxconv's are counted from the kernel's grid, index
                  maps and block shapes, and from the XLA operations around it; lax's are XLA's own
                  count, which includes accesses to VMEM.
-    temporaries  HBM that the program allocates beside operands and result, over these
+    temporaries  HBM allocated in addition to operands and result, over these
     bundles      instruction words per 8x128 register of the result (in an input gradient, of the
                  cotangent), with all iterations of every loop; in parentheses, over the floor: what
                  the vector unit needs for the multiplications and additions alone

@@ -10,7 +10,7 @@ _KEYS = ("generation", "dtype", "operator")
 
 
 def programs(rows: list[Row]) -> str:
-    """Every program, with lax's beside it where it was compiled."""
+    """Every program, next to lax's if that was compiled."""
     header = ["TPU", "dtype", "workload", "operator", "moved", "lax moved", "temporaries"]
     header += ["lax temporaries", "bundles (÷ floor)", "vector", "spills"]
     return format_markdown(header, [_program(row) for row in rows])
@@ -37,8 +37,7 @@ def _program(row: Row) -> list[object]:
 
 
 def summarize_programs(rows: list[Row]) -> list[Row]:
-    """The worst of all workloads, and the bundles over the floor: of the first workload, and the
-    minimum and maximum of all."""
+    """The worst of all workloads; of bundles over the floor the first, the minimum, the maximum."""
     summaries = []
     compiled = [row for row in rows if "unsupported" not in row["jaxconv"]]
     for values, group in groups(compiled, *_KEYS).items():
