@@ -1,4 +1,4 @@
-"""Times peers in alternating blocks, so that drift and noise affect all of them alike."""
+"""Times peers in alternating blocks, and means of the ratios between their times."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import statistics
 from collections.abc import Callable, Mapping
 
 from jaxconv._src.analysis import timing
-from jaxconv._src.analysis.timing import BLOCKS
 from jaxconv._src.analysis.timing import median_ms as median_ms
 
-# PyTorch's threads wait for more work on their processors and take them from the next peer for that
-# long: 3x3 8x14x14x256 took jaxconv 9.7 ms in that time, 7.5 after it.
-SETTLING = 0.05  # seconds
+# PyTorch's threads spin for a while after a call, which slows the next peer down by up to 30 %: see
+# docs/design/measurements.md.
+SETTLING_SECONDS = 0.05
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], seconds: float, blocks: int = BLOCKS
+    calls: Mapping[str, Callable[[], object]], seconds: float, blocks: int = timing.BLOCKS
 ) -> dict[str, list[float]]:
-    """The seconds of every kept run of each call; about ``seconds`` are spent on each.
-
-    The calls must block until their result is available, and have been called before.
-    """
-    return timing.interleaved(calls, seconds, blocks, SETTLING)
+    """The package's timer, which drops the runs of each block's first ``SETTLING_SECONDS``."""
+    return timing.interleaved(calls, seconds, blocks, settling=SETTLING_SECONDS)
 
 
 def geometric_mean(values: list[float]) -> float:

@@ -1,8 +1,7 @@
-"""One compiled program of ``static_tpu.py``: what it moves, allocates and executes."""
+"""One compiled program of ``static.py``: what it moves, allocates and executes."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ def measure_lax(case: Case, topology: tuple[str, str]) -> dict[str, Any]:
 
 
 def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
-    """What our kernel compiles to; ``dump`` is where libtpu writes schedules."""
+    """jaxconv's program; ``dump`` is the directory where libtpu writes schedules."""
     operator, spec = case.operator, case.workload.spec
 
     def kernel(a, b):
@@ -67,30 +66,28 @@ def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]
     with compile_for(case.generation):
         reason = entry.unsupported_reason(operator, spec, case.dtype)
         if reason is not None:
-            return {"refused": reason}
+            return {"unsupported": reason}
         _clear(dump)
         ours = _compiled(kernel, case, topology)
         moved = _moved(kernel, ours, case)
     schedule = _schedule(case, dump)
+    bundles = schedule.bundles / _registers(operator, spec)
+    # A multiplication and an addition per tap.
+    floor = 2 * spec.taps / schedule.capacity["VALU"]
     return _memory(ours) | {
         "kernel_calls": ours.as_text().count('custom_call_target="tpu_custom_call"'),
-        # A multiplication and an addition for each tap.
-        "vector_floor": 2 * spec.taps / schedule.capacity["VALU"],
         "moved": moved / _floor(ours),
-        "bundles": schedule.bundles / _registers(operator, spec),
+        "bundles": bundles,
+        "bundles_over_floor": bundles / floor,
         "vector": schedule.occupancy("VALU"),
         "spills": schedule.spills,
     }
 
 
 def _floor(compiled) -> int:
-    """Operands and result, as the device lays them out at the borders of a program."""
+    """Bytes of operands and result, as the compiled program lays them out."""
     memory = compiled.memory_analysis()
     return memory.argument_size_in_bytes + memory.output_size_in_bytes
-
-
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
 
 
 def _clear(dump: Path) -> None:
@@ -118,7 +115,7 @@ def _memory(compiled) -> dict[str, float]:
 
 
 def _registers(operator: Operator, spec) -> int:
-    """The 8x128 registers that the result, or the cotangent, fills in the layout of the kernel."""
+    """8x128 registers that the result, or the cotangent, fills in the kernel's layout."""
     p = plan(operator, spec)
     gradient = operator is Operator.INPUT_GRAD
     pixels = [line.source if gradient else line.result for line in p.lines]
@@ -151,7 +148,7 @@ def _schedule(case: Case, dump: Path) -> schedule.Schedule:
 
 
 def _moved(call, compiled, case: Case) -> int:
-    """What the kernel copies from and to HBM, and what the rest of the program moves."""
+    """Bytes that the kernel copies from and to HBM, and that the rest of the program moves."""
     operator, spec = case.operator, case.workload.spec
     shapes = spec.operand_shapes(operator)
     jaxpr = jax.make_jaxpr(call)(*[jax.ShapeDtypeStruct(s, case.dtype) for s in shapes])
@@ -169,7 +166,7 @@ def _copied(block, grid: tuple[int, ...]) -> int:
     changes = 1 + int(np.any(indices[1:] != indices[:-1], 1).sum())
     array = block.array_aval
     extents = [
-        min(getattr(extent, "block_size", 1), whole)  # a squeezed extent has no size
+        min(getattr(extent, "block_size", 1), whole)  # a squeezed axis has no block size
         for extent, whole in zip(block.block_shape, array.shape, strict=True)
     ]
     return changes * padded(extents, array.dtype.itemsize)

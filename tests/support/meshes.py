@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import collections
-import math
-import re
 
 import jax
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.common import traffic
 from support.cases import operands
 from support.family import training
 from support.oracle import Case
@@ -36,7 +35,6 @@ KINDS = {
     "dense": (6, 4, 1),
 }
 BATCH, HEIGHT = P("b"), P(None, "b")
-COLLECTIVES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
 
 def mesh_of(shape, names, kind=AxisType.Auto):
@@ -64,7 +62,6 @@ def compiled(case: Case, specs, dtype=np.float64, mesh=None):
 def collectives(program) -> dict[str, list[int]]:
     """The sizes of the results of all collectives, in elements per device, by kind."""
     found = collections.defaultdict(list)
-    for results, name in re.findall(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", program.as_text()):
-        shapes = re.findall(r"\w+\[([\d,]*)\]", results)  # of one array, or of a tuple's
-        found[name] += [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
+    for kind, arrays in traffic.collectives(program.as_text()):
+        found[kind] += [array.size for array in arrays]
     return {name: sorted(sizes) for name, sizes in found.items()}
