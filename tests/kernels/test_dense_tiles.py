@@ -228,14 +228,14 @@ def run_gather(tile: CompiledTile, operands: GatherOperands, feature: int = 2) -
     return memory
 
 
-def check_gather(tile: CompiledTile, operands: GatherOperands, reference: np.ndarray) -> None:
-    """Asserts that exactly the reference was written, and nothing around it."""
+def gather_writes(tile: CompiledTile, operands: GatherOperands, reference: np.ndarray) -> bool:
+    """Whether the tile writes exactly the reference, and nothing around it."""
     feature = 2
     memory = run_gather(tile, operands, feature)
     expected = patterned(memory.shape, memory.dtype)
     pixels, lanes = reference.shape
     expected[:pixels, MARGIN + feature : MARGIN + feature + lanes] = reference
-    assert memory.tobytes() == expected.tobytes(), (tile, operands.x.shape, lanes)
+    return memory.tobytes() == expected.tobytes()
 
 
 def gather_cases(tile: CompiledTile, sample) -> Iterator[GatherOperands]:
@@ -273,7 +273,7 @@ def test_gather_tiles(instruction_set, name, dtype, small_integers):
     assert tiles or (name == "narrow_groups" and vector_lanes(dtype) == 2)
     for tile in tiles:
         for operands in gather_cases(tile, small_integers):
-            check_gather(tile, operands, gather_reference(operands))
+            assert gather_writes(tile, operands, gather_reference(operands)), (tile, operands)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -298,7 +298,7 @@ def test_gather_tiles_round_once(instruction_set, name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", GATHERS)
 def test_a_wrong_reference_of_a_gather_fails(instruction_set, name, dtype):
-    """A product too few or too many, pixels or features in another place, one pixel more."""
+    """One product too few or too many, another order, a pixel or feature too few or too many."""
     rng = np.random.default_rng(2)
 
     def sample(bound, shape):  # no zeros, so that every product counts
@@ -307,19 +307,17 @@ def test_a_wrong_reference_of_a_gather_fails(instruction_set, name, dtype):
     for tile in compiled_tiles(name, dtype):
         operands = gather_operands(tile, tile.rows, tile.width, 3, 3, sample)
         right = gather_reference(operands)
-        check_gather(tile, operands, right)
+        assert gather_writes(tile, operands, right)
         missing = GatherOperands(operands.x[:, :2], operands.weights[:2])
         product = operands.x[:, -1, -1, None] * operands.weights[-1, -1]
         fewer = GatherOperands(operands.x[:-1], operands.weights)
         wrong = [gather_reference(missing), right - product, right + product, np.zeros_like(right)]
+        wrong += [right[:-1], right[:, :-1]]  # as if the tile wrote past its end
         wrong += [changed for changed in (right[::-1], right[:, ::-1]) if (changed != right).any()]
-        for reference in wrong:
-            with pytest.raises(AssertionError):
-                check_gather(tile, operands, reference)
+        assert not any(gather_writes(tile, operands, reference) for reference in wrong)
         if tile.rows > 1:
-            check_gather(tile, fewer, right[:-1])
-            with pytest.raises(AssertionError):
-                check_gather(tile, fewer, right)
+            assert gather_writes(tile, fewer, right[:-1])
+            assert not gather_writes(tile, fewer, right)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,12 +370,12 @@ def run_filter_grad(tile: CompiledTile, operands: FilterGradOperands) -> np.ndar
     return memory
 
 
-def check_filter_grad(tile, operands: FilterGradOperands, reference: np.ndarray) -> None:
-    """Asserts that exactly the reference was written, and nothing around it."""
+def filter_grad_writes(tile, operands: FilterGradOperands, reference: np.ndarray) -> bool:
+    """Whether the tile writes exactly the reference, and nothing around it."""
     memory = run_filter_grad(tile, operands)
     expected = patterned(memory.shape, memory.dtype)
     expected[MARGIN:-MARGIN] = reference.reshape(-1)
-    assert memory.tobytes() == expected.tobytes(), (tile, operands.counts)
+    return memory.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -387,7 +385,7 @@ def test_filter_grad_tiles(instruction_set, dtype, small_integers):
     for tile in tiles:
         for counts in ((), (1,), (2,), (1, 1), (3, 1, 7), (5, 8)):
             operands = filter_grad_operands(tile, counts, small_integers)
-            check_filter_grad(tile, operands, filter_grad_reference(operands))
+            assert filter_grad_writes(tile, operands, filter_grad_reference(operands)), tile
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -400,13 +398,11 @@ def test_a_wrong_reference_of_a_filter_grad_fails(instruction_set, dtype):
     for tile in compiled_tiles("filter_grad", dtype):
         operands = filter_grad_operands(tile, (3, 1, 2), sample)
         right = filter_grad_reference(operands)
-        check_filter_grad(tile, operands, right)
+        assert filter_grad_writes(tile, operands, right)
         last = operands.x[-1][:, None] * operands.g[-1]
         wrong = [right - last, right + last, right - operands.sums]
         wrong += [changed for changed in (right[::-1], right[:, ::-1]) if (changed != right).any()]
-        for reference in wrong:
-            with pytest.raises(AssertionError):
-                check_filter_grad(tile, operands, reference)
+        assert not any(filter_grad_writes(tile, operands, reference) for reference in wrong)
 
 
 def test_the_hook_knows_which_tiles_exist():

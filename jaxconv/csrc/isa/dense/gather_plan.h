@@ -43,8 +43,8 @@ struct ChunkMemory {
   PixelTile<T, A>* tiles;
 };
 
-// Everything that is decided from the call. Groups narrower than a vector are combined: a "group"
-// below is then as many groups of the call as one vector holds.
+// Everything that is decided from the call. Groups narrower than a vector are combined: `groups`
+// then counts combinations, each of as many groups of the call as one vector holds.
 template <class T>
 struct GatherPlan {
   using A = typename Accumulator<T>::type;
@@ -67,8 +67,8 @@ struct GatherPlan {
   const int64_t combined_groups = groups_per_vector<A>(
       geometry.groups, source_channels / geometry.groups, target_channels / geometry.groups);
   const int64_t groups = geometry.groups / combined_groups;
-  const int64_t group_sources = source_channels / geometry.groups;  // products per tap
-  const int64_t group_targets = target_channels / groups;           // features
+  const int64_t group_sources = source_channels / geometry.groups;  // that a target reads per tap
+  const int64_t group_targets = target_channels / groups;           // of a group or combination
 
   const bool few_features = group_targets <= kMaxFewFeatures &&
                             group_sources >= kMinChannelsForFewFeatures &&
