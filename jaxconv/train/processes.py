@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from .._src.dispatch import tuning_cache
-from .._src.kernels.cpu import native
+from .._src.kernels.cpu import library
 from .errors import BadInputError, TrainingError
 
 PATIENCE = 60  # seconds for all processes to come
@@ -87,7 +87,7 @@ def join(member: Member, run: Mapping[str, Any], patience: float = PATIENCE) -> 
         "processes": member.processes,
         "run": dict(run),
         "versions": tuning_cache.versions(),
-        "engine": native.missing() or "the CPU engine",
+        "engine": library.unavailable_reason() or "the CPU engine",
         "tuning": tuning_cache.fingerprint(),
     }
     roll_call(member, facts, patience)
