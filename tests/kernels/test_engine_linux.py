@@ -68,12 +68,12 @@ def counts(counters: str, **environment) -> tuple[int, int, str]:
 import ctypes, hashlib, numpy as np
 from support.engine import OPERATORS, bare, operands
 from support.engine_linux import compiled, depthwise
-loaded, spec = ctypes.CDLL(None), depthwise(200)
+loaded, spec = ctypes.CDLL(None), depthwise(120)  # too small for large pages
 digest = hashlib.sha1()
 for operator in OPERATORS:
     digest.update(bare(operator, spec, "float32", *operands(operator, spec, "float32"), threads=3))
 print(*(ctypes.c_int.in_dll(loaded, name).value for name in ("affinity_changes", "clock_readings")))
-call = compiled(spec)  # on XLA's threads, which wait for one another's work
+call = compiled(spec)  # on XLA's threads, which wait for the next call's work
 for _ in range(20):
     digest.update(np.asarray(call()))
 print(digest.hexdigest())
