@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from .._src.dispatch import tuning_cache
-from .._src.kernels.cpu import native
+from .._src.kernels.cpu import library
 from .errors import BadInputError, TrainingError
 
 CONNECT_SECONDS = 60  # for all processes to connect
@@ -89,7 +89,7 @@ def join(member: Member, run: Mapping[str, Any], timeout: float = CONNECT_SECOND
         "processes": member.processes,
         "run": dict(run),
         "versions": tuning_cache.versions(),
-        "engine": native.missing() or "the CPU engine",
+        "engine": library.unavailable_reason() or "the CPU engine",
         "tuning": tuning_cache.fingerprint(),
     }
     require_equal(facts, FIXES)
