@@ -2,9 +2,10 @@
 // convolutions, for the instruction set in use.
 
 #include <cstdint>
-#include <string>
+#include <cstring>
 
-#include "ffi/request.h"
+#include "ffi/export.h"
+#include "ffi/instruction_set.h"
 #include "geometry.h"
 #include "isa/dense/tile_test_hooks.h"
 
@@ -33,15 +34,14 @@ constexpr TileTests kTileTests[] = {
 }  // namespace jaxconv
 
 // 1 if the tile is compiled, else 0; the arguments are those of DenseTileTest.
-extern "C" __attribute__((visibility("default"))) int jaxconv_test_dense_tile(
-    int64_t tile, int64_t element, int64_t features, int64_t size, int64_t vectors,
-    const void* args, int64_t* sizes) {
+JAXCONV_EXPORT int jaxconv_test_dense_tile(int64_t tile, int64_t element, int64_t features,
+                                           int64_t size, int64_t vectors, const void* args,
+                                           int64_t* sizes) {
   const jaxconv::DenseTileTest test{static_cast<jaxconv::DenseTile>(tile), features, size, vectors,
                                     args, sizes};
   for (const jaxconv::TileTests& tests : jaxconv::kTileTests) {
-    if (tests.instruction_set == std::string(jaxconv::instruction_set())) {
-      return tests.by_element[element](test) ? 1 : 0;
-    }
+    if (std::strcmp(tests.instruction_set, jaxconv::instruction_set().name) != 0) continue;
+    return tests.by_element[element](test) ? 1 : 0;
   }
   return 0;
 }
