@@ -24,14 +24,14 @@ using Compute = const char* (*)(const Call&);
 // Upper bound on the memory that one call allocates in addition to its result.
 constexpr int64_t kWorkspaceBytes = int64_t{4} << 20;
 
-// Work is estimated in vector operations of one core. Pieces smaller than this are not worth handing
-// to another thread: waking one takes about 10 microseconds.
+// Work is estimated in vector operations of one core. Smaller pieces are not worth handing to
+// another thread: waking one takes about 10 microseconds.
 constexpr int64_t kPieceWork = 20000;
 
-// The number of pieces to split work into, at most `limit`. It depends on the cost, so that small
-// calls stay on one thread, and is large enough that no thread waits long for the last piece. It is a
-// power of two, which divides evenly among most numbers of threads: of three pieces for two threads,
-// one runs on a thread whose cache does not hold its arrays (see docs/design/measurements.md).
+// The number of pieces to split work into, at most `limit`: few enough that small calls stay on one
+// thread, and enough that no thread waits long for the last piece. A power of two divides evenly
+// among most numbers of threads: of three pieces for two threads, one would run where the cache
+// does not hold its arrays (see docs/design/measurements.md).
 static inline int64_t pieces_for(int64_t work, int64_t limit) {
   const int64_t max_pieces = smaller(limit, smaller(work / kPieceWork, 64));
   int64_t pieces = 1;

@@ -1,7 +1,7 @@
 // The sizes of one convolution and, per axis, which sources and taps contribute to which targets.
 //
-// Plain data with 64-bit indices. The functions are `static inline` on purpose: sources are compiled
-// once per instruction set, and the linker could resolve a function shared by those objects to the
+// Plain data with 64-bit indices. Functions are `static inline` on purpose: sources are compiled
+// once per instruction set, and the linker could resolve a function that these objects share to the
 // copy built for a newer processor than this one.
 
 #pragma once
@@ -31,8 +31,8 @@ struct Geometry {
 };
 
 // conv and input_grad both gather: target = sum over taps of source * weight. For conv, targets are
-// outputs; for input_grad, targets are inputs and sources are output cotangents. A phase is a set of
-// evenly spaced targets that use the same taps:
+// outputs; for input_grad, targets are inputs and sources are output cotangents. A phase is a set
+// of evenly spaced targets that use the same taps:
 //
 //   target(j) = first + step*j               0 <= j < count
 //   tap(u)    = tap_first + tap_step*u       0 <= u < taps
@@ -71,8 +71,8 @@ static inline int64_t greatest_common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
-// Target i is target i / phase_count of phase i % phase_count. Residues past the last target have no
-// phase, so that a stride longer than the axis adds none.
+// Target i is target i / phase_count of phase i % phase_count. Residues past the last target have
+// no phase, so that a stride longer than the axis adds none.
 static inline int64_t phase_count(const Axis& axis, Operator op) {
   return op == Operator::kInputGrad ? smaller(axis.stride, larger(axis.in, 1)) : 1;
 }
@@ -83,8 +83,8 @@ static inline Phase phase(const Axis& axis, Operator op, int64_t residue) {
             -axis.low, axis.stride, axis.dilation, axis.in};
   }
   // i + low = o*stride + t*dilation. The taps that solve this for i = residue (mod stride) are
-  // t0, t0 + stride/g, …, if any. Each moves the source back by dilation/g, so the phase lists them
-  // from last to first.
+  // t0, t0 + stride/g, …, if any. Each moves the source back by dilation/g, so the phase lists
+  // them from last to first.
   const int64_t g = greatest_common_divisor(axis.stride, axis.dilation);
   const int64_t spacing = axis.stride / g;
   const int64_t count = residue < axis.in ? ceil_div(axis.in - residue, axis.stride) : 0;

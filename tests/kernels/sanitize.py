@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Run random specs on a sanitized CPU engine.")
     parser.add_argument(
         "--isa", default="-march=native", help="the compiler's flags for the instruction set"
     )

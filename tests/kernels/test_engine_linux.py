@@ -37,7 +37,7 @@ def test_threads_keep_their_affinity():
         found = {}
         for task in TASKS.iterdir():
             status = (task / "status").read_text()
-            found[task.name] = re.search(r"Cpus_allowed_list:\s*(\S+)", status)[1]
+            found[task.name] = re.findall(r"Cpus_allowed_list:\s*(\S+)", status)[0]
         return found
 
     before = allowed()

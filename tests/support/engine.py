@@ -72,7 +72,6 @@ def oracle(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> 
     """One tap at a time, in float64."""
     groups, rank = spec.groups, spec.rank
     a, b = a.astype(np.float64), b.astype(np.float64)
-    padded_shape = (spec.batch, *spec.padded_spatial, spec.in_features)
     low, high = [max(p[0], 0) for p in spec.padding], [max(p[1], 0) for p in spec.padding]
     crop = tuple(
         slice(max(-lo, 0), n - max(-hi, 0))
@@ -90,8 +89,8 @@ def oracle(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> 
         return array.reshape(*array.shape[:-1], groups, -1)
 
     taps = list(itertools.product(*map(range, spec.kernel_spatial)))
+    padded = np.zeros((spec.batch, *spec.padded_spatial, spec.in_features))
     if operator is not Operator.INPUT_GRAD:
-        padded = np.zeros(padded_shape)
         padded[(slice(None), *inner)] = a[(slice(None), *crop)]
     if operator is Operator.CONV:
         y = np.zeros((*spec.output_shape[:-1], groups, spec.group_out))
@@ -107,7 +106,6 @@ def oracle(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> 
                 grouped(b).reshape(-1, groups, spec.group_out),
             )
         return dk.reshape(spec.kernel_shape)
-    padded = np.zeros(padded_shape)
     for tap in taps:
         part = np.einsum("...gf,cgf->...gc", grouped(a), grouped(b[tap]))
         padded[window(tap)] += part.reshape(*part.shape[: rank + 1], -1)

@@ -1,7 +1,8 @@
 // Moving a helper thread off its caller's CPU.
 //
 // Linux tends to wake a thread on its waker's CPU and may leave it there for tens of calls, next to
-// an idle one: 1x1 s2 8x56x56 64>128 then took 1.0 ms instead of 0.6.
+// an idle one: 1x1 s2 8x56x56 64>128 then took 1.0 ms instead of 0.6 (see
+// docs/design/measurements.md).
 
 #pragma once
 

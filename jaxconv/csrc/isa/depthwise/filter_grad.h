@@ -23,7 +23,7 @@ struct FilterGradPlan {
   using A = typename Accumulator<T>::type;
 
   const bool direct;  // tiles read the cotangents themselves
-  const DepthwisePlan<T> walk;
+  const DepthwisePlan<T> schedule;
   const FeatureChunks chunks;
   const int64_t taps, features;
   const int64_t lanes;  // of a chunk's sums, from one tap to the next
@@ -32,9 +32,9 @@ struct FilterGradPlan {
 
   explicit FilterGradPlan(const Call& call)
       : direct(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
-        walk(call.geometry, call.op, call.geometry.features / call.geometry.channels, false),
-        chunks(call.geometry.features, max_chunk_size(call.geometry, walk.shape.unit),
-               walk.shape.unit, kLanes<A>),
+        schedule(call.geometry, call.op, call.geometry.features / call.geometry.channels, false),
+        chunks(call.geometry.features, max_chunk_size(call.geometry, schedule.shape.unit),
+               schedule.shape.unit, kLanes<A>),
         taps(call.geometry.taps()),
         features(call.geometry.features),
         lanes(unaliased<A>(chunks.lanes)),
@@ -43,7 +43,7 @@ struct FilterGradPlan {
 
   int64_t sums_size() const { return taps * lanes; }  // of a chunk and part
   int64_t all_sums_size() const { return chunks_at_once * parts * sums_size(); }
-  int64_t cotangents_size() const { return direct ? 0 : kMaxTileWidth * walk.stretches.lanes; }
+  int64_t cotangents_size() const { return direct ? 0 : kMaxTileWidth * schedule.stretches.lanes; }
 
  private:
   static constexpr int64_t kSumsBudget = kWorkspaceBytes / 2;
@@ -61,7 +61,7 @@ struct FilterGradPlan {
     const int64_t pieces = pieces_for(depthwise_work<T>(g), 64);
     const int64_t wanted = ceil_div(smaller(pieces, 16), chunks.count);
     return clamp(kSumsBudget / (chunk_bytes() * chunks.count), 1,
-                 smaller(wanted, walk.rows.units));
+                 smaller(wanted, schedule.rows.units));
   }
 };
 
@@ -74,16 +74,16 @@ class FilterGradRun {
 
   // What one thread has.
   struct Member {
-    typename Run::Member walk;
+    typename Run::Member run;
     A* cotangents;
   };
 
  public:
   static int64_t bytes(const FilterGradPlan<T>& plan) {
-    return Run::bytes(plan.walk) + Workspace::bytes<A>(plan.all_sums_size());
+    return Run::bytes(plan.schedule) + Workspace::bytes<A>(plan.all_sums_size());
   }
   static int64_t member_bytes(const FilterGradPlan<T>& plan) {
-    return Run::member_bytes(plan.walk) + Workspace::bytes<A>(plan.cotangents_size()) +
+    return Run::member_bytes(plan.schedule) + Workspace::bytes<A>(plan.cotangents_size()) +
            Workspace::bytes<Member>(1);
   }
 
@@ -93,12 +93,12 @@ class FilterGradRun {
         source_(static_cast<const T*>(call.source)),
         cotangents_(static_cast<const T*>(call.operand)),
         result_(static_cast<T*>(call.result)),
-        row_length_(plan.walk.shape.targets[2]),
+        row_length_(plan.schedule.shape.targets[2]),
         row_size_(call.geometry.axis[2].kernel * plan.lanes),
-        run_(plan.walk, workspace, choose_tile),
+        run_(plan.schedule, workspace, choose_tile),
         members_(workspace.take<Member>(members)) {
     for (int64_t i = 0; i < members; ++i) {
-      members_[i].walk = run_.member(workspace);
+      members_[i].run = run_.member(workspace);
       members_[i].cotangents = workspace.take<A>(plan.cotangents_size());
       std::memset(members_[i].cotangents, 0, sizeof(A) * plan.cotangents_size());
     }
@@ -109,13 +109,13 @@ class FilterGradRun {
   void accumulate(int64_t first_chunk, int64_t piece, int64_t member) const {
     const Member& m = members_[member];
     const int64_t part = piece % plan_.parts, chunk = first_chunk + piece / plan_.parts;
-    const int64_t begin = plan_.chunks.begin(chunk), units = plan_.walk.rows.units;
+    const int64_t begin = plan_.chunks.begin(chunk), units = plan_.schedule.rows.units;
     A* sums = sums_ + piece * plan_.sums_size();
     std::memset(sums, 0, sizeof(A) * plan_.sums_size());
     run_.visit(
         {units * part / plan_.parts, units * (part + 1) / plan_.parts, source_, begin,
          plan_.chunks.end(chunk), row_size_},
-        m.walk, [](const Stretch&) {},
+        m.run, [](const Stretch&) {},
         [&](const Stretch& s, Tile tile, const TileSources<A>& sources, int64_t first,
             int64_t width) JAXCONV_LAMBDA {
           compute_tile(m, s, tile, sources, first, width, sums + (s.feature - begin));
@@ -155,7 +155,7 @@ class FilterGradRun {
     const Phase& p = *s.phase;
     const int64_t pixel = s.row * row_length_ + p.first + p.step * first;
     const T* from = cotangents_ + pixel * plan_.features + s.feature;
-    const int64_t step = p.step * plan_.features, staged_step = plan_.walk.stretches.lanes;
+    const int64_t step = p.step * plan_.features, staged_step = plan_.schedule.stretches.lanes;
     FilterTile<A> t{sources,
                     s.prefetch,
                     m.cotangents,
@@ -167,7 +167,7 @@ class FilterGradRun {
       if (plan_.direct) {
         t.cotangents = from;
         t.cotangent_step = step;
-        t.prefetch.pixel = plan_.walk.rows.rows_ahead() * row_length_ * plan_.features;
+        t.prefetch.pixel = plan_.schedule.rows.rows_ahead() * row_length_ * plan_.features;
       }
     }
     for (int64_t j = 0; !plan_.direct && j < width; ++j) {

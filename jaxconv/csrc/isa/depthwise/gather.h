@@ -26,7 +26,7 @@ struct GatherPlan {
   const int64_t target_channels;
   const bool whole_vectors;   // of accumulators, in the arrays themselves
   const bool direct_targets;  // tiles write the result itself
-  const DepthwisePlan<T> walk;
+  const DepthwisePlan<T> schedule;
   const Weights<T> weights;
   const bool streams;
 
@@ -36,17 +36,17 @@ struct GatherPlan {
         target_channels(call.geometry.features / fold),
         whole_vectors(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
         direct_targets(whole_vectors && fold == 1),
-        walk(call.geometry, call.op, multiplier / fold, pairs(call.geometry)),
-        weights(call.geometry, walk, whole_vectors),
-        streams(kStreams && direct_targets && whole_lines(call.result) && walk.streams()) {}
+        schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry)),
+        weights(call.geometry, schedule, whole_vectors),
+        streams(kStreams && direct_targets && whole_lines(call.result) && schedule.streams()) {}
 
   // Accumulators of a tile's targets that are not written directly.
   int64_t targets_size() const {
-    return direct_targets ? 0 : 2 * kMaxTileWidth * walk.stretches.lanes;
+    return direct_targets ? 0 : 2 * kMaxTileWidth * schedule.stretches.lanes;
   }
 
  private:
-  static bool pairs(const Geometry& g) {
+  static bool has_pairs(const Geometry& g) {
     const Axis &h = g.axis[1], &w = g.axis[2];
     return h.stride == 1 && h.kernel > 1 && w.stride == 1 &&
            DepthwiseTiles<A>::gather_pair(w.kernel, 1, 1) != nullptr;
@@ -66,16 +66,16 @@ class GatherRun {
 
   // What one thread has.
   struct Member {
-    typename Run::Member walk;
+    typename Run::Member run;
     A *weights, *targets;
   };
 
  public:
   static int64_t bytes(const GatherPlan<T>& plan) {
-    return Run::bytes(plan.walk) + plan.weights.bytes();
+    return Run::bytes(plan.schedule) + plan.weights.bytes();
   }
   static int64_t member_bytes(const GatherPlan<T>& plan) {
-    return Run::member_bytes(plan.walk) + Workspace::bytes<A>(plan.weights.chunk_size()) +
+    return Run::member_bytes(plan.schedule) + Workspace::bytes<A>(plan.weights.chunk_size()) +
            Workspace::bytes<A>(plan.targets_size()) + Workspace::bytes<Member>(1);
   }
 
@@ -84,13 +84,13 @@ class GatherRun {
         source_(static_cast<const T*>(call.source)),
         kernel_(static_cast<const T*>(call.operand)),
         result_(static_cast<T*>(call.result)),
-        row_length_(plan.walk.shape.targets[2]),
-        run_(plan.walk, workspace, choose_tile),
+        row_length_(plan.schedule.shape.targets[2]),
+        run_(plan.schedule, workspace, choose_tile),
         weights_(plan.weights.pack(workspace, kernel_)),
         members_(workspace.take<Member>(members)) {
     const int64_t weights_size = plan.weights.chunk_size();
     for (int64_t i = 0; i < members; ++i) {
-      members_[i].walk = run_.member(workspace);
+      members_[i].run = run_.member(workspace);
       members_[i].weights = workspace.take<A>(weights_size);
       members_[i].targets = workspace.take<A>(plan.targets_size());
       std::memset(members_[i].weights, 0, sizeof(A) * weights_size);
@@ -101,7 +101,7 @@ class GatherRun {
   void compute(int64_t begin, int64_t end, int64_t member) const {
     const Member& m = members_[member];
     run_.visit(
-        {begin, end, source_, 0, plan_.walk.shape.features, plan_.weights.row_size()}, m.walk,
+        {begin, end, source_, 0, plan_.schedule.shape.features, plan_.weights.row_size()}, m.run,
         [&](const Stretch& s) {
           if (!plan_.weights.whole()) plan_.weights.pack_chunk(kernel_, s, m.weights);
         },
@@ -121,14 +121,22 @@ class GatherRun {
                                    int64_t width) const {
     const Phase& p = *s.phase;
     const Weights<T>& packed = plan_.weights;
-    const int64_t channels = plan_.target_channels, lanes = plan_.walk.stretches.lanes;
+    const int64_t channels = plan_.target_channels, lanes = plan_.schedule.stretches.lanes;
     const int64_t pixel = s.row * row_length_ + p.first + p.step * first;
     T* target = result_ + pixel * channels + s.feature / plan_.fold;
     const int64_t target_step = p.step * channels;
-    const int64_t lower = plan_.walk.rows.step * row_length_ * channels;
-    GatherTile<A> t{sources,   s.prefetch,        m.weights, {s.kernel_row[0], s.kernel_row[1]},
-                    s.upper,   s.both,            lanes,     m.targets,
-                    lanes,     kMaxTileWidth * lanes, plan_.streams};
+    const int64_t lower = plan_.schedule.rows.step * row_length_ * channels;
+    GatherTile<A> t{sources,
+                    s.prefetch,
+                    m.weights,
+                    {s.kernel_row[0], s.kernel_row[1]},
+                    s.upper,
+                    s.both,
+                    lanes,
+                    m.targets,
+                    lanes,
+                    kMaxTileWidth * lanes,
+                    plan_.streams};
     if (packed.whole()) {
       t.weights = weights_ + p.tap_first * packed.tap_step() + s.feature;
       t.tap_step = p.tap_step * packed.tap_step();
@@ -138,7 +146,7 @@ class GatherRun {
         t.targets = target;
         t.target_step = target_step;
         t.lower = lower;
-        t.prefetch.pixel = plan_.walk.rows.rows_ahead() * row_length_ * channels;
+        t.prefetch.pixel = plan_.schedule.rows.rows_ahead() * row_length_ * channels;
       }
     }
     tile(t);
@@ -169,7 +177,7 @@ const char* depthwise_gather(const Call& call) {
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
   const GatherRun<T> run(call, plan, workspace, members);
-  const int64_t units = plan.walk.rows.units;
+  const int64_t units = plan.schedule.rows.units;
   const int64_t pieces = pieces_for(depthwise_work<T>(call.geometry), units);
   share(*call.team, pieces, members, [&](int64_t piece, int64_t member) {
     run.compute(units * piece / pieces, units * (piece + 1) / pieces, member);

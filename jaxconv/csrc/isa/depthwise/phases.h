@@ -23,7 +23,8 @@ struct RowPhase {
 template <class T, class Tile>
 struct PhaseTables {
   Phase *depth, *height;
-  RowPhase<Tile>*row_begin, *row_end;
+  RowPhase<Tile>* row_begin;
+  RowPhase<Tile>* row_end;
 
   static int64_t bytes(const DepthwisePlan<T>& plan) {
     return Workspace::bytes<RowPhase<Tile>>(plan.stretches.row_phases) +

@@ -20,10 +20,11 @@ constexpr int64_t kMaxChunkBytes = 32 << 10;
 constexpr int64_t kMaxTableBytes = 32 << 10;
 constexpr int64_t kMaxStagedBytes = 256 << 10;
 
-// Tiles prefetch if the arrays take a quarter of the last cache or this much: a network's other
-// layers and other devices have used the rest of it. At 8 of 32 MiB instead of 20, a MobileNetV1
-// training step takes 93 ms instead of 102 (see docs/design/measurements.md). The rows in use must
-// fit the L2 cache, or what is prefetched is evicted before it is used.
+// Tiles prefetch if the arrays take a quarter of the last cache or this much, because a network's
+// other layers and other devices use the cache as well. Prefetching from 8 MiB on instead of 20,
+// with a cache of 32, a MobileNetV1 training step takes 93 ms instead of 102 (see
+// docs/design/measurements.md). The rows in use must fit the L2 cache, or what is prefetched is
+// evicted before it is used.
 constexpr int64_t kMinPrefetchBytes = int64_t{32} << 20;
 constexpr int64_t kMaxPrefetchRowsBytes = 512 << 10;
 
@@ -43,17 +44,15 @@ struct SourcePlan {
   using A = typename Accumulator<T>::type;
 
   int64_t max_rows;  // of sources that a unit uses
-  RowCache<T> cache;
+  RowCache<T> cache;  // used if `access` says so
   SourceAccess access;
   bool prefetch;
 
   SourcePlan(const DepthwiseShape<T>& shape, const TargetRows<T>& rows)
       : max_rows(shape.axis[0].kernel * (shape.axis[1].kernel + rows.per_unit - 1)),
         cache(shape.axis[0].kernel, row_span(shape, rows), shape.sources[2], shape.features) {
-    const bool copied =
-        !std::is_same_v<T, A> || shape.repeat > 1 || shape.features < kLanes<A>;
-    const bool crowded =
-        shape.op != Operator::kFilterGrad && shape.pixel_bytes() % kSetsBytes == 0;
+    const bool copied = !std::is_same_v<T, A> || shape.repeat > 1 || shape.features < kLanes<A>;
+    const bool crowded = shape.op != Operator::kFilterGrad && shape.pixel_bytes() % kSetsBytes == 0;
     const bool cached = (copied || crowded) && rows.segments == 1 && cache.fits();
     access = cached   ? SourceAccess::kRowCache
              : copied ? SourceAccess::kStaged
