@@ -1,12 +1,12 @@
-"""Trains on handwritten digits in several processes, each batch cut over their devices.
+"""Trains on handwritten digits in several processes, each batch sharded over their devices.
 
     python examples/data_parallel.py                            2 processes on this machine
     python examples/data_parallel.py --processes 4 --devices 2  4 processes of 2 CPU devices each
 
-The command starts the processes, trains in one process besides, and compares every loss. Gradients
-are summed over the devices, and so are the statistics of batch normalisation: nothing else is sent.
-When a process dies the others end, and the same command goes on from the last checkpoint. With two
-machines that share a folder, on the first and on the second:
+The command also trains in one process and compares every loss. Devices exchange only sums: of the
+gradients and of the statistics of batch normalisation. If a process dies the others end, and the
+same command resumes from the last checkpoint. With two machines that share a folder, run on the
+first and on the second:
 
     python examples/data_parallel.py --index 0 --coordinator FIRST:9876
     python examples/data_parallel.py --index 1 --coordinator FIRST:9876
@@ -22,8 +22,9 @@ from jaxconv.train.recipe import Data
 
 
 def data() -> Data:
+    """A quarter of the digits, for short epochs."""
     train, held_out = digits.data()
-    return Data({name: array[::4] for name, array in train.items()}, held_out)  # short epochs
+    return Data({name: array[::4] for name, array in train.items()}, held_out)
 
 
 RECIPE = dataclasses.replace(digits.RECIPE, name="data_parallel", data=data, epochs=4)

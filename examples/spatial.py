@@ -1,13 +1,13 @@
-"""Segments scenes of digits in several processes, the images' height cut over their devices.
+"""Segments scenes of digits in several processes, the images' height sharded over their devices.
 
     python examples/spatial.py                            2 processes on this machine
-    python examples/spatial.py --processes 4              4 of them
+    python examples/spatial.py --processes 4              4 processes
     python examples/spatial.py --processes 2 --devices 2  2 processes of 2 CPU devices each
 
-For images that are too large for one device. Each device has a strip of every scene and of every
-layer's features, and gets from its neighbours the rows that its dilated convolutions read besides,
-up to 16, which with four devices is more than a strip has. As in ``data_parallel.py`` the command
-starts the processes, trains in one process besides, and compares every loss.
+This is for images that are too large for one device. Each device holds a strip of rows of every
+scene and of every layer's features, and receives from its neighbours the rows that its dilated
+convolutions read beyond the strip: up to 16, which with four devices is more than a whole strip. As
+in ``data_parallel.py``, the command also trains in one process and compares every loss.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from jaxconv.models.context import DILATIONS
 from jaxconv.train import context, digits
 from jaxconv.train.recipe import Data, Score
 
-SCENES = (160, 40)
+SCENES = (160, 40)  # training and held-out scenes
 
 
 def data() -> Data:

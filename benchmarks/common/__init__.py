@@ -1,1 +1,1 @@
-"""Timing, peers, machines and workloads: what the scripts share."""
+"""What the scripts share: workloads, peers, timing, machine, results and tables."""

@@ -1,4 +1,4 @@
-// Multiply-adds on registers alone: what the machine's arithmetic units can do at most.
+// Multiply-adds on registers alone: the peak of the machine's arithmetic units.
 
 #include <stdint.h>
 
@@ -10,14 +10,14 @@ typedef float vec __attribute__((vector_size(32)));
 typedef float vec __attribute__((vector_size(16)));
 #endif
 
-// Independent sums, as many as hide the latency of two units and fit sixteen registers.
+// Enough independent sums to hide the latency of two units, few enough for sixteen registers.
 enum { kSums = 12, kLanes = sizeof(vec) / sizeof(float) };
 
-// Floating-point operations of a round.
+// Floating-point operations per round.
 int64_t fma_flops(void) { return 2 * kSums * kLanes; }
 
 float fma_rounds(int64_t rounds, float factor, float term) {
-  // From different values: of equal sums a compiler keeps one.
+  // Different initial values: of equal sums a compiler would keep only one.
   vec sums[kSums];
   for (int s = 0; s < kSums; ++s) sums[s] = term * (float)s - (vec){0};
   const vec factors = factor - (vec){0}, terms = term - (vec){0};

@@ -1,4 +1,8 @@
-"""The peers of a benchmark: for one workload and operator, a call that blocks, and its result."""
+"""The peers of a benchmark: lax, PyTorch, and jaxconv by dispatch or by a named implementation.
+
+A peer is made for one operator and its operands. It is a call that returns once its result is
+there, and a function that makes a NumPy array of that result.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.registry import check_name
 from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.kernels.xla import lax as reference
 from jaxconv._src.primitives import rules
@@ -41,18 +45,23 @@ def lax(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> Pee
 def jaxconv(
     operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray, implementation=None
 ) -> Peer:
-    """The family's primitive, with the kernel that dispatch chooses or one by name."""
+    """jaxconv's primitive, with the implementation that dispatch chooses or a named one."""
+    return _jitted(primitive(operator, spec, jnp.float32, implementation), a, b)
+
+
+def primitive(operator: Operator, spec: ConvSpec, dtype, implementation=None) -> Callable:
+    """jaxconv's primitive as a function of its two operands."""
 
     def fn(a, b):
-        return rules.bind(operator, a, b, spec, dtype=jnp.float32, implementation=implementation)
+        return rules.bind(operator, a, b, spec, dtype=dtype, implementation=implementation)
 
-    return _jitted(fn, a, b)
+    return fn
 
 
 def torch(
     operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray, device="cpu", dtype="float32"
 ) -> Peer:
-    """PyTorch's convolution on channels-last memory, and aten's own backward."""
+    """PyTorch's convolution on channels-last memory, and ATen's own backward pass."""
     import torch as framework
 
     first, second = (
@@ -110,7 +119,7 @@ def _torch_call(framework, operator: Operator, spec: ConvSpec, first, second) ->
 
 
 def _to_torch(framework, array: np.ndarray, role: str, rank: int):
-    """As PyTorch orders axes, on the memory that it calls channels-last where it has one."""
+    """In PyTorch's order of axes, and in its channels-last memory format if the rank has one."""
     spatial = range(rank) if role == "k" else range(1, rank + 1)
     order = (rank + 1, rank, *spatial) if role == "k" else (0, rank + 1, *spatial)
     tensor = framework.from_numpy(np.ascontiguousarray(array.transpose(order)))
@@ -125,13 +134,13 @@ def _from_torch(tensor, role: str) -> np.ndarray:
 
 
 def available(implementations: list[str]) -> dict[str, Callable[..., Peer]]:
-    """The peers there are: lax, torch where installed and on the CPU, ours, ours by kernel."""
+    """lax, torch (if installed, on the CPU), jaxconv, and jaxconv with forced implementations."""
     peers: dict[str, Callable[..., Peer]] = {"lax": lax}
     if jax.default_backend() == "cpu" and importlib.util.find_spec("torch") is not None:
         peers["torch"] = torch
     peers["jaxconv"] = jaxconv
     for name in implementations:
-        choose.check_name(name)
+        check_name(name)
 
         def forced(operator, spec, a, b, name=name):
             return jaxconv(operator, spec, a, b, name)

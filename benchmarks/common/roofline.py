@@ -1,11 +1,12 @@
-"""The least time that a row could take on this machine: of its memory or of its arithmetic.
+"""The roofline: the minimum time of a row on this machine, by its memory or by its arithmetic.
 
-Memory: a jitted elementwise pass into a fresh array, whose operand and result together have the
-bytes of the row's, timed beside the row. It pays for new pages and for dispatch as the row does.
+Memory: a jitted elementwise pass into a fresh array, timed beside the row, that reads and writes as
+many bytes as the row's operands and result together. It pays for new pages and for dispatch as the
+row does.
 
 Arithmetic: multiply-adds on registers alone (``fma.c``), on every thread at once. No convolution
-and no matrix product reaches it; a large matrix product of jax's is shown beside it, and stands in
-where there is no C compiler.
+and no matrix product reaches it. A large matrix product in jax is shown beside it, and replaces it
+if there is no C compiler.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ import jax.numpy as jnp
 from jaxconv._src.geometry.spec import ConvSpec, Operator
 
 REPEATS = 10
-MATRIX = 2048
+MATRIX_SIZE = 2048
 
 
 def footprint(operator: Operator, spec: ConvSpec, itemsize: int = 4) -> int:
-    """Bytes of both operands and the result, each counted once; in float32 by default."""
+    """Bytes of both operands and the result, each counted once."""
     shapes = (*spec.operand_shapes(operator), spec.result_shape(operator))
     return itemsize * sum(map(math.prod, shapes))
 
@@ -44,13 +45,13 @@ def copy_of(footprint: int) -> Callable[[], jax.Array]:
 
 
 def peaks() -> dict[str, float]:
-    """GFLOP/s in float32: of multiply-adds on registers, where they compile, and of a product."""
+    """Float32 GFLOP/s of multiply-adds on registers, if they compile, and of a matrix product."""
     matmul = {"matmul": matmul_peak()}
     return matmul if shutil.which("cc") is None else {"fma": fma_peak(), **matmul}
 
 
 def bound_ms(operator: Operator, spec: ConvSpec, copy_ms: float, peaks: dict[str, float]) -> float:
-    """The roofline's time: the longer one of copying the row's bytes and of its multiply-adds."""
+    """The time of copying the row's bytes or of its multiply-adds, whichever is longer."""
     return max(copy_ms, 1e3 * 2 * spec.macs / (1e9 * max(peaks.values())))
 
 
@@ -58,10 +59,10 @@ def fma_peak() -> float:
     threads = len(os.sched_getaffinity(0))
     rounds = 2_000_000
     with tempfile.TemporaryDirectory() as directory:
-        library = _compiled(Path(directory))
+        library = _compile(Path(directory))
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
 
-            def run():  # ctypes lets go of the interpreter's lock
+            def run():  # ctypes releases the GIL
                 calls = [pool.submit(library.fma_rounds, rounds, 0.5, 1.0) for _ in range(threads)]
                 for call in calls:
                     call.result()
@@ -69,7 +70,7 @@ def fma_peak() -> float:
             return 1e-9 * threads * rounds * library.fma_flops() / _best(run)
 
 
-def _compiled(directory: Path) -> ctypes.CDLL:
+def _compile(directory: Path) -> ctypes.CDLL:
     path = directory / "fma.so"
     source = Path(__file__).with_name("fma.c")
     flags = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC")
@@ -82,13 +83,13 @@ def _compiled(directory: Path) -> ctypes.CDLL:
 
 
 def matmul_peak() -> float:
-    a = jnp.ones((MATRIX, MATRIX), jnp.float32)
+    a = jnp.ones((MATRIX_SIZE, MATRIX_SIZE), jnp.float32)
     product = jax.jit(lambda a: a @ a).lower(a).compile()
-    return 1e-9 * 2 * MATRIX**3 / _best(lambda: jax.block_until_ready(product(a)))
+    return 1e-9 * 2 * MATRIX_SIZE**3 / _best(lambda: jax.block_until_ready(product(a)))
 
 
 def _best(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs: a peak is what is reached at best."""
+    """Seconds of the fastest run: a peak is what is reached at best."""
 
     def once() -> float:
         start = time.perf_counter()

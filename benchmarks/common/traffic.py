@@ -1,21 +1,31 @@
-"""What a compiled program sends between devices, read from its text."""
+"""The collectives of a compiled program, read from its text."""
 
 from __future__ import annotations
 
-import collections
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 COLLECTIVES = ("all-reduce", "collective-permute", "all-gather", "reduce-scatter", "all-to-all")
 
 
-class Traffic(NamedTuple):
-    """All collectives of one kind: how many, their arrays' bytes, and what one device sends.
+class Array(NamedTuple):
+    """One result of a collective, on one device."""
 
-    ``payload`` counts the whole array that a collective gives each device, or takes from it where
-    it scatters; ``sent`` what leaves a device where all of them form a ring, the least there can
-    be.
+    size: int
+    itemsize: int
+
+    @property
+    def bytes(self) -> int:
+        return self.size * self.itemsize
+
+
+class Traffic(NamedTuple):
+    """All collectives of one kind: their number, their arrays' bytes, and what one device sends.
+
+    ``payload`` counts the whole array that a collective gives each device, or takes from each when
+    it scatters. ``sent`` is what leaves a device if all devices form a ring, which is the minimum.
     """
 
     count: int
@@ -23,35 +33,41 @@ class Traffic(NamedTuple):
     sent: float
 
 
+def collectives(text: str) -> Iterator[tuple[str, list[Array]]]:
+    """The kind and the results of each collective, in program order."""
+    kinds = "|".join(COLLECTIVES)
+    for results, kind, start in re.findall(rf" = (.*?) ({kinds})(-start)?\(", text):
+        arrays = _arrays(results)
+        # Asynchronous ones list operands, then results; XLA for TPU omits an all-reduce's operands.
+        if start and (kind != "all-reduce" or results.startswith("((")):
+            arrays = arrays[len(arrays) // 2 :]
+        yield kind, arrays
+
+
 def traffic(text: str, devices: int) -> dict[str, Traffic]:
-    """By kind, of a program in which each collective is among all ``devices``."""
-    found: dict[str, list[int]] = collections.defaultdict(list)
-    names = "|".join(COLLECTIVES)
-    for results, name, start in re.findall(rf" = (.*?) ({names})(-start)?\(", text):
-        sizes = _sizes(results)
-        # Operands, then results; XLA for TPU leaves an all-reduce's operands out.
-        if start and (name != "all-reduce" or results.startswith("((")):
-            sizes = sizes[len(sizes) // 2 :]
-        found[name].append(sum(sizes) * (devices if name == "reduce-scatter" else 1))
+    """By kind, for a program in which each collective spans all ``devices``."""
+    payloads: dict[str, list[int]] = {}
+    for kind, arrays in collectives(text):
+        copies = devices if kind == "reduce-scatter" else 1
+        payloads.setdefault(kind, []).append(copies * sum(array.bytes for array in arrays))
     return {
-        name: Traffic(len(found[name]), sum(found[name]), sum(found[name]) * _share(name, devices))
-        for name in COLLECTIVES
-        if name in found
+        kind: Traffic(len(found), sum(found), sum(found) * _sent_share(kind, devices))
+        for kind in COLLECTIVES
+        if (found := payloads.get(kind))
     }
 
 
-def _sizes(results: str) -> list[int]:
-    """Bytes of each array; what has no axes beside others is a semaphore."""
-    arrays = re.findall(r"([a-z]+)(\d*)\[([\d,]*)\]", results)
+def _arrays(results: str) -> list[Array]:
+    """The arrays of a result or of a tuple of results, without semaphores (unsigned scalars)."""
     return [
-        math.prod(int(n) for n in shape.split(",") if n) * max(int(bits or 8) // 8, 1)
-        for kind, bits, shape in arrays
+        Array(math.prod(int(n) for n in shape.split(",") if n), max(int(bits or 8) // 8, 1))
+        for kind, bits, shape in re.findall(r"([a-z]+)(\d*)\[([\d,]*)\]", results)
         if shape or kind != "u"
     ]
 
 
-def _share(name: str, devices: int) -> float:
-    """What a device sends of each byte: all but its own part, twice where it comes back summed."""
-    if name == "collective-permute":
+def _sent_share(kind: str, devices: int) -> float:
+    """Bytes sent per byte of payload: all but the device's own part, twice for an all-reduce."""
+    if kind == "collective-permute":
         return 1.0
-    return (devices - 1) / devices * (2 if name == "all-reduce" else 1)
+    return (devices - 1) / devices * (2 if kind == "all-reduce" else 1)

@@ -1,4 +1,4 @@
-"""Named convolutions of real networks, shared by tests, benchmarks, tuning and notebooks."""
+"""Named convolutions of real networks, shared by tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from jaxconv._src.geometry.spec import ConvSpec, Pairs, Shape
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One convolution: ``spec`` is the forward convolution's, also for a transposed one."""
+    """One convolution. ``spec`` describes the forward convolution, also of a transposed one."""
 
     name: str
     kind: str
     spec: ConvSpec
-    transposed: bool = False
 
 
 def _workload(
@@ -29,9 +28,8 @@ def _workload(
     dilation: int = 1,
     groups: int = 1,
     padding: Pairs | None = None,
-    transposed: bool = False,
 ) -> Workload:
-    if padding is None:  # the same on both sides, as PyTorch's networks have it
+    if padding is None:  # the same on both sides, as in PyTorch's networks
         sides = (dilation * (k - 1) // 2 for k in kernel)
         padding = tuple((side, side) for side in sides)
     spec = ConvSpec(
@@ -45,7 +43,7 @@ def _workload(
         dilation=(dilation,) * len(kernel),
         groups=groups,
     )
-    return Workload(name, kind, spec, transposed)
+    return Workload(name, kind, spec)
 
 
 def _depthwise(name: str, batch: int, spatial: Shape, channels: int, kernel: Shape, **options):
@@ -115,7 +113,6 @@ DENSE = (
         (128, 256),
         (4, 4),
         stride=2,
-        transposed=True,
     ),
 )
 

@@ -1,55 +1,66 @@
-"""Temporaries of every workload and operator, in multiples of the largest of its three arrays.
+"""Temporaries of every workload and operator, as multiples of the largest of its three arrays.
 
-    python -m benchmarks.cpu.temporaries               float32, what dispatch chooses
+    python -m benchmarks.cpu.temporaries                     float32, with dispatch's choice
     python -m benchmarks.cpu.temporaries --dtype bfloat16
-    python -m benchmarks.cpu.temporaries --without-engine    what a machine without a compiler runs
+    python -m benchmarks.cpu.temporaries --without-engine    as on a machine without a compiler
 
-The numbers are of the compiled programs and the same on every run. What the CPU engine allocates
-for itself is not among them.
+The figures are properties of the compiled programs, the same in every run. They leave out what the
+CPU engine itself allocates: see ``memory.py``.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.common.workloads import WORKLOADS
-from jaxconv._src.dispatch import choose
+from benchmarks.common import arguments, peers, results
+from benchmarks.common.machine import versions
+from benchmarks.common.workloads import WORKLOADS, Workload
+from benchmarks.cpu import tables
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.primitives import rules
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--without-engine", action="store_true")
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser)
+    parser.add_argument("--dtype", default="float32", help="of operands and results")
+    parser.add_argument("--without-engine", action="store_true", help="plain XLA alone")
+    arguments.add_json(parser)
     args = parser.parse_args()
-    dtype = jnp.dtype(args.dtype)
-    plain = "asked for plain XLA" if args.without_engine else None
-    print("| workload |", " | ".join(operator.value for operator in Operator), "|")
-    print("| --- |", " | ".join("---" for _ in Operator), "|")
-    for workload in WORKLOADS:
-        if args.only in workload.name:
-            cells = (cell(operator, workload.spec, dtype, plain) for operator in Operator)
-            print("|", workload.name, "|", " | ".join(cells), "|", flush=True)
+    plain = "--without-engine was given" if args.without_engine else None
+    rows = [
+        measure(workload, operator, jnp.dtype(args.dtype), plain)
+        for workload in WORKLOADS
+        if args.only in workload.name
+        for operator in Operator
+    ]
+    report = results.report(rows, {}, versions("jax"))
+    if args.json:
+        results.write(args.json, report)
+    print(tables.temporaries(rows), report.source, sep="\n\n")
 
 
-def cell(operator: Operator, spec: ConvSpec, dtype, plain: str | None) -> str:
-    kernel = choose.choose(operator, jax.default_backend(), spec, dtype, plain=plain).implementation
-    return f"{kernel} {temporaries(operator, spec, dtype, kernel):.2f}"
+def measure(workload: Workload, operator: Operator, dtype, plain: str | None) -> dict[str, Any]:
+    spec = workload.spec
+    platform = jax.default_backend()
+    choice = choose_implementation(operator, platform, spec, dtype, None, plain)
+    return {
+        "workload": workload.name,
+        "operator": operator.value,
+        "implementation": choice.implementation,
+        "temporaries": temporaries(operator, spec, dtype, choice.implementation),
+    }
 
 
-def temporaries(operator: Operator, spec: ConvSpec, dtype, kernel: str) -> float:
+def temporaries(operator: Operator, spec: ConvSpec, dtype, implementation: str) -> float:
+    """Bytes of XLA's temporaries over those of the largest operand or result."""
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in spec.operand_shapes(operator)]
-
-    def fn(a, b):
-        return rules.bind(operator, a, b, spec, dtype=dtype, implementation=kernel)
-
-    memory = jax.jit(fn).lower(*shapes).compile().memory_analysis()
+    function = peers.primitive(operator, spec, dtype, implementation)
+    memory = jax.jit(function).lower(*shapes).compile().memory_analysis()
     arrays = (spec.result_shape(operator), *spec.operand_shapes(operator))
     largest = max(math.prod(shape) for shape in arrays)
     return memory.temp_size_in_bytes / (largest * dtype.itemsize)

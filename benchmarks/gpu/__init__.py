@@ -1,1 +1,1 @@
-"""The GPU kernels: timed on a device, and compiled for devices that are not there."""
+"""The GPU kernels: timed on a device, and compiled without one."""

@@ -1,19 +1,18 @@
-"""Compiles the depthwise workloads for GPUs that need not be there, and reads what was compiled.
+"""Compiles the depthwise workloads for GPUs, without needing one, and reads the programs.
 
     python -m benchmarks.gpu.static                          H100 and A100, bfloat16
-    python -m benchmarks.gpu.static --devices H100 --dtype float32 --only 7x7 --json table.json
+    python -m benchmarks.gpu.static --devices H100 --dtypes float32 --only 7x7
+    python -m benchmarks.gpu.static --json benchmarks/results/gpu_static.json
 
-Registers a thread, spilled bytes, shared memory and bytes a load of every GPU program, and the
-temporaries that XLA allocates, of our kernels and of lax's convolution. These are static figures,
-good for comparing programs; they are not times. cuDNN's own programs and workspaces are chosen on
-the device, so that only their names stand here.
+Prints registers per thread, spilled bytes, shared memory and bytes per load of every GPU program,
+and XLA's temporaries, for jaxconv's kernels and for lax. Then a summary, which ``--json`` writes.
+These figures are static: good for comparing programs, but not times. cuDNN's own programs and
+workspaces are chosen on the device, so only their names appear here.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -23,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-INSTALL = 'This needs NVIDIA\'s compiler, but no GPU: pip install "jax[cuda13]", about 4.5 GB.'
+INSTALL = 'This needs NVIDIA\'s compiler but no GPU: pip install "jax[cuda13]", about 4.5 GB.'
 DUMP = Path(tempfile.mkdtemp(prefix="jaxconv-static-gpu-"))
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAXCONV_TUNING"] = "off"
@@ -34,20 +33,21 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import AbstractDevice, AbstractMesh  # noqa: E402
 
-from benchmarks.common.workloads import DEPTHWISE
-from benchmarks.gpu.targets import TARGETS, describe
-from jaxconv._src.geometry.spec import Operator
-from jaxconv._src.kernels.gpu import entry
-from jaxconv._src.primitives import rules
+from benchmarks.common import arguments, peers, results  # noqa: E402
+from benchmarks.common.machine import versions  # noqa: E402
+from benchmarks.common.workloads import DEPTHWISE  # noqa: E402
+from benchmarks.gpu import tables  # noqa: E402
+from benchmarks.gpu.targets import TARGETS, describe  # noqa: E402
+from jaxconv._src.geometry.spec import Operator  # noqa: E402
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--devices", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
-    parser.add_argument("--only", default="", help="workloads whose name contains this")
-    parser.add_argument("--operators", nargs="+", default=[operator.value for operator in Operator])
-    parser.add_argument("--json", type=Path, help="where to write all rows")
+    parser.add_argument("--dtypes", nargs="+", default=["bfloat16"])
+    arguments.add_only(parser)
+    arguments.add_operators(parser)
+    arguments.add_json(parser)
     args = parser.parse_args()
     assembler = find_assembler()
     if assembler is None or importlib.util.find_spec("jax_cuda13_plugin") is None:
@@ -58,21 +58,22 @@ def main() -> None:
         for workload in DEPTHWISE:
             if args.only in workload.name:
                 for operator in map(Operator, args.operators):
-                    for dtype in args.dtype:
+                    for dtype in args.dtypes:
                         case = (operator, workload.spec, np.dtype(dtype))
-                        found = {"device": device, "workload": workload.name}
-                        found |= {"operator": operator.value, "dtype": dtype}
+                        names = {"device": device, "workload": workload.name}
+                        names |= {"operator": operator.value, "dtype": dtype}
                         for name in ("pallas", "lax"):
-                            rows.append(found | {"kernel": name} | measure(device, name, case))
+                            figures = measure(device, name, case)
+                            rows.append(names | {"implementation": name} | figures)
                         print(f"{device} {workload.name} {operator.value}", file=sys.stderr)
+    report = results.report(tables.summarize_programs(rows), {}, versions("jax"))
     if args.json:
-        args.json.write_text(json.dumps({"static": True, "jax": jax.__version__, "rows": rows}))
-    print(markdown(rows))
-    print(f"\nStatic figures of compiled programs, not times. jax {jax.__version__}.")
+        results.write(args.json, report)
+    print(tables.programs(rows), tables.static(report.rows), report.source, sep="\n\n")
 
 
 def find_assembler() -> str | None:
-    """ptxas of the CUDA wheels, else of the machine."""
+    """ptxas of the CUDA wheels, or else of the machine."""
     found = importlib.util.find_spec("nvidia")
     folders = found.submodule_search_locations or [] if found else []
     wheels = [path for folder in folders for path in Path(folder).glob("*/bin/ptxas")]
@@ -80,7 +81,7 @@ def find_assembler() -> str | None:
 
 
 def measure(device: str, implementation: str, case) -> dict[str, Any]:
-    """One program: its temporaries, its GPU programs, and which library calls it makes."""
+    """One compiled function: its temporaries, its GPU programs, and its library calls."""
     for path in DUMP.glob("*"):
         path.unlink()
     compiled = compile_for(device, implementation, *case)
@@ -101,37 +102,34 @@ def compile_for(device: str, implementation: str, operator: Operator, spec, dtyp
         jax.ShapeDtypeStruct(shape, dtype, sharding=place)
         for shape in spec.operand_shapes(operator)
     ]
-
-    def fn(a, b):
-        return rules.bind(operator, a, b, spec, dtype=dtype, implementation=implementation)
-
+    fn = peers.primitive(operator, spec, dtype, implementation)
     abstract = AbstractMesh((), (), abstract_device=AbstractDevice(kind, cores, "gpu"))
-    with jax.sharding.use_abstract_mesh(abstract), entry.target(kind):
+    with jax.sharding.use_abstract_mesh(abstract):
         return jax.jit(fn).lower(*shapes).compile()
 
 
 def assembled(path: Path, architecture: str) -> list[dict[str, Any]]:
-    """What ptxas says of each program: registers a thread, spilled and shared bytes."""
+    """What ptxas reports of each program: registers per thread, spilled and shared bytes."""
     command = [find_assembler(), "-v", f"-arch={architecture}", str(path), "-o", os.devnull]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    messages = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     programs = []
-    for entry in said.split("Compiling entry function ")[1:]:
-        spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", entry)
-        shared = re.search(r"(\d+) bytes smem", entry)
+    for message in messages.split("Compiling entry function ")[1:]:
+        spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", message)
+        shared = re.search(r"(\d+) bytes smem", message)
         programs.append(
             {
-                "name": entry.split("'")[1],
-                "registers": int(re.search(r"Used (\d+) registers", entry)[1]),
+                "name": message.split("'")[1],
+                "registers": int(re.search(r"Used (\d+) registers", message)[1]),
                 "spilled_bytes": int(spilled[1]) + int(spilled[2]),
                 "shared_bytes": int(shared[1]) if shared else 0,
-                "loads": loads(path.read_text(), entry.split("'")[1]),
+                "loads": loads(path.read_text(), message.split("'")[1]),
             }
         )
     return programs
 
 
 def loads(text: str, name: str) -> dict[str, int]:
-    """How many loads of global memory a program has, by their bytes a thread."""
+    """The number of loads from global memory in a program, by bytes per thread."""
     body = re.split(r"^\.visible \.entry ", text, flags=re.M)
     (program,) = [part for part in body if part.startswith(f"{name}(")]
     counts: dict[str, int] = {}
@@ -139,48 +137,6 @@ def loads(text: str, name: str) -> dict[str, int]:
         size = str(int(vector or 1) * int(bits) // 8)
         counts[size] = counts.get(size, 0) + 1
     return counts
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    header = ["device", "workload", "operator", "dtype", "kernel", "registers", "spilled bytes"]
-    header += ["shared bytes", "temporary bytes", "bytes a load", "programs", "library calls"]
-    lines = [header, ["---"] * len(header)]
-    for row in rows:
-        programs = row["programs"]
-        most = [
-            max((program[key] for program in programs), default="")
-            for key in ("registers", "spilled_bytes", "shared_bytes")
-        ]
-        named = [row[key] for key in ("device", "workload", "operator", "dtype", "kernel")]
-        calls = ", ".join(call for call in row["calls"] if "triton" not in call)
-        sizes = sorted({int(size) for program in programs for size in program["loads"]})
-        a_load = " ".join(map(str, sizes))
-        cells = [*named, *most, row["temporary_bytes"], a_load, len(programs), calls]
-        lines.append([str(cell) for cell in cells])
-    return "\n".join([*map(_line, lines), "", *map(_line, summary(rows))])
-
-
-def summary(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Of all workloads, for each device, operator and dtype."""
-    header = ["device", "operator", "dtype", "registers a thread", "spilled bytes"]
-    header += ["our temporaries, MB", "lax's, MB"]
-    lines = [header, ["---"] * len(header)]
-    groups: dict[tuple[str, ...], dict[str, list[dict[str, Any]]]] = {}
-    for row in rows:
-        name = (row["device"], row["operator"], row["dtype"])
-        groups.setdefault(name, {"pallas": [], "lax": []})[row["kernel"]].append(row)
-    for name, by in groups.items():
-        most = [max(program["registers"] for program in row["programs"]) for row in by["pallas"]]
-        spilled = [program["spilled_bytes"] for row in by["pallas"] for program in row["programs"]]
-        megabytes = [
-            f"{sum(row['temporary_bytes'] for row in by[kernel]) / 1e6:.1f}" for kernel in by
-        ]
-        lines.append([*name, f"{min(most)} to {max(most)}", str(sum(spilled)), *megabytes])
-    return lines
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""GPUs that need not be there, described to XLA's compiler."""
+"""GPUs described to XLA's compiler, so that none needs to be present."""
 
 from __future__ import annotations
 
 from jax.experimental import topologies
 
-# What XLA asks of a device, from NVIDIA's data sheets and CUDA's table of compute capabilities.
+# What XLA needs to know: from NVIDIA's data sheets and CUDA's table of compute capabilities.
 TARGETS = {
     "H100": ("NVIDIA H100 80GB HBM3", "sm_90a", 132, 9, 233472, 232448, 3352320000000, 52428800),
     "A100": ("NVIDIA A100-SXM4-80GB", "sm_80", 108, 8, 167936, 166912, 2039000000000, 41943040),
@@ -28,7 +28,7 @@ device_description_str: "{kind}"
 
 
 def describe(device: str, count: int = 1):
-    """A topology of ``count`` such devices in one machine."""
+    """A topology of ``count`` devices in one machine."""
     kind, _, cores, major, shared, optin, bandwidth, cache = TARGETS[device]
     names = ("kind", "cores", "major", "shared", "optin", "bandwidth", "cache")
     values = (kind, cores, major, shared, optin, bandwidth, cache)

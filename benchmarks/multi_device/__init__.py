@@ -1,1 +1,1 @@
-"""What is sent between devices, and how long it takes."""
+"""Several devices: what they send, and times of sharded convolutions."""

@@ -1,22 +1,20 @@
-"""What a training step sends between devices for each sharding: ours beside plain lax.
+"""What a training step sends between devices for each sharding, with jaxconv and with lax.
 
     python -m benchmarks.multi_device.collectives
     python -m benchmarks.multi_device.collectives --time
 
 A step is a convolution and both of its gradients, compiled for operands that are sharded over a
-mesh of 4 x 2 devices. Bytes are those of each collective's result on one device. ``--time`` times
-depthwise convolutions and steps on two and four devices of one machine instead, beside unsharded
-ones on equal images. Results go where those of the last run were (donated, as a training loop's):
-else what is timed is how malloc hands out pages, which differs between one thread and several.
+mesh of 4 x 2 devices. Bytes are those of each collective's result on one device.
+
+``--time`` times depthwise convolutions and steps on two and four devices of one machine instead,
+relative to the unsharded ones on the same images. Results are donated, as in a training loop:
+otherwise the times are mostly malloc's, which differ between one thread and several.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
 import functools
-import math
-import re
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +25,11 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
+from benchmarks.common import arguments, results
+from benchmarks.common.machine import machine, versions
 from benchmarks.common.timing import interleaved, median_ms
+from benchmarks.common.traffic import traffic
+from benchmarks.multi_device import tables
 
 KINDS = {"depthwise": (32, (3, 3, 1, 32), 32), "dense": (32, (3, 3, 32, 64), 1)}
 FEATURES = P(None, None, None, "b")
@@ -44,16 +46,19 @@ OF_KIND = {
         "in-features": (FEATURES, P(None, None, "b"), P()),
     },
 }
-# images, their extents, features, the kernel's extents; the last two exceed any cache
+# Images, their extent, features, the kernel's extent; the last two workloads exceed any cache.
 SIZES = (32, 56, 32, 3), (8, 112, 32, 7), (16, 112, 64, 3), (16, 112, 64, 7)
-# What is timed: the mesh, and how the operands are cut over it.
-CUTS = {
-    "unsharded": ((1, 1), "batch"),
+UNSHARDED = "unsharded"
+# What is timed: the mesh and the sharding of the operands.
+PARTITIONS = {
+    UNSHARDED: ((1, 1), "batch"),
     "batch over 2": ((2, 1), "batch"),
     "height over 2": ((2, 1), "height"),
     "height and width over 2x2": ((2, 2), "height and width"),
 }
-NAMES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
+UNUSED_HALOS = "height over 2, halos unused"
+RUNS = 3
+BLOCKS = 8
 
 
 def plain(x, kernel, groups: int):
@@ -103,58 +108,55 @@ def compiled(conv: Callable, kind: str, specs, mesh):
     return jax.jit(step(conv, groups)).lower(*placed).compile(), placed
 
 
-def sent(program) -> str:
-    """The collectives of a compiled program: how many, and their bytes."""
-    counts, sizes = collections.Counter(), collections.Counter()
-    # A result is one array, or a tuple of several.
-    for results, name in re.findall(rf"= (.*?) ({NAMES})(?:-start)?\(", program.as_text()):
-        counts[name] += 1
-        for width, shape in re.findall(r"[a-z]+(\d+)\[([\d,]*)\]", results):
-            sizes[name] += int(width) // 8 * math.prod(int(n) for n in shape.split(",") if n)
-    return ", ".join(f"{counts[n]} {n} {sizes[n] / 1024:.0f} KiB" for n in counts) or "none"
-
-
-def table() -> None:
+def count_collectives() -> list[results.Row]:
     mesh = jax.make_mesh((4, 2), ("b", "f"), axis_types=(AxisType.Auto,) * 2)
-    print("| kind | sharded | jaxconv | lax |\n| --- | --- | --- | --- |")
+    rows = []
     for kind in KINDS:
         arrays, groups = operands(kind)
-        wanted = jax.jit(step(plain, groups))(*arrays)
+        expected = jax.jit(step(plain, groups))(*arrays)
         for name, specs in (SHARDINGS | OF_KIND[kind]).items():
-            cells = []
-            for conv in (ours, plain):
+            sent, correct = {}, {}
+            for peer, conv in (("jaxconv", ours), ("lax", plain)):
                 program, placed = compiled(conv, kind, specs, mesh)
-                right = all(
-                    np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
-                    for a, b in zip(program(*placed), wanted, strict=True)
-                )
-                cells.append(sent(program) + ("" if right else " (wrong values)"))
-            print(f"| {kind} | {name} | {' | '.join(cells)} |")
+                sent[peer] = {
+                    collective: {"count": found.count, "kib": found.payload / 1024}
+                    for collective, found in traffic(program.as_text(), mesh.size).items()
+                }
+                correct[peer] = all(map(close, program(*placed), expected))
+            if not correct["jaxconv"]:
+                raise SystemExit(f"{kind}, {name}: differs from the unsharded step")
+            rows.append({"kind": kind, "sharded": name, **sent, "lax_correct": correct["lax"]})
+    return rows
+
+
+def close(a, b) -> bool:
+    return np.allclose(a, b, rtol=1e-3, atol=1e-4 * float(jnp.abs(b).max()))
 
 
 def forward(x, kernel, g):
     return ours(x, kernel, x.shape[-1])
 
 
-def swapped(rows: int, x):
-    """The halos of the height: of two shards each has one edge that the other reads."""
+def exchanged(rows: int, x):
+    """The halos of the height: each of two shards has one edge that the other one reads."""
     edge = jnp.where(jax.lax.axis_index("b") == 0, x[:, -rows:], x[:, :rows])
     return jax.lax.ppermute(edge, "b", [(0, 1), (1, 0)])
 
 
 def forward_and_halos(rows: int, x, kernel, g):
-    """The kernel on each shard, and the halos sent, but not used."""
-    return forward(x, kernel, g), swapped(rows, x)
+    """The convolution of each shard alone; the halos are sent but not used."""
+    return forward(x, kernel, g), exchanged(rows, x)
 
 
 def step_and_halos(rows: int, x, kernel, g):
-    """The same of a step."""
+    """The step of each shard alone; the halos are sent but not used."""
     y, dx, dk = step(ours, x.shape[-1])(x, kernel, g)
-    halos = swapped(rows, x), swapped(rows, g), swapped(rows, -x)  # -x: no two are one
+    # -x: XLA would merge two equal exchanges.
+    halos = exchanged(rows, x), exchanged(rows, g), exchanged(rows, -x)
     return y, dx, jax.lax.psum(dk, "b"), *halos
 
 
-def bare(mesh, halo: int) -> dict[str, Callable]:
+def with_unused_halos(mesh, halo: int) -> dict[str, Callable]:
     rows = SHARDINGS["height"][0]
     programs = {
         "forward": (forward_and_halos, (rows, rows)),
@@ -165,20 +167,20 @@ def bare(mesh, halo: int) -> dict[str, Callable]:
             functools.partial(program, halo),
             mesh=mesh,
             in_specs=(rows, P(), rows),
-            out_specs=results,
+            out_specs=out_specs,
             check_vma=False,
         )
-        for name, (program, results) in programs.items()
+        for name, (program, out_specs) in programs.items()
     }
 
 
 def repeated(call: Callable, operands) -> Callable[[], None]:
-    """Runs the call, its results in the memory of the run before."""
-    results = [jax.jit(call)(*operands)]
+    """Runs the call, which writes its results to the memory of the previous run's."""
+    outputs = [jax.jit(call)(*operands)]
     again = jax.jit(lambda operands, _: call(*operands), donate_argnums=1, keep_unused=True)
 
     def run() -> None:
-        results[0] = jax.block_until_ready(again(operands, results[0]))
+        outputs[0] = jax.block_until_ready(again(operands, outputs[0]))
 
     run()
     return run
@@ -191,44 +193,68 @@ def meshes() -> dict[tuple[int, int], Any]:
     return {s: jax.make_mesh(s, ("b", "f"), auto, devices=devices[: s[0] * s[1]]) for s in shapes}
 
 
-def timed(images: int, extent: int, features: int, taps: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of the convolution and of its step, whole and cut in each way."""
+def programs(images: int, extent: int, features: int, taps: int) -> dict[str, dict[str, Callable]]:
+    """The convolution and its step, unsharded and partitioned in each way."""
     x = images, extent, extent, features
     arrays = drawn(x, (taps, taps, 1, features), x)
     grids = meshes()
     placed = {
-        cut: place(arrays, SHARDINGS[specs], grids[shape]) for cut, (shape, specs) in CUTS.items()
+        name: place(arrays, SHARDINGS[specs], grids[shape])
+        for name, (shape, specs) in PARTITIONS.items()
     }
     calls = {
-        "forward": {cut: repeated(forward, each) for cut, each in placed.items()},
-        "step": {cut: repeated(step(ours, features), each) for cut, each in placed.items()},
+        "forward": {name: repeated(forward, each) for name, each in placed.items()},
+        "step": {name: repeated(step(ours, features), each) for name, each in placed.items()},
     }
-    halved = placed["height over 2"]
-    for name, program in bare(grids[2, 1], taps // 2).items():
-        calls[name]["kernels and bare halos over 2"] = repeated(program, halved)
-    return {
-        name: {cut: median_ms(each) for cut, each in interleaved(cuts, 2.0, blocks=8).items()}
-        for name, cuts in calls.items()
-    }
+    for name, program in with_unused_halos(grids[2, 1], taps // 2).items():
+        calls[name][UNUSED_HALOS] = repeated(program, placed["height over 2"])
+    return calls
 
 
-def time() -> None:
-    """Devices share the machine's cores; one device has them all."""
-    for images, extent, features, taps in SIZES:
-        for name, medians in timed(images, extent, features, taps).items():
-            print(f"{name}, {taps}x{taps}, {images}x{extent}x{extent}x{features}")
-            for cut, milliseconds in medians.items():
-                ratio = milliseconds / medians["unsharded"]
-                print(f"  {cut:30} {milliseconds:7.3f} ms  {ratio:.2f}")
+def time_partitions(sizes, seconds: float) -> list[results.Row]:
+    """Times relative to the unsharded program, medians of several runs.
+
+    Devices share the machine's cores; a single device has them all.
+    """
+    rows = []
+    for images, extent, features, taps in sizes:
+        for name, calls in programs(images, extent, features, taps).items():
+            runs = [relative_times(calls, seconds) for _ in range(RUNS)]
+            relative = {each: statistics.median(run[each] for run in runs) for each in runs[0]}
+            workload = f"depthwise {taps}x{taps} {images}x{extent}x{extent}x{features}"
+            rows.append({"workload": workload, "program": name, "relative_time": relative})
+    return rows
+
+
+def relative_times(calls: dict[str, Callable], seconds: float) -> dict[str, float]:
+    samples = interleaved(calls, seconds, blocks=BLOCKS)
+    medians = {name: median_ms(times) for name, times in samples.items()}
+    unsharded = medians.pop(UNSHARDED)
+    return {name: median / unsharded for name, median in medians.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--time", action="store_true", help="time depthwise convolutions instead")
+    parser.add_argument(
+        "--sizes", type=int, default=len(SIZES), help="time only the first of the four sizes"
+    )
+    arguments.add_seconds(parser, 2.0, "program")
+    arguments.add_json(parser)
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
-    (time if args.time else table)()
+    if args.time:
+        rows = time_partitions(SIZES[: args.sizes], args.seconds)
+        report = results.report(rows, machine(), versions("jax"))
+        table = tables.sharded_times(rows)
+    else:
+        rows = count_collectives()
+        report = results.report(rows, {}, versions("jax"))
+        table = tables.collectives(rows)
+    if args.json:
+        results.write(args.json, report)
+    print(table, report.source, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,32 @@
-"""What a training step sends for each chip, on 4, 16 and 256 TPU chips and on 8 GPUs, none there.
+"""What each chip sends in a training step on 4 to 256 TPU chips and on 8 GPUs, without needing any.
 
     pip install libtpu                  and / or  pip install "jax[cuda13]"
     python -m benchmarks.multi_device.static                       all that can be compiled here
-    python -m benchmarks.multi_device.static --targets v5e-4 v5e-16 --cuts height --json table.json
+    python -m benchmarks.multi_device.static --targets v5e-4 v5e-16 --axes height
+    python -m benchmarks.multi_device.static --json benchmarks/results/scaling_static.json
 
-The step trains MobileNetV1 (4.2 million parameters, bfloat16, batch normalisation over the whole
-batch, momentum) and is compiled by the real compilers for all devices as one program. The work of a
-chip stays the same while their number grows: ``batch`` has 8 images of 96x96 for each chip,
-``height`` 32 rows for each of 8 images 96 wide, 8,192 rows for 256 chips. So should what a chip
-sends: the exit code is 1 where a collective's payload differs by more than 1 %, and where one is
-neither a sum nor a halo.
+The step trains MobileNetV1 (4.2 million parameters, bfloat16, batch normalization over the whole
+batch, momentum) and is compiled by the real compilers for all devices as one program. The work per
+chip stays the same as their number grows: sharded over ``batch``, each chip has 8 images of 96x96;
+sharded over ``height``, it has 32 rows of each of 8 images, which are 96 wide. What a chip sends
+should stay the same too: the exit code is 1 if a collective's payload grows by more than 1 %, or if
+one is neither a sum nor a halo exchange.
 
-These are static figures, read from compiled programs; nothing is run or timed. ``payload`` is the
-arrays that collectives sum or move, ``sent`` what leaves a chip where all form a ring: twice the
-share of the others in the payload for an all-reduce, which grows from 1.5 to 2 times the payload.
+These figures are static, read from compiled programs; nothing is run or timed. ``payload`` counts
+the arrays that collectives sum or move, ``sent`` what leaves a chip if all chips form a ring: for
+an all-reduce 1.5 times the payload on 4 chips, and close to twice the payload on many.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import os
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.tpu.static import prepare
+from benchmarks.common import arguments
+from benchmarks.tpu.targets import prepare
 
 TPU, CUDA = ("libtpu", "pip install libtpu"), ("jax_cuda13_plugin", 'pip install "jax[cuda13]"')
 TARGETS = {
@@ -35,40 +35,48 @@ TARGETS = {
     "v5e-256": (TPU, 256, "v5e:16x16"),
     "H100-8": (CUDA, 8, "H100"),
 }
-CUTS = ("batch", "height")
-IMAGES, SIDE, ROWS = 8, 96, 32
-FLAT = 0.01
+AXES = ("batch", "height")
+IMAGES, SIDE, ROWS = 8, 96, 32  # per chip
+MAX_GROWTH = 0.01
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments.parser(__doc__)
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--cuts", nargs="+", choices=CUTS, default=list(CUTS))
-    parser.add_argument("--width", type=float, default=1.0, help="of the network's features")
-    parser.add_argument("--json", type=Path, help="where to write the rows")
+    parser.add_argument("--axes", nargs="+", choices=AXES, default=list(AXES), help="to shard over")
+    parser.add_argument(
+        "--width", type=float, default=1.0, help="multiplies the network's features"
+    )
+    arguments.add_json(parser)
     args = parser.parse_args()
     prepare()
     os.environ["JAXCONV_TUNING"] = "off"
+    # Imported only now: jax and libtpu read the environment when they are loaded.
+    from benchmarks.common import results
+    from benchmarks.common.machine import versions
+    from benchmarks.multi_device import tables
+
     rows = []
-    for cut in args.cuts:
+    for axis in args.axes:
         for target in args.targets:
             (module, install), devices, _ = TARGETS[target]
             if importlib.util.find_spec(module) is None:
-                print(f"{target} needs its compiler, but no device: {install}", file=sys.stderr)
+                print(f"{target} needs its compiler but no device: {install}", file=sys.stderr)
                 continue
-            print(target, cut, file=sys.stderr)
-            sent = measure(topology(target), cut, args.width)
-            rows.append({"target": target, "devices": devices, "cut": cut, "sent": sent})
+            print(target, axis, file=sys.stderr)
+            sent = measure(topology(target), axis, args.width)
+            rows.append({"axis": axis, "target": target, "devices": devices, "collectives": sent})
+    report = results.report(rows, {}, versions("jax", "libtpu"))
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1))
-    print(markdown(rows))
-    grown = list(growth(rows))
-    print("\n".join(grown), file=sys.stderr)
-    return 1 if grown else 0
+        results.write(args.json, report)
+    print(tables.scaling(rows), report.source, sep="\n\n")
+    failures = list(unexpected(rows))
+    print("\n".join(failures), file=sys.stderr)
+    return 1 if failures else 0
 
 
 def topology(target: str) -> tuple[list, Any]:
-    """The devices, and the kind that kernels are chosen for."""
+    """The devices, and the kind that dispatch chooses implementations for."""
     import jax
     from jax.experimental import topologies
 
@@ -83,22 +91,29 @@ def topology(target: str) -> tuple[list, Any]:
     return described.devices, jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu")
 
 
-def measure(target: tuple[list, Any], cut: str, width: float) -> dict[str, dict[str, float]]:
+def measure(target: tuple[list, Any], axis: str, width: float) -> dict[str, dict[str, float]]:
     """The step's collectives, by kind."""
     import jax
 
     from benchmarks.common.traffic import traffic
 
     devices, kind = target
-    step, args = training(devices, cut, width)
+    step, args = training(devices, axis, width)
     abstract = jax.sharding.AbstractMesh((), (), abstract_device=kind)
     with jax.sharding.use_abstract_mesh(abstract):
         text = step.lower(*args).compile().as_text()
-    return {name: found._asdict() for name, found in traffic(text, len(devices)).items()}
+    return {
+        kind: {
+            "count": found.count,
+            "payload_kib": found.payload / 1024,
+            "sent_kib": found.sent / 1024,
+        }
+        for kind, found in traffic(text, len(devices)).items()
+    }
 
 
-def training(devices: list, cut: str, width: float) -> tuple[Any, tuple]:
-    """The jitted step, and the types of its arguments with where they are."""
+def training(devices: list, axis: str, width: float) -> tuple[Any, tuple]:
+    """The jitted step, and its arguments' shapes, dtypes and shardings."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -109,7 +124,7 @@ def training(devices: list, cut: str, width: float) -> tuple[Any, tuple]:
 
     from jaxconv.models import MobileNetV1
 
-    mesh = Mesh(np.asarray(devices), (cut,), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
     graph, parameters, rest = nnx.split(
         nnx.eval_shape(lambda: MobileNetV1(width=width, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))),
         nnx.Param,
@@ -140,7 +155,7 @@ def training(devices: list, cut: str, width: float) -> tuple[Any, tuple]:
     shape, images, labels = {
         "batch": (batches, P("batch"), P("batch")),
         "height": (strips, P(None, "height"), P()),
-    }[cut]
+    }[axis]
     image = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     label = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     state = (parameters, rest, jax.eval_shape(optimizer.init, parameters))
@@ -148,35 +163,19 @@ def training(devices: list, cut: str, width: float) -> tuple[Any, tuple]:
     return jitted, (*placed(state, P()), placed(image, images), placed(label, labels))
 
 
-def growth(rows: list[dict[str, Any]]):
-    """What does not stay flat, or should not be there, in words."""
+def unexpected(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Collectives that should not be there, and payloads that grow with the number of chips."""
     for row in rows:
-        for name in row["sent"].keys() - {"all-reduce", "collective-permute"}:
-            yield f"{row['target']}, {row['cut']}: there is an {name}"
-    for cut in CUTS:
-        of_tpus = [row["sent"] for row in rows if row["cut"] == cut and "v5e" in row["target"]]
-        for name in {name for sent in of_tpus for name in sent}:
-            payloads = [sent[name]["payload"] if name in sent else 0 for sent in of_tpus]
-            if max(payloads) > (1 + FLAT) * min(payloads):
-                yield f"{cut}: the payload of {name} is not flat: {payloads} bytes"
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    header = ("cut", "chips", "collective", "how many", "payload KiB a chip", "sent KiB a chip")
-    lines = [header, ["---"] * len(header)]
-    for row in rows:
-        for name, found in row["sent"].items():
-            figures = [f"{found[key] / 1024:,.1f}" for key in ("payload", "sent")]
-            lines.append([row["cut"], row["target"], name, str(found["count"]), *figures])
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{table}\n\nStatic figures of compiled programs, not times. {_versions()}."
-
-
-def _versions() -> str:
-    from importlib import metadata
-
-    names = [name for name in ("jax", "libtpu") if importlib.util.find_spec(name)]
-    return ", ".join(f"{name} {metadata.version(name)}" for name in names)
+        for kind in row["collectives"].keys() - {"all-reduce", "collective-permute"}:
+            yield f"{row['target']}, {row['axis']}: there is an {kind}"
+    for axis in AXES:
+        on_tpus = [
+            row["collectives"] for row in rows if row["axis"] == axis and "v5e" in row["target"]
+        ]
+        for kind in {kind for sent in on_tpus for kind in sent}:
+            payloads = [sent[kind]["payload_kib"] if kind in sent else 0 for sent in on_tpus]
+            if max(payloads) > (1 + MAX_GROWTH) * min(payloads):
+                yield f"{axis}: the payload of {kind} grows with the chips: {payloads} KiB"
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Whole networks."""
+"""Training steps and inference of whole networks."""

@@ -1,4 +1,4 @@
-"""The networks of the benchmark: each in Flax, with its convolutions' class, and in PyTorch."""
+"""The networks of the benchmark: each in Flax, for a class of convolutions, and in PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from jaxconv.models import MobileNetV1
-from jaxconv.models.blocks import ConvNorm
+from jaxconv.models.conv_norm import ConvNorm
 from jaxconv.models.convnext import ConvNeXtBlock
 from jaxconv.models.resnet import Bottleneck
 
@@ -32,7 +32,7 @@ class ConvNeXtStage(nnx.Module):
 
 
 class WaveNetStack(nnx.Module):
-    """Ten gated layers with two taps, of dilations 1 to 512; returns the sum of their skips."""
+    """Ten gated layers of two taps, with dilations 1 to 512; returns the sum of their skips."""
 
     def __init__(self, conv: Any, rngs: nnx.Rngs):
         self.layers = nnx.List([self._layer(conv, rngs, 2**i) for i in range(DEPTH)])
@@ -57,16 +57,16 @@ DEPTH, FEATURES, SKIP = 10, 64, 128
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network: how Flax makes it, its PyTorch twin, the input ``[N, *S, C]``."""
+    """A network: its input's shape ``[N, *S, C]``, and how to make it in Flax and in PyTorch."""
 
     name: str
     shape: tuple[int, ...]
     make: Callable[[Any, Any, nnx.Rngs], Any]
     twin: Callable[[], Any]
-    layers: Callable[[Any], Iterator[Any]]  # those with weights, in the order of the twin's
+    layers: Callable[[Any], Iterator[Any]]  # with weights, in the twin's order
 
     def copy(self, network: Any, twin: Any) -> None:
-        """Puts the network's weights into the twin."""
+        """Copies the network's weights to the twin."""
         import torch
 
         own = [m for m in twin.modules() if not list(m.children()) and list(m.parameters())]
@@ -100,7 +100,7 @@ def _convnext(network: ConvNeXtStage) -> Iterator[Any]:
 
 
 def _twins() -> Any:
-    """PyTorch is imported only where it is asked for."""
+    """Imports PyTorch only when it is needed."""
     from benchmarks.networks import torch_networks
 
     return torch_networks

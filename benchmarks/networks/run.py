@@ -1,25 +1,28 @@
-"""Times whole networks, training steps and inference, against their peers.
+"""Times training steps and inference of whole networks.
 
     python -m benchmarks.networks.run                          all networks, training and inference
-    python -m benchmarks.networks.run --only MobileNet --json table.json
+    python -m benchmarks.networks.run --only MobileNet
+    python -m benchmarks.networks.run --json benchmarks/results/networks.json
 
-The peers are the same network with the same weights: with Flax's own convolutions and batch
-normalisation (``flax``), the same after ``jaxconv.install()`` (``installed``), with jaxconv's
-convolutions in their place (``imported``), with jaxconv's batch normalisation too (``jaxconv``), in
-PyTorch on channels-last memory (``torch``), and for inference in ONNX Runtime (``onnxruntime``).
+All peers compute the same network with the same weights:
+
+    flax         Flax's own convolutions and batch normalization
+    installed    the same, compiled after ``jaxconv.install()``
+    imported     jaxconv's convolutions in place of Flax's
+    jaxconv      jaxconv's convolutions and batch normalization
+    torch        PyTorch on channels-last memory
+    onnxruntime  ONNX Runtime, for inference only
+
 Outputs, or the losses of two steps, are checked against plain Flax's before anything is timed. A
-training step is forward, backward and plain gradient descent on the mean square of the outputs.
-Ratios are the peer's median time over that with all of jaxconv.
+training step is forward, backward and plain gradient descent on the mean square of the outputs. A
+speedup is the peer's median time divided by that of ``jaxconv``.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,26 +31,30 @@ import numpy as np
 from flax import nnx
 
 import jaxconv
+from benchmarks.common import arguments, results
+from benchmarks.common.machine import machine, versions
 from benchmarks.common.timing import interleaved, median_ms
-from benchmarks.cpu.run import line, machine, number
+from benchmarks.networks import tables
 from benchmarks.networks.cases import CASES, Case
 from jaxconv.models.batch_norm import BatchNorm
 from jaxconv.nnx import Conv
 
 RATE = 0.01
-TOLERANCE = 2e-3  # of the largest output, and of the first step's loss: float32 through 28 layers
-Layers = tuple[Any, Any]  # the classes of convolutions and of batch normalisations
+TOLERANCE = 2e-3  # relative to the largest output or the first loss: float32 through 28 layers
+Layers = tuple[Any, Any]  # the classes of convolutions and of batch normalizations
 STOCK, IMPORTED, OURS = (nnx.Conv, nnx.BatchNorm), (Conv, nnx.BatchNorm), (Conv, BatchNorm)
-Peer = tuple[Callable[[], Any], np.ndarray]  # a call that blocks, and what it gave at first
+Peer = tuple[Callable[[], Any], np.ndarray]  # a call that blocks, and its first result
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="networks whose name contains this")
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser = arguments.parser(__doc__)
+    arguments.add_only(parser, "networks")
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES, default=list(MODES), help="what to time"
+    )
     parser.add_argument("--without", nargs="*", default=[], help="peers to leave out")
-    parser.add_argument("--seconds", type=float, default=2.0, help="spent on each peer of a row")
-    parser.add_argument("--json", type=Path, help="where to write all samples")
+    arguments.add_seconds(parser, 2.0, "peer of a row")
+    arguments.add_json(parser)
     args = parser.parse_args()
     rows = []
     for case in CASES:
@@ -55,14 +62,14 @@ def main() -> None:
             for mode in args.modes:
                 print(f"{case.name} {mode}", file=sys.stderr)
                 rows.append(measure(case, mode, set(args.without), args.seconds))
-    report = {"machine": machine(), "rows": rows}
+    report = results.report(rows, machine(), versions("jax", "flax", "torch", "onnxruntime"))
     if args.json:
-        args.json.write_text(json.dumps(report, indent=1))
-    print(markdown(report))
+        results.write(args.json, report)
+    print(tables.networks(rows), report.source, sep="\n\n")
 
 
 def measure(case: Case, mode: str, without: set[str], seconds: float) -> dict[str, Any]:
-    """One row: every peer, checked, then timed."""
+    """One row: all peers, checked, then timed."""
     x = np.random.default_rng(0).standard_normal(case.shape).astype(np.float32)
     calls, reference = {}, None
     for name, peer in MODES[mode].items():
@@ -73,9 +80,10 @@ def measure(case: Case, mode: str, without: set[str], seconds: float) -> dict[st
         error = np.abs(result - reference).max() / np.abs(reference).max()
         if result.shape != reference.shape or not error <= TOLERANCE:
             raise SystemExit(f"{case.name} {mode} {name}: differs by {error:.3g}")
-    samples = interleaved(calls, seconds)
-    times = {name: median_ms(times) for name, times in samples.items()}
-    return {"network": case.name, "mode": mode, "milliseconds": times, "samples": samples}
+    times = {name: median_ms(times) for name, times in interleaved(calls, seconds).items()}
+    ours = times.get("jaxconv")
+    speedup = {name: times[name] / ours for name in times if ours and name != "jaxconv"}
+    return {"network": case.name, "mode": mode, "milliseconds": times, "speedup": speedup}
 
 
 def _jax_training(layers: Layers, context: Callable = contextlib.nullcontext):
@@ -169,7 +177,7 @@ def _torch_inference(case: Case, x: np.ndarray) -> Peer:
 
 
 def _onnxruntime(case: Case, x: np.ndarray) -> Peer:
-    """The PyTorch network exported; it computes channels-first, as ONNX has it."""
+    """The PyTorch network exported to ONNX, which computes channels-first."""
     import io
     import warnings
 
@@ -179,7 +187,7 @@ def _onnxruntime(case: Case, x: np.ndarray) -> Peer:
     twin, tensor = _twin(case, x)
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further package is deprecated
+        warnings.simplefilter("ignore")  # the exporter that needs no extra package is deprecated
         torch.onnx.export(twin.eval(), (tensor,), file, dynamo=False, input_names=["x"])
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     feed = {"x": np.ascontiguousarray(tensor.numpy())}
@@ -207,22 +215,6 @@ MODES: dict[str, dict[str, Callable[[Case, np.ndarray], Peer]]] = {
         "onnxruntime": _onnxruntime,
     },
 }
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The rows with the times of all peers and the ratios to ours."""
-    names = list(MODES["inference"])
-    others = [name for name in names if name != "jaxconv"]
-    header = ["network", "mode", *(f"{name} ms" for name in names)]
-    header += [f"{name} ÷ ours" for name in others]
-    lines = [line(header), line(["---"] * len(header))]
-    for row in report["rows"]:
-        times = row["milliseconds"]
-        ratios = [times[n] / times["jaxconv"] if n in times else None for n in others]
-        cells = [number(value) for value in [*map(times.get, names), *ratios]]
-        lines.append(line([row["network"], row["mode"], *cells]))
-    facts = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    return "\n".join([*lines, "", facts])
 
 
 if __name__ == "__main__":

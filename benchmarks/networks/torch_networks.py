@@ -1,4 +1,4 @@
-"""The benchmark's networks in PyTorch, with torchvision's names of layers and entries."""
+"""The benchmark's networks in PyTorch, with torchvision's names of layers and parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normed(
     groups: int = 1,
     activation: type[nn.Module] | None = nn.ReLU,
 ) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, activation."""
+    """Convolution without bias, batch normalization, activation."""
     options = {"padding": kernel // 2, "groups": groups, "bias": False}
     conv = nn.Conv2d(in_features, out_features, kernel, strides, **options)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_features)]
@@ -50,7 +50,7 @@ class MobileNetV1(nn.Module):
 
 
 def _same(layer: nn.Sequential) -> list[nn.Module]:
-    """Pads outside the convolution, as PyTorch must where the two sides differ."""
+    """Pads outside the convolution, as PyTorch must if the two sides differ."""
     layer[0].padding = (0, 0)
     return [SamePadding(), layer]
 

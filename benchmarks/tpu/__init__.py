@@ -1,1 +1,1 @@
-"""The TPU kernels, compiled for devices that are not there."""
+"""The TPU kernels, compiled without a TPU."""

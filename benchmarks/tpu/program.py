@@ -1,8 +1,7 @@
-"""One compiled program of ``static_tpu.py``: what it moves, allocates and executes."""
+"""One compiled program of ``static.py``: what it moves, allocates and executes."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,12 @@ from jax.extend.core import jaxpr_as_fun
 from benchmarks.common.workloads import DEPTHWISE, Workload
 from benchmarks.tpu import schedule, traffic
 from jaxconv._src.geometry.spec import Operator
-from jaxconv._src.kernels.tpu import blocks, entry
+from jaxconv._src.kernels.target import compile_for
+from jaxconv._src.kernels.tpu import entry, tile_config
+from jaxconv._src.kernels.tpu.generations import GENERATIONS
 from jaxconv._src.kernels.tpu.job import job_of
 from jaxconv._src.kernels.tpu.layout import ends, padded, plan
-from jaxconv._src.kernels.tpu.tiling import GENERATIONS, LANES, SUBLANES
+from jaxconv._src.kernels.tpu.tiling import LANES, SUBLANES
 from jaxconv._src.kernels.xla import lax
 
 
@@ -56,39 +57,37 @@ def measure_lax(case: Case, topology: tuple[str, str]) -> dict[str, Any]:
 
 
 def measure(case: Case, topology: tuple[str, str], dump: Path) -> dict[str, Any]:
-    """What our kernel compiles to; ``dump`` is where libtpu writes schedules."""
+    """jaxconv's program; ``dump`` is the directory where libtpu writes schedules."""
     operator, spec = case.operator, case.workload.spec
 
     def kernel(a, b):
         return getattr(entry, operator.value)(a, b, spec, dtype=case.dtype)
 
-    with entry.target(case.generation):
+    with compile_for(case.generation):
         reason = entry.unsupported_reason(operator, spec, case.dtype)
         if reason is not None:
-            return {"refused": reason}
+            return {"unsupported": reason}
         _clear(dump)
         ours = _compiled(kernel, case, topology)
         moved = _moved(kernel, ours, case)
     schedule = _schedule(case, dump)
+    bundles = schedule.bundles / _registers(operator, spec)
+    # A multiplication and an addition per tap.
+    floor = 2 * spec.taps / schedule.capacity["VALU"]
     return _memory(ours) | {
         "kernel_calls": ours.as_text().count('custom_call_target="tpu_custom_call"'),
-        # A multiplication and an addition for each tap.
-        "vector_floor": 2 * spec.taps / schedule.capacity["VALU"],
         "moved": moved / _floor(ours),
-        "bundles": schedule.bundles / _registers(operator, spec),
+        "bundles": bundles,
+        "bundles_over_floor": bundles / floor,
         "vector": schedule.occupancy("VALU"),
         "spills": schedule.spills,
     }
 
 
 def _floor(compiled) -> int:
-    """Operands and result, as the device lays them out at the borders of a program."""
+    """Bytes of operands and result, as the compiled program lays them out."""
     memory = compiled.memory_analysis()
     return memory.argument_size_in_bytes + memory.output_size_in_bytes
-
-
-def versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
 
 
 def _clear(dump: Path) -> None:
@@ -116,7 +115,7 @@ def _memory(compiled) -> dict[str, float]:
 
 
 def _registers(operator: Operator, spec) -> int:
-    """The 8x128 registers that the result, or the cotangent, fills in the layout of the kernel."""
+    """8x128 registers that the result, or the cotangent, fills in the kernel's layout."""
     p = plan(operator, spec)
     gradient = operator is Operator.INPUT_GRAD
     pixels = [line.source if gradient else line.result for line in p.lines]
@@ -127,18 +126,18 @@ def _registers(operator: Operator, spec) -> int:
 def _schedule(case: Case, dump: Path) -> schedule.Schedule:
     operator, spec = case.operator, case.workload.spec
     p = plan(operator, spec)
-    cut = entry.blocks(operator, spec, case.dtype, case.generation)
-    job = job_of(operator, p, cut, GENERATIONS[case.generation])
-    grid = blocks.grid_of(p, cut)
+    tile = entry.tile_config(operator, spec, case.dtype, case.generation)
+    job = job_of(operator, p, tile, GENERATIONS[case.generation])
+    grid = tile_config.grid_of(p, tile)
     steps, images = math.prod(grid), grid[4] * grid[5]
     inner = math.prod(grid[1:])
-    first = [(0, 1 / (steps if job.alone else images))]
-    if job.alone and not job.uncut:
+    first = [(0, 1 / (steps if job.one_core else images))]
+    if job.one_core and not job.whole_axes:
         first.append((0, 1 / images))
     if operator is Operator.FILTER_GRAD:
         shares = [(0, 1 / inner), *first, (sum(n - 1 for n in grid[1:]), 1 / inner)]
     else:
-        shares = [(0, 1 / (inner if job.alone else images)), *first]
+        shares = [(0, 1 / (inner if job.one_core else images)), *first]
     return schedule.read(
         dump,
         f"depthwise_{operator.value}",
@@ -149,7 +148,7 @@ def _schedule(case: Case, dump: Path) -> schedule.Schedule:
 
 
 def _moved(call, compiled, case: Case) -> int:
-    """What the kernel copies from and to HBM, and what the rest of the program moves."""
+    """Bytes that the kernel copies from and to HBM, and that the rest of the program moves."""
     operator, spec = case.operator, case.workload.spec
     shapes = spec.operand_shapes(operator)
     jaxpr = jax.make_jaxpr(call)(*[jax.ShapeDtypeStruct(s, case.dtype) for s in shapes])
@@ -167,7 +166,7 @@ def _copied(block, grid: tuple[int, ...]) -> int:
     changes = 1 + int(np.any(indices[1:] != indices[:-1], 1).sum())
     array = block.array_aval
     extents = [
-        min(getattr(extent, "block_size", 1), whole)  # a squeezed extent has no size
+        min(getattr(extent, "block_size", 1), whole)  # a squeezed axis has no block size
         for extent, whole in zip(block.block_shape, array.shape, strict=True)
     ]
     return changes * padded(extents, array.dtype.itemsize)

@@ -1,9 +1,9 @@
-"""Reads the schedule that the TPU compiler writes of a kernel: how many bundles run, doing what.
+"""Reads the TPU compiler's schedule of a kernel: how many bundles run, and which slots they fill.
 
-A bundle is one instruction word of a TPU core, issued in one cycle where nothing stalls. The
-compiler writes one line for each, marked with the depth of the loop that it is in. Loops here run a
-constant number of times, which stands at their exit test; so the bundles of a whole kernel can be
-counted, and so can the slots that they fill. Time spent waiting for copies is not in these counts.
+A bundle is one instruction word of a TPU core, issued in one cycle unless something stalls. The
+compiler writes one line per bundle, marked with the depth of its loop. Loops in these kernels run a
+constant number of times, which their exit test states, so the bundles of a whole kernel can be
+counted, and so can the slots that they fill. Time spent waiting for copies is not counted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _TRIPS = re.compile(_COMPARED.format("ge"))
 _TESTED = re.compile(_COMPARED.format("ne"))
 _BRANCH = re.compile(r"sbr\.rel \(!?%(\w+)\) target = \$region(\d+)")
 _STARTS = re.compile(r"Start(?:/End empty)? region (\d+)")
-_DELAY = 4  # bundles after a branch that run in any case
+_DELAY_BUNDLES = 4  # after a branch; they run whether or not it is taken
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """``bundles`` is the number that run; ``slots`` how many operations of each kind they hold."""
+    """``bundles`` is the number that run; ``slots`` counts their operations of each kind."""
 
     bundles: float
     slots: dict[str, float]
@@ -44,11 +44,10 @@ class _Line:
 def read(
     directory: Path, kernel: str, grid_steps: int, shares: list[tuple[int, float]], cores: int = 1
 ) -> Schedule:
-    """The schedule of the kernel whose name starts with ``kernel``: what all cores run that share
-    the grid, if any do.
+    """The schedule of the kernel whose name starts with ``kernel``, over all cores of the grid.
 
-    ``shares`` lists the bodies that run where a sum of grid indices equals a number, in the order
-    of the program: the number, and the share of grid steps in which it is so; shares of 1 left out.
+    ``shares`` lists the bodies that run only if a sum of grid indices equals a number, in program
+    order: the number, and the share of grid steps in which it does. Shares of 1 are left out.
     """
     lines = _lines(_one(directory, kernel, "*-final_bundles.txt", ("schedule", "static")))
     _weigh(lines, grid_steps, shares, cores)
@@ -56,7 +55,7 @@ def read(
         _one(directory, kernel, "*-final_hlo-static-per-bundle-utilization.txt", ())
     )
     if len(used) != len(lines):
-        raise ValueError(f"{kernel}: {len(lines)} bundles, but {len(used)} lines of utilization")
+        raise ValueError(f"{kernel}: {len(lines)} bundles but {len(used)} lines of utilization")
     slots = {
         name: sum(line.weight * row[i] for line, row in zip(lines, used, strict=True))
         for i, name in enumerate(capacity)
@@ -78,12 +77,14 @@ def _one(directory: Path, kernel: str, pattern: str, without: tuple[str, ...]) -
         and not any(word in path.name for word in without)
     ]
     if len(found) != 1:
-        raise ValueError(f"{kernel}: {len(found)} files {pattern} in {directory}")
+        raise ValueError(
+            f"{kernel}: expected one file {pattern} in {directory}, found {len(found)}"
+        )
     return found[0].read_text()
 
 
 def _lines(text: str) -> list[_Line]:
-    """One entry a bundle; other lines continue the comment of the one before."""
+    """One entry per bundle; other lines continue the comment of the bundle before."""
     lines: list[_Line] = []
     for row in text.splitlines():
         match = _BUNDLE.match(row)
@@ -97,7 +98,7 @@ def _lines(text: str) -> list[_Line]:
 def _weigh(
     lines: list[_Line], grid_steps: int, shares: list[tuple[int, float]], cores: int
 ) -> None:
-    """How often each bundle runs: a branch back repeats what lies between, one ahead skips it."""
+    """Sets how often each bundle runs: a branch back repeats bundles, a branch ahead skips them."""
     starts: dict[str, int] = {}
     for i, line in enumerate(lines):
         for region in _STARTS.findall(line.text):
@@ -105,37 +106,39 @@ def _weigh(
     text = "\n".join(line.text for line in lines)
     trips = dict(_TRIPS.findall(text))
     tests = dict(_TESTED.findall(text))
-    # The loop over the grid runs one prologue and one epilogue more.
+    # The loop over the grid also runs a prologue and an epilogue.
     grids = (grid_steps + 2, grid_steps // cores + 2, -(-grid_steps // cores) + 2)
     tested: list[tuple[int, range]] = []
     loops: list[tuple[int, range]] = []
     for i, line in enumerate(lines):
         for predicate, region in _BRANCH.findall(line.text):
-            to = starts.get(region, len(lines))  # what follows the last bundle has no start
+            to = starts.get(region, len(lines))  # the end of the program has no start
             if to <= i:
                 if predicate not in trips:
-                    raise ValueError(f"a loop that is not counted: {line.text[:80]!r}")
-                loops.append((int(trips[predicate]), range(to, i + 1 + _DELAY)))
+                    raise ValueError(
+                        f"cannot find the trip count of the loop at {line.text[:80]!r}"
+                    )
+                loops.append((int(trips[predicate]), range(to, i + 1 + _DELAY_BUNDLES)))
             elif predicate in tests:
-                tested.append((int(tests[predicate]), range(i + 1 + _DELAY, to)))
+                tested.append((int(tests[predicate]), range(i + 1 + _DELAY_BUNDLES, to)))
     outermost = max((len(body) for _, body in loops), default=0)
-    gridded = False
+    found_grid = False
     for number, body in loops:
-        of_grid = number in grids and len(body) == outermost
-        gridded |= of_grid
-        _multiply(lines[body.start : body.stop], grid_steps if of_grid else number)
-    if not gridded:  # each core has one step, and no loop
+        over_grid = number in grids and len(body) == outermost
+        found_grid |= over_grid
+        _multiply(lines[body.start : body.stop], grid_steps if over_grid else number)
+    if not found_grid:  # each core has one step and no loop
         _multiply(lines, grid_steps)
-    # What encloses another test is the pipeline's own: whether there is a block, or a core, at all.
-    own = [
+    # A test around another test is the pipeline's: whether there is a block, or a core, at all.
+    innermost = [
         (key, body)
         for key, body in tested
         if not any(body.start < other.start and other.stop <= body.stop for _, other in tested)
     ]
-    for n, (key, body) in enumerate(own):
-        if len(own) == len(shares):
+    for n, (key, body) in enumerate(innermost):
+        if len(innermost) == len(shares):
             share = shares[n][1]
-        else:  # some were merged; the largest share is a bound
+        else:  # some were merged: the largest share is an upper bound
             share = max((share for k, share in shares if k == key), default=1.0)
         _multiply(lines[body.start : body.stop], share)
 

@@ -1,7 +1,7 @@
-"""What a compiled TPU program moves between HBM and VMEM, read from its text.
+"""Bytes that a compiled TPU program moves between HBM and VMEM, read from its text.
 
-XLA keeps some arrays of a program in VMEM, whose layouts then say ``S(1)``, and fetches some there
-ahead of an operation. Here an operation moves its operands and results that are in HBM.
+XLA keeps some arrays of a program in VMEM, marked ``S(1)`` in their layouts, and prefetches others.
+An operation is taken to move those of its operands and results that are in HBM.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ _FREE = ("parameter", "bitcast", "constant", "tuple", "get-tuple-element", "copy
 
 
 def moved(text: str, kernel: list[int]) -> int:
-    """Bytes that the program ``text`` moves; ``kernel`` lists those that our kernel copies of each
-    operand and its result."""
+    """Bytes that the program ``text`` moves.
+
+    ``kernel`` lists the bytes that jaxconv's kernel copies of each operand and of its result.
+    """
     entry = text[text.index("\nENTRY ") :].splitlines()[2:]
     total, hbm = 0, {}
     for line in entry:
@@ -32,13 +34,13 @@ def moved(text: str, kernel: list[int]) -> int:
         if operation == "custom-call" and "tpu_custom_call" in line:
             arrays.append(hbm[name][0])
             total += sum(n for n, here in zip(kernel, arrays, strict=True) if here)
-        else:  # of an asynchronous copy the results are the copy, the source and a flag
+        else:  # an asynchronous copy's results are the copy, the source and a flag
             total += sum(arrays) + hbm[name][0]
     return total
 
 
 def _bytes(kind: str, shape: str, order: str, layout: str) -> int:
-    """Of an array in HBM, in its padded layout; 0 of one elsewhere."""
+    """Bytes of an array in its padded layout; 0 if it is not in HBM."""
     if "S(" in layout:
         return 0
     dims = [int(n) for n in shape.split(",") if n]

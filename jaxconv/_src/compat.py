@@ -1,4 +1,4 @@
-"""What differs between jax versions, and every private jax name with the reason for it."""
+"""Differences between jax versions, and every private name of jax with the reason for using it."""
 
 from __future__ import annotations
 
@@ -9,36 +9,38 @@ from collections.abc import Iterator
 
 import jax
 
-# Under shard_map a pallas_call wants its results' varying axes, also in a lowering where operands
-# have none any more; jax switches the check off within its own rules, and offers nothing public.
-from jax._src.config import _check_vma as check_varying
+# Inside shard_map, pallas_call requires its results to declare their varying axes. Our lowerings
+# have removed these axes from the operands, so the check must be off; jax has no public switch.
+from jax._src.config import _check_vma as check_vma
 
-# A permute over several axes counts devices in the mesh's order, whatever order they are named in.
-# The public abstract mesh says it under shard_map, but not in the function of one partition.
+# lax.ppermute over several axes numbers the devices in the order of the mesh, not in the order in
+# which the axes are named. The public abstract mesh tells the order inside shard_map, but not
+# inside the function of one partition; the axis environment does in both.
 from jax._src.core import get_axis_env
 
-# Binding a primitive eagerly means compiling it alone. The public ways to do that go through
-# jax.jit, which under jax.disable_jit calls the primitive's implementation again, without end.
+# An eager call of a primitive compiles it alone. The public way is jax.jit, but under
+# jax.disable_jit that calls the primitive's implementation again, which recurses without end.
 from jax._src.dispatch import apply_primitive as apply_primitive
 
-# Explicit mode states a result's sharding in its type; the lowered operation must say so too, and
-# no public function annotates an MLIR value. Where no axis is explicit it does nothing.
+# In explicit sharding mode a result's type states its sharding, and the lowered operation must
+# state it too. No public function annotates an MLIR value. Without explicit axes this does nothing.
 from jax._src.interpreters.mlir import lower_with_sharding_in_types as annotate_sharding
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
 
-# For whom programs are lowered where no such device is, and none is named: Pallas's rules ask.
-ANY = {
+# The default target when lowering for a platform that is not present: Pallas's rules need one.
+DEFAULT_DEVICES = {
     "cuda": AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu"),
     "tpu": AbstractDevice("TPU v4", 1, "tpu"),
 }
 
 
 def add_taylor_rule(bilinear: Primitive) -> None:
-    """Teaches ``jax.experimental.jet`` a bilinear primitive, where jax has it: experiments may go.
+    """Registers a bilinear primitive with ``jax.experimental.jet``, if this jax has it.
 
-    The rule is jet's own for products: how it scales the terms of a series is known to it alone.
+    The private rule is jet's own for products, the only place that knows how jet scales the terms
+    of a series. Experimental modules may be removed, hence the import here.
     """
     try:
         from jax.experimental.jet import _bilinear_taylor_rule, jet_rules
@@ -47,8 +49,8 @@ def add_taylor_rule(bilinear: Primitive) -> None:
     jet_rules[bilinear] = functools.partial(_bilinear_taylor_rule, bilinear)
 
 
-def in_order_of_mesh(names: tuple[str, ...]) -> tuple[str, ...]:
-    """These named axes as the mesh has them."""
+def in_mesh_order(names: tuple[str, ...]) -> tuple[str, ...]:
+    """These named axes in the order in which the mesh has them."""
     return tuple(sorted(names, key=get_axis_env().axis_names().index))
 
 
@@ -57,24 +59,24 @@ def varying_axes(x) -> frozenset:
     return jax.typeof(x).manual_axis_type.varying
 
 
-def without_mesh(aval):
-    """``aval`` with no sharding and no varying axes: what a kernel on one device sees."""
+def _without_mesh(aval):
+    """``aval`` without sharding and varying axes: the type of an array on one device."""
     return ShapedArray(aval.shape, aval.dtype, weak_type=False)
 
 
-def lower_on_shard(ctx, platform: str, lower, *operands):
-    """Runs the lowering rule ``lower`` with every mesh type stripped, then types its result.
+def lower_without_mesh(ctx, platform: str, lower, *operands):
+    """Runs the lowering rule ``lower`` with all mesh types removed, then restores its result's.
 
-    A kernel that transposes inside its lowering would otherwise transpose the casts that
-    ``shard_map`` typing inserts, and the transpose of a cast to varying is one more ``psum``:
-    filter gradients come out multiplied by the number of devices.
+    With mesh types, an implementation that transposes inside its lowering would also transpose the
+    casts to varying that shard_map's types insert. The transpose of such a cast is a ``psum``, so
+    filter gradients would be multiplied by the number of devices.
     """
     stripped = ctx.replace(
-        avals_in=[without_mesh(aval) for aval in ctx.avals_in],
-        avals_out=[without_mesh(aval) for aval in ctx.avals_out],
+        avals_in=[_without_mesh(aval) for aval in ctx.avals_in],
+        avals_out=[_without_mesh(aval) for aval in ctx.avals_out],
     )
     one_device = jax.sharding.use_abstract_mesh(no_mesh(platform))
-    with one_device, check_varying(False), _without_deprecation(platform):
+    with one_device, check_vma(False), _without_deprecation(platform):
         results = lower(stripped, *operands)
     return [
         annotate_sharding(ctx, result, aval)
@@ -84,7 +86,7 @@ def lower_on_shard(ctx, platform: str, lower, *operands):
 
 @contextlib.contextmanager
 def _without_deprecation(platform: str) -> Iterator[None]:
-    """jax 0.11 deprecates Pallas's lowering through Triton, but has no other default for CUDA."""
+    """Hides jax 0.11's deprecation of Pallas's Triton backend, which is still CUDA's default."""
     if platform != "cuda":
         yield
         return
@@ -94,30 +96,32 @@ def _without_deprecation(platform: str) -> Iterator[None]:
 
 
 def no_mesh(platform: str) -> AbstractMesh:
-    """A mesh of no axes, on the device that the program is for."""
+    """A mesh without axes, on the device that the program is lowered for."""
     device = jax.sharding.get_abstract_mesh().abstract_device
-    needed = ANY.get(platform)
-    if needed and (device.platform if device else jax.default_backend()) != needed.platform:
-        device = needed
+    default = DEFAULT_DEVICES.get(platform)
+    if default and (device.platform if device else jax.default_backend()) != default.platform:
+        device = default
     return AbstractMesh((), (), abstract_device=device)
 
 
-def why_plain(ctx) -> str | None:
-    """Why the program being lowered may hold no custom call, or None."""
+def custom_calls_unsupported(ctx) -> str | None:
+    """The reason why the program being lowered must not contain custom calls, or None."""
     if ctx.module_context.lowering_parameters.for_export:
-        return "exported programs hold no custom calls"
-    # A jit has num_devices; inside shard_map there are manual axes, of all or some of a mesh.
+        return "exported programs cannot contain custom calls"
+    # The context of a jit has num_devices; that of a shard_map has manual_axes, which may be only
+    # some of the mesh's axes.
     axes = ctx.module_context.axis_context
     manual = getattr(axes, "manual_axes", None)
-    if manual is not None and manual != frozenset(axes.mesh.axis_names):
-        return "a jit over several devices partitions plain XLA alone"
-    if manual is None and (getattr(axes, "num_devices", 1) or 1) > 1:
-        return "a jit over several devices partitions plain XLA alone"
-    return None
+    partitioned = (
+        (getattr(axes, "num_devices", 1) or 1) > 1
+        if manual is None
+        else manual != frozenset(axes.mesh.axis_names)
+    )
+    return "XLA cannot partition a custom call over the devices of a jit" if partitioned else None
 
 
-def mesh_to_cut_over(ctx) -> dict[str, int]:
-    """The axes of the mesh where a jit over several devices is lowered, and not for export."""
+def mesh_to_partition_over(ctx) -> dict[str, int]:
+    """The mesh axes, with their sizes, of a jit over several devices; empty for export."""
     if ctx.module_context.lowering_parameters.for_export:
         return {}
     axes = ctx.module_context.axis_context
@@ -126,19 +130,22 @@ def mesh_to_cut_over(ctx) -> dict[str, int]:
     return dict(axes.abstract_mesh.shape) if axes.abstract_mesh is not None else {}
 
 
-def lower_with_devices(primitive) -> None:
-    """Has programs that hold ``primitive`` lowered for devices that are known.
+def lower_with_devices(primitive: Primitive) -> None:
+    """Makes jax determine the devices before it lowers a program that contains ``primitive``.
 
-    custom_partitioning within a lowering needs them, and jax asks for them ahead of time, by a
-    registry that is not public.
+    custom_partitioning inside a lowering rule needs to know them. The registry of primitives that
+    do so is not public.
     """
     from jax._src import dispatch
 
     dispatch.prim_requires_devices_during_lowering.add(primitive)
 
 
-def lowering_rule(primitive, platform: str):
-    """The rule that lowers ``primitive`` on ``platform``; jax can register one but not ask."""
+def lowering_rule(primitive: Primitive, platform: str):
+    """The lowering rule of ``primitive`` on ``platform``.
+
+    jax's public API can register a rule but not look one up, and ``install()`` must keep lax's own.
+    """
     from jax._src.interpreters import mlir
 
     entry = mlir._platform_specific_lowerings[platform].get(primitive)

@@ -1,4 +1,4 @@
-// One call of the engine, as its front door hands it to the code of one instruction set.
+// One call of the engine, as the FFI layer passes it to the code of one instruction set.
 
 #pragma once
 
@@ -18,24 +18,24 @@ struct Call {
   Team* team;
 };
 
-// A sentence that says why the call cannot be computed, or null.
+// Returns null, or an error message if the call could not be computed.
 using Compute = const char* (*)(const Call&);
 
-// What one call may allocate beside its result.
+// Upper bound on the memory that one call allocates in addition to its result.
 constexpr int64_t kWorkspaceBytes = int64_t{4} << 20;
 
-// Work is counted in vector operations of a single core, roughly; a piece below this many is not
-// worth handing to another thread (waking one takes some 10 microseconds).
+// Work is estimated in vector operations of one core. Pieces smaller than this are not worth handing
+// to another thread: waking one takes about 10 microseconds.
 constexpr int64_t kPieceWork = 20000;
 
-// Into how many pieces work that splits into at most `limit` is split: by cost, so that small calls
-// stay on one thread, and finely enough that the last piece is not waited for long. A power of two
-// of them divides among most numbers of threads: of three pieces for two threads one is computed
-// where its arrays are not, and 3x3 2x28x28x64 after another took as long as on one thread.
+// The number of pieces to split work into, at most `limit`. It depends on the cost, so that small
+// calls stay on one thread, and is large enough that no thread waits long for the last piece. It is a
+// power of two, which divides evenly among most numbers of threads: of three pieces for two threads,
+// one runs on a thread whose cache does not hold its arrays (see docs/design/measurements.md).
 static inline int64_t pieces_for(int64_t work, int64_t limit) {
-  const int64_t most = smaller(limit, smaller(work / kPieceWork, 64));
+  const int64_t max_pieces = smaller(limit, smaller(work / kPieceWork, 64));
   int64_t pieces = 1;
-  while (2 * pieces <= most) pieces *= 2;
+  while (2 * pieces <= max_pieces) pieces *= 2;
   return pieces;
 }
 

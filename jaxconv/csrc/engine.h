@@ -1,4 +1,4 @@
-// The engine's copies: one of each of its halves for each instruction set and element type.
+// The compiled copies of the engine: depthwise and dense, per instruction set and element type.
 
 #pragma once
 

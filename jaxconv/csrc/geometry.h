@@ -1,8 +1,8 @@
-// The sizes of one convolution and, for each axis, which sources and taps reach which targets.
+// The sizes of one convolution and, per axis, which sources and taps contribute to which targets.
 //
-// Everything here is plain data in 64-bit indices. The functions are `static inline` on purpose:
-// sources are compiled once per instruction set, and a function shared between those objects
-// could be linked in from the one built for a newer machine than this.
+// Plain data with 64-bit indices. The functions are `static inline` on purpose: sources are compiled
+// once per instruction set, and the linker could resolve a function shared by those objects to the
+// copy built for a newer processor than this one.
 
 #pragma once
 
@@ -18,7 +18,7 @@ struct Axis {
   int64_t in, out, kernel, stride, low, dilation;
 };
 
-// Convolutions of lower rank have leading axes of extent one.
+// Convolutions of lower rank have leading axes of size 1.
 struct Geometry {
   int64_t batch, channels, features, groups;
   Axis axis[3];
@@ -30,15 +30,15 @@ struct Geometry {
   int64_t outputs() const { return axis[0].out * axis[1].out * axis[2].out; }
 };
 
-// conv and input_grad both gather: target = sum over taps of source * weight. For conv the targets
-// are outputs; for input_grad they are inputs and the sources are cotangents of outputs. A phase is
-// a set of evenly spaced targets that see the same taps:
+// conv and input_grad both gather: target = sum over taps of source * weight. For conv, targets are
+// outputs; for input_grad, targets are inputs and sources are output cotangents. A phase is a set of
+// evenly spaced targets that use the same taps:
 //
 //   target(j) = first + step*j               0 <= j < count
 //   tap(u)    = tap_first + tap_step*u       0 <= u < taps
-//   source    = origin + per_target*j + per_tap*u, and nothing where that is outside [0, sources)
+//   source    = origin + per_target*j + per_tap*u, which is padding if outside [0, sources)
 //
-// A convolution has one phase per axis; an input gradient has one for each residue of the stride.
+// A convolution has one phase per axis; an input gradient has one per residue of the stride.
 struct Phase {
   int64_t first, step, count;
   int64_t tap_first, tap_step, taps;
@@ -71,8 +71,8 @@ static inline int64_t greatest_common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
-// Target i is target i / phase_count of phase i % phase_count. Residues past the last target have
-// no phase, however long the stride.
+// Target i is target i / phase_count of phase i % phase_count. Residues past the last target have no
+// phase, so that a stride longer than the axis adds none.
 static inline int64_t phase_count(const Axis& axis, Operator op) {
   return op == Operator::kInputGrad ? smaller(axis.stride, larger(axis.in, 1)) : 1;
 }
@@ -82,9 +82,9 @@ static inline Phase phase(const Axis& axis, Operator op, int64_t residue) {
     return {0,         1,           axis.out,      0,      1, axis.kernel,
             -axis.low, axis.stride, axis.dilation, axis.in};
   }
-  // i + low = o*stride + t*dilation. Taps that solve it for i = residue (mod stride) are
-  // t0, t0 + stride/g, …, if any; each next one moves the source back by dilation/g, so they are
-  // walked from the last to the first.
+  // i + low = o*stride + t*dilation. The taps that solve this for i = residue (mod stride) are
+  // t0, t0 + stride/g, …, if any. Each moves the source back by dilation/g, so the phase lists them
+  // from last to first.
   const int64_t g = greatest_common_divisor(axis.stride, axis.dilation);
   const int64_t spacing = axis.stride / g;
   const int64_t count = residue < axis.in ? ceil_div(axis.in - residue, axis.stride) : 0;
@@ -101,14 +101,14 @@ static inline Phase phase(const Axis& axis, Operator op, int64_t residue) {
   return p;
 }
 
-// The most taps that any phase has.
+// The largest number of taps of any phase.
 static inline int64_t most_taps(const Axis& axis, Operator op) {
   if (op != Operator::kInputGrad) return axis.kernel;
   return ceil_div(axis.kernel, axis.stride / greatest_common_divisor(axis.stride, axis.dilation));
 }
 
-// Splits a phase so that neighbouring targets lie a whole number of taps apart: targets then share
-// sources whatever the dilation, and a dilated axis costs what a plain one does.
+// Splits a phase so that neighbouring targets lie a whole number of taps apart. Targets then share
+// sources for any dilation, and a dilated axis costs no more than an undilated one.
 static inline int64_t lattice_spacing(const Phase& p) {
   return p.per_tap / greatest_common_divisor(p.per_target, p.per_tap);
 }
@@ -135,13 +135,13 @@ struct Range {
 
 // The i of [0, count) with 0 <= at + i*step < size.
 static inline Range inside(int64_t at, int64_t step, int64_t count, int64_t size) {
-  if (at >= 0 && at + (count - 1) * step < size) return {0, count};  // most often: no division
+  if (at >= 0 && at + (count - 1) * step < size) return {0, count};  // usual case: no division
   const int64_t begin = at >= 0 ? 0 : ceil_div(-at, step);
   const int64_t end = at >= size ? 0 : ceil_div(size - at, step);
   return {smaller(begin, count), clamp(end, smaller(begin, count), count)};
 }
 
-// The taps of target j whose source exists: begin <= u < end.
+// The taps of target j whose source is not padding: begin <= u < end.
 static inline Range valid_taps(const Phase& p, int64_t j) {
   return inside(p.source(j, 0), p.per_tap, p.taps, p.sources);
 }

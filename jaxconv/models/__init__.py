@@ -1,10 +1,10 @@
-"""Networks that stand for the kinds of convolution, as modules of ``flax.nnx``; one file each.
+"""Networks for images and sequences, one for each kind of convolution, as ``flax.nnx`` modules.
 
-All take the number of ``classes``, Flax's ``dtype`` and ``param_dtype``, and ``conv``, the class of
-their convolutions: ``jaxconv.nnx.Conv``, or ``flax.nnx.Conv`` for the same network on plain Flax.
-Those with batch normalisation take its class as ``norm``. Images are ``[N, H, W, C]``. The sequence
-networks, ``WaveNet`` and ``ByteNet``, take token ids ``[N, L]`` and have the convolutions of
-``jaxconv.nnx``.
+All networks take Flax's ``dtype`` and ``param_dtype``. Image networks take images ``[N, H, W, C]``
+and ``conv``, the class of their convolutions: ``jaxconv.nnx.Conv``, or ``flax.nnx.Conv`` for the
+same network in plain Flax; those with batch normalisation also take its class as ``norm``. The
+sequence networks, ``WaveNet`` and ``ByteNet``, take token ids ``[N, L]`` and use the convolutions
+of ``jaxconv.nnx``.
 """
 
 from .alexnet import AlexNet as AlexNet

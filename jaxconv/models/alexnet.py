@@ -1,4 +1,4 @@
-"""AlexNet as it was in 2012: five convolutions, three of them in two groups."""
+"""AlexNet as published in 2012: five convolutions, three of them in two groups."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from jax import lax
 
 from .._src.flax.semantics import positive
 from ..nnx import Conv
-from .blocks import check_images
+from .inputs import check_images
 
-# Features, kernel, strides, padding, groups, and whether a maximum over 3×3 pixels follows.
+# Features, kernel size, strides, padding, groups, and whether 3×3 max pooling follows.
 LAYERS = (
     (96, 11, 4, 0, 1, True),
     (256, 5, 1, 2, 2, True),
@@ -22,30 +22,30 @@ LAYERS = (
     (384, 3, 1, 1, 2, False),
     (256, 3, 1, 1, 2, True),
 )
-NORMALISED = 2  # responses of the first two layers are normalised
+NORMALISED_LAYERS = 2  # the first ones
 
 
 class AlexNet(nnx.Module):
-    """The two-group AlexNet of 2012, whose halves ran on a GPU each.
+    """The two-group AlexNet of 2012, whose groups ran on two GPUs.
 
-    torchvision's network of this name is the later one-group variant with other features.
+    torchvision's network of this name is a later variant with one group and other widths.
 
     Args:
         classes: Number of logits.
-        in_features: Features of the images.
-        image_size: Height and width of the images, which the first dense layer depends on. The
-            paper says 224, but its numbers need 227; the least is 67.
-        hidden: Features of the two dense layers.
-        dropout: Rate after both dense layers, in training.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
-        rngs: The stream ``params`` gives the initial values, ``dropout`` the masks.
+        in_features: Number of channels of the images.
+        image_size: Height and width of the images, at least 67; the first dense layer depends on
+            it. The paper says 224, but its layer sizes require 227.
+        hidden: Width of the two dense layers.
+        dropout: Dropout rate after each dense layer, during training.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        conv: Class of the convolutions; ``flax.nnx.Conv`` for plain Flax.
+        rngs: The ``params`` stream initializes the parameters, ``dropout`` draws the masks.
 
     Called with images ``[N, image_size, image_size, C]``, it returns logits ``[N, classes]``.
 
     Raises:
-        ValueError: A size is no positive int, ``image_size`` is too small, or the images are of
-            another size, do not have four axes or not ``in_features`` features.
+        ValueError: A size is not a positive int, ``image_size`` is too small, or the images have
+            another size, or do not have four axes or ``in_features`` channels.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -89,13 +89,13 @@ class AlexNet(nnx.Module):
         check_images("AlexNet", x, self.in_features)
         if x.shape[1:3] != (self.image_size, self.image_size):
             raise ValueError(
-                f"AlexNet: images must be {self.image_size}×{self.image_size} pixels, for which "
-                f"this network was made, but got {x.shape[1]}×{x.shape[2]} in [N, H, W, C] = "
-                f"{x.shape}; give image_size"
+                f"AlexNet: images must be {self.image_size}×{self.image_size} pixels, but got "
+                f"{x.shape[1]}×{x.shape[2]} in [N, H, W, C] = {x.shape}; create the network with "
+                "another image_size"
             )
-        for at, (layer, (*_, pools)) in enumerate(zip(self.layers, LAYERS, strict=True)):
+        for index, (layer, (*_, pools)) in enumerate(zip(self.layers, LAYERS, strict=True)):
             x = jax.nn.relu(layer(x))
-            if at < NORMALISED:
+            if index < NORMALISED_LAYERS:
                 x = _normalise(x)
             if pools:
                 x = nnx.max_pool(x, (3, 3), strides=(2, 2))
@@ -106,7 +106,7 @@ class AlexNet(nnx.Module):
 
 
 def _normalise(x: jax.Array) -> jax.Array:
-    """``x / (2 + 1e-4 * sum of squares of the 5 nearest features) ** 0.75``: section 3.3."""
+    """Section 3.3: ``x / (2 + 1e-4 * sum of squares of the 5 nearest features) ** 0.75``."""
     window = (1,) * (x.ndim - 1) + (5,)
     squares = jnp.square(x.astype(jnp.float32))
     summed = lax.reduce_window(squares, 0.0, lax.add, window, (1,) * x.ndim, "SAME")
@@ -114,7 +114,7 @@ def _normalise(x: jax.Array) -> jax.Array:
 
 
 def _extent(pixels: int) -> int:
-    """Height and width of what the convolutions leave of an image."""
+    """Height and width of the last convolution's pooled output."""
     extent = pixels
     for _, k, strides, padding, _, pools in LAYERS:
         extent = (extent + 2 * padding - k) // strides + 1

@@ -1,4 +1,4 @@
-"""Batch normalisation as one multiplication and one addition, which train faster."""
+"""Batch normalisation as one multiplication and one addition, which is faster in training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class BatchNorm(nnx.BatchNorm):
 
         a = scale / sqrt(var + epsilon),   b = bias - mean * a
 
-    Arguments, parameters, statistics and modes are Flax's. Flax's own form, ``(x - mean) * a``,
-    keeps ``x - mean`` for the backward pass, a further array as large as ``x``; this one keeps
-    ``x`` alone, which the convolution before it has written already. A training step of MobileNetV1
-    on 16×96×96 images takes a quarter less processor time so.
+    Arguments, parameters, statistics and modes are the same as in Flax. Flax computes
+    ``(x - mean) * a`` and keeps ``x - mean``, another array as large as ``x``, for the backward
+    pass. This layer only keeps ``x``, the output of the convolution before it. It reduces the CPU
+    time of a training step of MobileNetV1 on 16 images of 96×96 pixels by a quarter.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -25,12 +25,12 @@ class BatchNorm(nnx.BatchNorm):
     >>> norm(jnp.array([[1.0, 2.0], [3.0, 6.0]])).round(3).tolist()
     [[-1.0, -1.0], [1.0, 1.0]]
 
-    Source: S. Ioffe, C. Szegedy, "Batch normalization" (2015), algorithm 2, has this form.
+    Source: S. Ioffe, C. Szegedy, "Batch normalization" (2015), algorithm 2.
     """
 
     def __call__(self, x: jax.Array) -> jax.Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = self.promote_dtype((x,), dtype=self.dtype)
-        wide = np.promote_types(x.dtype, np.float32)  # as Flax's statistics of half precision
+        wide = np.promote_types(x.dtype, np.float32)  # as Flax does for half-precision statistics
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
@@ -45,11 +45,11 @@ class BatchNorm(nnx.BatchNorm):
         return (x.astype(wide) * a + b).astype(x.dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance of the batch, which move the running ones."""
+        """Mean and variance of the batch; also updates the running ones."""
         axes = tuple(range(x.ndim - 1))
         mean = x.mean(axes)
         var = jnp.maximum(0.0, jnp.square(x).mean(axes) - jnp.square(mean))
         for running, value in ((self.mean, mean), (self.var, var)):
-            moved = self.momentum * running[...] + (1 - self.momentum) * value
-            running[...] = lax.stop_gradient(moved.astype(running.dtype))
+            updated = self.momentum * running[...] + (1 - self.momentum) * value
+            running[...] = lax.stop_gradient(updated.astype(running.dtype))
         return mean, var

@@ -1,4 +1,4 @@
-"""ByteNet: translation in linear time, by a dilated encoder and a causal decoder on top of it."""
+"""ByteNet: translation in linear time, by a dilated encoder and a causal decoder."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from flax import nnx
 from .._src.flax.semantics import positive
 from .._src.geometry.checks import Call, integer
 from ..nnx import CausalConv, Conv, PointwiseConv
-from .tokens import check_tokens
+from .inputs import check_tokens
 
 Array = jax.Array
 States = tuple[Array, ...]
 
-# The paper's set of five residual blocks, which it repeats six times.
+# The paper's set of five residual blocks, which the paper repeats six times.
 DILATIONS = (1, 2, 4, 8, 16)
-# The paper's |t̂| = 1.20 |s|: few translations are longer than that beside their source.
-STRETCH = 1.2
+# The paper's |t̂| = 1.20 |s|: few translations are longer, relative to their source.
+TARGET_RATIO = 1.2
 
 
 class Block(nnx.Module):
-    """The paper's residual block: half the features, a dilated convolution of them, all again.
+    """The paper's residual block: halve the features, dilated convolution, restore the features.
 
     Args:
-        features: Of the block's input and output, an even number.
+        features: Features of the input and output, an even number.
         conv: The dilated convolution, of half the features.
         dtypes: ``dtype``, ``param_dtype`` and ``rngs``, as in Flax.
     """
@@ -42,44 +42,45 @@ class Block(nnx.Module):
         self.expand = PointwiseConv(half, features, **dtypes)
 
     def __call__(self, x: Array) -> Array:
-        return self._after(x, self.conv(self._before(x)))
+        return self._expand_and_add(x, self.conv(self._reduce(x)))
 
     def step(self, state: Array, x: Array) -> tuple[Array, Array]:
-        y, state = self.conv.step(state, self._before(x))
-        return self._after(x, y), state
+        y, state = self.conv.step(state, self._reduce(x))
+        return self._expand_and_add(x, y), state
 
-    def _before(self, x: Array) -> Array:
+    def _reduce(self, x: Array) -> Array:
         outer, inner, _ = self.norms
         return jax.nn.relu(inner(self.reduce(jax.nn.relu(outer(x)))))
 
-    def _after(self, x: Array, y: Array) -> Array:
+    def _expand_and_add(self, x: Array, y: Array) -> Array:
         return x + self.expand(jax.nn.relu(self.norms[2](y)))
 
 
 class ByteNet(nnx.Module):
-    """ByteNet: sequence to sequence by two stacks of dilated convolutions, one on the other.
+    """ByteNet: a sequence-to-sequence network of two stacks of dilated convolutions.
 
-    The encoder sees the source both ways, at 1.2 times its length. The decoder sees the encoder's
-    column and the target before it, so that all positions are trained at once, and a translation is
-    read off one token after another. Time and memory are linear in the lengths.
+    The encoder reads the source in both directions and returns columns for 1.2 times its length.
+    The decoder reads the encoder's columns and the preceding target tokens. All positions are
+    trained at once; a translation is generated token by token. Time and memory are linear in the
+    lengths.
 
     Args:
-        source_classes, target_classes: Numbers of token ids. Target id 0 also stands before the
-            first token.
-        features: Features of the residual blocks, the paper's 2d, an even number.
-        kernel_size: Taps of every dilated convolution.
-        dilations: Of the blocks of the encoder, and again of the decoder.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        rngs: The stream ``params`` gives the initial values.
+        source_classes, target_classes: Number of token ids. Target id 0 is also the input before
+            the first token.
+        features: Features of the residual blocks, an even number; the paper's 2d.
+        kernel_size: Kernel size of every dilated convolution.
+        dilations: Dilation of each block of the encoder, and of each block of the decoder.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        rngs: The ``params`` stream initializes the parameters.
 
-    Called with ``source [N, S]`` and ``target [N, T]``, integers, it returns
-    ``logits [N, T, target_classes]``: those at ``t`` are of target token ``t``, and depend on the
+    Called with integers ``source [N, S]`` and ``target [N, T]``, it returns
+    ``logits [N, T, target_classes]``: the logits at ``t`` predict target token ``t`` from the
     source and the tokens before ``t``.
 
     Raises:
-        ValueError: A size is no positive int, a sequence does not have two axes, or an id is out of
-            range.
-        TypeError: A sequence is not of integers.
+        ValueError: A size is not a positive int, a sequence does not have two axes, or an id is
+            out of range.
+        TypeError: A sequence does not consist of integers.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -121,22 +122,22 @@ class ByteNet(nnx.Module):
         check_tokens("ByteNet", "target", target, self.target_classes)
         if jnp.shape(source)[:1] != target.shape[:1]:
             raise ValueError(
-                f"ByteNet: source and target must have as many sequences, but got [N, S] = "
+                f"ByteNet: source and target must have the same batch size N, but got [N, S] = "
                 f"{jnp.shape(source)} and [N, T] = {target.shape}"
             )
         before = jnp.pad(target, ((0, 0), (1, 0)))[:, :-1]
         return self.decode(self.target(before) + self.encode(source, target.shape[1]))
 
     def encode(self, source: Array, length: int) -> Array:
-        """The source's columns ``[N, length, features]`` for a target of ``length`` tokens.
+        """The encoder's columns ``[N, length, features]`` for a target of ``length`` tokens.
 
-        There are ``ceil(1.2 * S)`` of them; a longer target sees zeros after the last.
+        The encoder computes ``ceil(1.2 * S)`` columns, which are cropped or zero-padded.
         """
         check_tokens("ByteNet", "source", source, self.source_classes)
-        x = _fitted(self.source(source), math.ceil(STRETCH * source.shape[1]))
+        x = _cropped_or_padded(self.source(source), math.ceil(TARGET_RATIO * source.shape[1]))
         for block in self.encoder:
             x = block(x)
-        return _fitted(x, length)
+        return _cropped_or_padded(x, length)
 
     def decode(self, x: Array) -> Array:
         """The logits ``[N, T, target_classes]`` of the decoder's inputs ``[N, T, features]``."""
@@ -145,39 +146,39 @@ class ByteNet(nnx.Module):
         return self._logits(x)
 
     def translate(self, source: Array, length: int) -> Array:
-        """The likeliest next target token, ``length`` times over, each fed back.
+        """Generates the most likely target token ``length`` times, feeding each one back.
 
         Args:
             source: ``[N, S]`` token ids.
-            length: Number of target tokens, at least 1; the reader cuts at the end token.
+            length: Number of target tokens, at least 1; the caller truncates at the end token.
 
         Returns:
             ``[N, length]`` token ids.
 
         Raises:
-            ValueError: ``length`` is no positive int.
+            ValueError: ``length`` is not a positive int.
         """
         integer(Call("ByteNet.translate"), "length", length)
         columns = jnp.moveaxis(self.encode(source, length), 1, 0)
         states = tuple(block.conv.init_state(len(source)) for block in self.decoder)
 
-        def read(carry: tuple[Array, States], column: Array) -> tuple[Any, Array]:
+        def generate(carry: tuple[Array, States], column: Array) -> tuple[Any, Array]:
             token, states = carry
-            x, after = (self.target(token) + column)[:, None], []
+            x, next_states = (self.target(token) + column)[:, None], []
             for block, state in zip(self.decoder, states, strict=True):
                 x, state = block.step(state, x)
-                after.append(state)
+                next_states.append(state)
             token = self._logits(x)[:, 0].argmax(-1).astype(token.dtype)
-            return (token, tuple(after)), token
+            return (token, tuple(next_states)), token
 
         start = jnp.zeros(len(source), jnp.int32)
-        _, tokens = jax.lax.scan(read, (start, states), columns)
+        _, tokens = jax.lax.scan(generate, (start, states), columns)
         return tokens.T
 
     def _logits(self, x: Array) -> Array:
         return self.classify(jax.nn.relu(self.norm(x)))
 
 
-def _fitted(x: Array, length: int) -> Array:
-    """``x [N, L, C]`` cut or continued with zeros to ``length``."""
+def _cropped_or_padded(x: Array, length: int) -> Array:
+    """``x [N, L, C]``, cropped or zero-padded to ``length``."""
     return jnp.pad(x[:, :length], ((0, 0), (0, max(0, length - x.shape[1])), (0, 0)))

@@ -1,4 +1,4 @@
-"""The context network: dilated convolutions that see far without losing a pixel."""
+"""The context network: dilated convolutions with a large receptive field at full resolution."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from flax import nnx
 
 from .._src.flax.semantics import positive
 from ..nnx import Conv
-from .blocks import check_images
+from .inputs import check_images
 
-# Table 1 of the paper: the dilation of each 3×3 layer, and its features over the network's.
+# Table 1 of the paper: the dilation of each 3×3 layer, and its features as a multiple of C.
 DILATIONS = (1, 1, 2, 4, 8, 16, 1)
 BASIC = (1, 1, 1, 1, 1, 1, 1)
 LARGE = (2, 2, 4, 8, 16, 32, 32)
 
 
 def identity_init(features: int, noise: float = 0.01) -> Callable[..., jax.Array]:
-    """Initial kernels that pass the features on: the paper's equations 4 and 5.
+    """Initializes kernels to the identity on the features, by the paper's equations 4 and 5.
 
         k[centre, a, b] = C / c_out  where  floor(a*C/c_in) == floor(b*C/c_out),  else 0
 
     plus normal noise of ``noise * C / c_out``.
 
     Args:
-        features: C, the features of the network's input and output.
-        noise: Relative deviation of the noise; 0 for none.
+        features: C, the number of features of the network's input and output.
+        noise: Relative standard deviation of the noise; 0 for none.
 
     Returns:
-        A ``kernel_init`` as Flax's: ``(key, shape [*K, c_in, c_out], dtype) -> kernel``.
+        A Flax ``kernel_init``: ``(key, shape [*K, c_in, c_out], dtype) -> kernel``.
     """
 
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32, **_: Any) -> jax.Array:
@@ -46,27 +46,27 @@ def identity_init(features: int, noise: float = 0.01) -> Callable[..., jax.Array
 
 
 class ContextNetwork(nnx.Module):
-    """The context network: seven dilated 3×3 layers with ReLU and a 1×1 layer, on full resolution.
+    """The context network: seven dilated 3×3 layers with ReLU and a 1×1 layer, at full resolution.
 
-    Dilations 1, 1, 2, 4, 8, 16, 1 make every output see 67×67 pixels, where 15×15 would be seen
-    without them, for the same parameters and multiply-adds. The network starts as the identity on
-    features that are not negative.
+    With dilations 1, 1, 2, 4, 8, 16, 1 the receptive field is 67×67 pixels, instead of 15×15
+    without dilation, for the same parameters and multiply-adds. The network starts as the identity
+    on non-negative features.
 
     Args:
-        features: C, of the input and of the output.
-        large: The paper's large network, whose layers have 2, 2, 4, 8, 16, 32 and 32 times C
-            features; the basic one has C throughout.
-        dilations: Of the 3×3 layers.
-        noise: Relative deviation of the initial kernels' noise.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
-        rngs: The stream ``params`` gives the initial values.
+        features: C, the number of features of the input and output.
+        large: Builds the paper's large network, whose layers have 2, 2, 4, 8, 16, 32 and 32 times
+            C features; those of the basic one have C.
+        dilations: Dilation of each 3×3 layer.
+        noise: Relative standard deviation of the initial kernels' noise.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        conv: Class of the convolutions; ``flax.nnx.Conv`` for plain Flax.
+        rngs: The ``params`` stream initializes the parameters.
 
-    Called with feature maps ``[N, H, W, C]`` of any size, it returns as many of the same size.
+    Called with feature maps ``[N, H, W, C]`` of any size, it returns ones of the same shape.
 
     Raises:
-        ValueError: ``features`` or the number of ``dilations`` is wrong; the feature maps do not
-            have four axes or not ``features`` features.
+        ValueError: ``features`` or the number of ``dilations`` is invalid, or the feature maps do
+            not have four axes or ``features`` features.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -93,8 +93,8 @@ class ContextNetwork(nnx.Module):
         positive("ContextNetwork", features=features)
         if len(dilations) != len(ratios):
             raise ValueError(
-                f"ContextNetwork: dilations must be those of {len(ratios)} layers, but got "
-                f"{len(dilations)}: {tuple(dilations)}"
+                f"ContextNetwork: dilations must have {len(ratios)} entries, one per layer, but "
+                f"got {len(dilations)}: {tuple(dilations)}"
             )
         self.features = features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}

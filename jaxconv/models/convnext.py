@@ -1,4 +1,4 @@
-"""ConvNeXt-T: depthwise 7×7 convolutions in place of a transformer's attention."""
+"""ConvNeXt-T: depthwise 7×7 convolutions instead of a transformer's attention."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flax import nnx
 
 from .._src.flax.semantics import positive
 from ..nnx import Conv
-from .blocks import check_images
+from .inputs import check_images
 
 DEPTHS = (3, 3, 9, 3)
 WIDTHS = (96, 192, 384, 768)
@@ -20,11 +20,11 @@ EPSILON = 1e-6
 
 
 class ConvNeXtBlock(nnx.Module):
-    """Depthwise 7×7, layer normalisation, two layers over the features; scaled and added.
+    """A residual block: depthwise 7×7 convolution, layer normalisation, two dense layers, a scale.
 
     Args:
-        features: Of input and output; four times as many lie between the two layers.
-        drop: The chance that an image skips the block in training.
+        features: Features of the input and output; the first dense layer has four times as many.
+        drop: Probability that an image skips the block, during training.
         layer_scale: Initial value of the scale of each feature.
         dtype, param_dtype, conv, rngs: As in ``ConvNeXtT``.
     """
@@ -46,7 +46,7 @@ class ConvNeXtBlock(nnx.Module):
         self.expand = nnx.Linear(features, 4 * features, **dtypes)
         self.project = nnx.Linear(4 * features, features, **dtypes)
         self.scale = nnx.Param(jnp.full((features,), layer_scale, param_dtype))
-        # One mask an image: stochastic depth.
+        # Stochastic depth: one mask per image.
         self.drop = nnx.Dropout(drop, broadcast_dims=(1, 2, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -56,24 +56,24 @@ class ConvNeXtBlock(nnx.Module):
 
 
 class ConvNeXtT(nnx.Module):
-    """ConvNeXt-T: four stages of blocks, each entered through a strided convolution.
+    """ConvNeXt-T: four stages of blocks, each after a strided convolution.
 
     Args:
         classes: Number of logits.
-        in_features: Features of the images.
-        widths, depths: Features and blocks of each stage.
-        stochastic_depth: The chance that the last block is skipped in training; of the others it
-            grows linearly from 0.
+        in_features: Number of channels of the images.
+        widths, depths: Number of features and of blocks of each stage.
+        stochastic_depth: Probability that the last block is skipped, during training; it grows
+            linearly from 0 for the first block.
         layer_scale: Initial value of each block's scale.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv: The convolutions' class; ``flax.nnx.Conv`` for plain Flax.
-        rngs: The stream ``params`` gives the initial values, ``dropout`` the masks.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        conv: Class of the convolutions; ``flax.nnx.Conv`` for plain Flax.
+        rngs: The ``params`` stream initializes the parameters, ``dropout`` draws the masks.
 
     Called with images ``[N, H, W, C]`` of at least 32×32 pixels, it returns ``[N, classes]``.
 
     Raises:
-        ValueError: A size is no positive int; the images do not have four axes, not
-            ``in_features`` features, or are too small.
+        ValueError: A size is not a positive int, or the images do not have four axes or
+            ``in_features`` channels, or are too small.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -120,8 +120,8 @@ class ConvNeXtT(nnx.Module):
         self.classify = nnx.Linear(features, classes, **dtypes)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        least = PATCH << (len(self.stages) - 1)
-        check_images("ConvNeXtT", x, self.in_features, least)
+        min_size = PATCH << (len(self.stages) - 1)
+        check_images("ConvNeXtT", x, self.in_features, min_size)
         stages = zip(self.entries, self.norms, self.stages, strict=True)
         for stage, (enter, norm, blocks) in enumerate(stages):
             x = norm(enter(x)) if stage == 0 else enter(norm(x))

@@ -1,4 +1,4 @@
-"""Weights of PyTorch networks in torchvision's layout, put into the networks of this package."""
+"""Loading PyTorch weights in torchvision's layout into the networks of this package."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .convnext import ConvNeXtBlock, ConvNeXtT
 from .mobilenet_v2 import MobileNetV2
 from .resnet import ResNet50
 
-# torchvision's names, and the entry whose length is the number of classes.
+# By torchvision's name: the network, and the entry whose length is the number of classes.
 NETWORKS: dict[str, tuple[Callable[..., Any], str]] = {
     "convnext_tiny": (ConvNeXtT, "classifier.2.bias"),
     "mobilenet_v2": (MobileNetV2, "classifier.1.bias"),
     "resnet50": (ResNet50, "fc.bias"),
 }
-SHOWN = 5  # names of each sort that an error lists
+MAX_NAMES_LISTED = 5  # of each kind, in an error message
 
 
 class Place(NamedTuple):
-    """A variable, and the axis of PyTorch's array that each of its axes is."""
+    """A variable, and PyTorch's axis for each of its axes."""
 
     variable: Any
     axes: tuple[int, ...]
@@ -39,23 +39,23 @@ class Place(NamedTuple):
 
 
 def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
-    """Puts a PyTorch ``state_dict`` in torchvision's layout into a network.
+    """Loads a PyTorch ``state_dict`` in torchvision's layout into a network.
 
-    ``MobileNetV2``, ``ResNet50`` and ``ConvNeXtT`` can be loaded. torchvision has no MobileNetV1,
-    and its AlexNet is another network, with one group and other features. PyTorch is not needed.
+    ``MobileNetV2``, ``ResNet50`` and ``ConvNeXtT`` are supported. torchvision has no MobileNetV1,
+    and its AlexNet is another network, with one group and other widths. PyTorch is not required.
 
     Args:
-        network: A network of this package, whose parameters and statistics are replaced; or
-            torchvision's name, ``"mobilenet_v2"``, ``"resnet50"`` or ``"convnext_tiny"``, which
-            makes one with as many classes as the classifier has.
-        state_dict: Each entry's name and its tensor or NumPy array.
+        network: A network of this package, whose parameters and statistics are replaced; or one of
+            torchvision's names ``"mobilenet_v2"``, ``"resnet50"`` and ``"convnext_tiny"``, which
+            creates the network with the classifier's number of classes.
+        state_dict: A mapping from names to tensors or NumPy arrays.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: Names are missing or unknown, or shapes differ; nothing is loaded then.
-        TypeError: ``network`` is none of these, or ``state_dict`` is no mapping.
+        ValueError: Names are missing or unknown, or shapes differ; then nothing is loaded.
+        TypeError: ``network`` is not supported, or ``state_dict`` is not a mapping.
 
     >>> from flax import nnx
     >>> from jaxconv.models import ResNet50
@@ -79,7 +79,7 @@ def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
         raise TypeError(
             "from_torch: network must be a MobileNetV2, a ResNet50 or a ConvNeXtT, or one of "
             f"{', '.join(NETWORKS)}, but got {type(network).__name__}; torchvision has no "
-            "MobileNetV1, and its AlexNet is another network (one group, other features)"
+            "MobileNetV1, and its AlexNet is another network (one group, other widths)"
         )
     places = dict(_places(network.torch_layers()))
     arrays = {
@@ -96,8 +96,9 @@ def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
 def _make(name: str, state_dict: Mapping[str, Any]) -> Any:
     if name not in NETWORKS:
         raise ValueError(
-            f"from_torch: {name!r} is none of {', '.join(NETWORKS)}; torchvision has no "
-            "MobileNetV1, and its AlexNet is another network (one group, other features)"
+            f"from_torch: network must be one of {', '.join(NETWORKS)}, but got {name!r}; "
+            "torchvision has no MobileNetV1, and its AlexNet is another network (one group, other "
+            "widths)"
         )
     make, last = NETWORKS[name]
     shape = np.shape(state_dict[last]) if last in state_dict else ()
@@ -112,7 +113,7 @@ def _places(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Place]]:
 
 
 def _entries(layer: Any) -> dict[str, Place]:
-    """The places of one layer, by PyTorch's names."""
+    """The variables of one layer, by PyTorch's names."""
     if isinstance(layer, ConvNeXtBlock):
         return {"layer_scale": Place(layer.scale, (0, 1, 2))}
     bias = {"bias": Place(layer.bias, (0,))}
@@ -128,7 +129,7 @@ def _entries(layer: Any) -> dict[str, Place]:
 
 
 def _array(value: Any) -> np.ndarray:
-    if hasattr(value, "detach"):  # a tensor; NumPy has no bfloat16, and float64 holds all
+    if hasattr(value, "detach"):  # a tensor; float64 represents bfloat16, which NumPy lacks
         value = value.detach().cpu().double().numpy()
     return np.asarray(value)
 
@@ -151,5 +152,5 @@ def _check(network: str, places: Mapping[str, Place], arrays: Mapping[str, np.nd
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else ""
+    return ", ".join(names[:MAX_NAMES_LISTED]) + more

@@ -1,4 +1,4 @@
-"""MobileNetV1: a network of depthwise separable convolutions, and its dense twin."""
+"""MobileNetV1: a network of depthwise separable convolutions, or of dense ones for comparison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from flax import nnx
 from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
-from .blocks import ConvNorm, check_images
+from .conv_norm import ConvNorm
+from .inputs import check_images
 
 STEM = 32
 # Features and strides of each block: table 1 of the paper.
@@ -24,29 +25,29 @@ BLOCKS = (
 
 
 class MobileNetV1(nnx.Module):
-    """MobileNetV1: a dense 3×3 stem, then depthwise separable blocks, a mean, a linear classifier.
+    """MobileNetV1: a dense 3×3 stem, depthwise separable blocks, a mean and a linear classifier.
 
-    A block is a depthwise 3×3 and a pointwise convolution, each with batch normalisation and ReLU:
-    ``K²·C + C·F`` weights in place of the ``K²·C·F`` of a dense one.
+    A block is a depthwise 3×3 and a pointwise convolution, each with batch normalisation and ReLU.
+    It has ``K²·C + C·F`` weights instead of the ``K²·C·F`` of a dense convolution.
 
     Args:
         classes: Number of logits.
-        in_features: Features of the images.
-        width: Multiplies every layer's features; the paper's α.
-        blocks: Features, before ``width``, and strides of each block.
+        in_features: Number of channels of the images.
+        width: Multiplier of every layer's features; the paper's α.
+        blocks: Features (before ``width``) and strides of each block.
         stem_strides: Strides of the stem; 1 suits small images.
-        separable: False puts one dense 3×3 convolution in place of each block's two.
-        momentum: Of the running statistics of batch normalisation.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv, norm: The layers' classes; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
+        separable: False replaces each block's two convolutions by one dense 3×3 convolution.
+        momentum: Momentum of the running statistics of batch normalisation.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        conv, norm: Classes of the layers; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
             Flax.
-        rngs: The stream ``params`` gives the initial values.
+        rngs: The ``params`` stream initializes the parameters.
 
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
 
     Raises:
-        ValueError: A size is no positive int; the images do not have four axes or not
-            ``in_features`` features.
+        ValueError: A size is not a positive int, or the images do not have four axes or
+            ``in_features`` channels.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -83,8 +84,8 @@ class MobileNetV1(nnx.Module):
         for block, strides in blocks:
             out = int(block * width)
             if separable:
-                deep = {"feature_group_count": features, "strides": strides}
-                layers.append(ConvNorm(conv, features, features, 3, **deep, **options))
+                depthwise = {"feature_group_count": features, "strides": strides}
+                layers.append(ConvNorm(conv, features, features, 3, **depthwise, **options))
                 layers.append(ConvNorm(conv, features, out, 1, **options))
             else:
                 layers.append(ConvNorm(conv, features, out, 3, strides=strides, **options))

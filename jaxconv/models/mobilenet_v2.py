@@ -1,4 +1,4 @@
-"""MobileNetV2: depthwise convolutions between an expansion and a projection, both 1×1."""
+"""MobileNetV2: depthwise convolutions between a 1×1 expansion and a 1×1 projection."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from flax import nnx
 from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
-from .blocks import ConvNorm, check_images
+from .conv_norm import ConvNorm
+from .inputs import check_images
 
 STEM, HEAD = 32, 1280
-# Expansion, features, repeats, and strides of the first: table 2 of the paper.
+# Expansion, features, repeats, and strides of the first block: table 2 of the paper.
 STAGES = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
@@ -29,21 +30,21 @@ STAGES = (
 
 
 class InvertedResidual(nnx.Module):
-    """Expand (1×1), depthwise 3×3, project (1×1, linear); added to its input where shapes agree."""
+    """1×1 expansion, depthwise 3×3 and linear 1×1 projection; residual if the shapes are equal."""
 
     def __init__(
         self,
-        normed: Callable[..., ConvNorm],
+        conv_norm: Callable[..., ConvNorm],
         in_features: int,
         out_features: int,
         strides: int,
         expansion: int,
     ):
         hidden = in_features * expansion
-        layers = [normed(in_features, hidden, 1)] if expansion > 1 else []
-        deep = {"feature_group_count": hidden, "strides": strides, "padding": 1}
-        layers.append(normed(hidden, hidden, 3, **deep))
-        layers.append(normed(hidden, out_features, 1, activation=None))
+        layers = [conv_norm(in_features, hidden, 1)] if expansion > 1 else []
+        depthwise = {"feature_group_count": hidden, "strides": strides, "padding": 1}
+        layers.append(conv_norm(hidden, hidden, 3, **depthwise))
+        layers.append(conv_norm(hidden, out_features, 1, activation=None))
         self.layers = nnx.List(layers)
         self.residual = strides == 1 and in_features == out_features
 
@@ -59,22 +60,22 @@ class MobileNetV2(nnx.Module):
 
     Args:
         classes: Number of logits.
-        in_features: Features of the images.
-        width: Multiplies every layer's features, rounded to multiples of 8; the paper's α.
-        stages: Expansion, features before ``width``, repeats and first strides of each stage.
+        in_features: Number of channels of the images.
+        width: Multiplier of every layer's features, rounded to multiples of 8; the paper's α.
+        stages: Expansion, features (before ``width``), repeats and first strides of each stage.
         stem_strides: Strides of the stem; 1 suits small images.
-        dropout: Rate before the classifier, in training.
-        momentum: Of the running statistics of batch normalisation.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv, norm: The layers' classes; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
+        dropout: Dropout rate before the classifier, during training.
+        momentum: Momentum of the running statistics of batch normalisation.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        conv, norm: Classes of the layers; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
             Flax.
-        rngs: The stream ``params`` gives the initial values, ``dropout`` the masks.
+        rngs: The ``params`` stream initializes the parameters, ``dropout`` draws the masks.
 
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
 
     Raises:
-        ValueError: A size is no positive int; the images do not have four axes or not
-            ``in_features`` features.
+        ValueError: A size is not a positive int, or the images do not have four axes or
+            ``in_features`` channels.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -104,17 +105,17 @@ class MobileNetV2(nnx.Module):
         positive("MobileNetV2", classes=classes, in_features=in_features)
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        normed = functools.partial(
+        conv_norm = functools.partial(
             ConvNorm, conv, norm=norm, activation=jax.nn.relu6, momentum=momentum, **dtypes
         )
         features, head = _rounded(STEM * width), _rounded(HEAD * max(width, 1))
-        layers: list[Any] = [normed(in_features, features, 3, strides=stem_strides, padding=1)]
+        layers: list[Any] = [conv_norm(in_features, features, 3, strides=stem_strides, padding=1)]
         for expansion, stage, repeats, strides in stages:
             for first in (True, *(False,) * (repeats - 1)):
                 out, s = _rounded(stage * width), strides if first else 1
-                layers.append(InvertedResidual(normed, features, out, s, expansion))
+                layers.append(InvertedResidual(conv_norm, features, out, s, expansion))
                 features = out
-        layers.append(normed(features, head, 1))
+        layers.append(conv_norm(features, head, 1))
         self.layers = nnx.List(layers)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
         self.classify = nnx.Linear(head, classes, **dtypes)
@@ -127,21 +128,24 @@ class MobileNetV2(nnx.Module):
 
     def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
         """torchvision's name of each layer, and the layer."""
-        for at, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers):
             if isinstance(layer, ConvNorm):
-                yield from ((f"features.{at}.0", layer.conv), (f"features.{at}.1", layer.norm))
+                yield from (
+                    (f"features.{index}.0", layer.conv),
+                    (f"features.{index}.1", layer.norm),
+                )
                 continue
             *activated, project = layer.layers
             for i, part in enumerate(activated):
-                name = f"features.{at}.conv.{i}"
+                name = f"features.{index}.conv.{i}"
                 yield from ((f"{name}.0", part.conv), (f"{name}.1", part.norm))
             i = len(activated)
-            yield f"features.{at}.conv.{i}", project.conv
-            yield f"features.{at}.conv.{i + 1}", project.norm
+            yield f"features.{index}.conv.{i}", project.conv
+            yield f"features.{index}.conv.{i + 1}", project.norm
         yield "classifier.1", self.classify
 
 
 def _rounded(features: float) -> int:
-    """The nearest multiple of 8 that loses no more than a tenth, as the paper's own code rounds."""
+    """The nearest multiple of 8, but at least 90 % of ``features``, as in the authors' code."""
     nearest = max(8, int(features + 4) // 8 * 8)
     return nearest + 8 if nearest < 0.9 * features else nearest

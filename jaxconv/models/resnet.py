@@ -1,4 +1,4 @@
-"""ResNet-50: 1×1 convolutions reduce the features before a 3×3 one and restore them after it."""
+"""ResNet-50: bottlenecks of a 3×3 convolution between two 1×1 convolutions."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from flax import nnx
 from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
-from .blocks import ConvNorm, check_images
+from .conv_norm import ConvNorm
+from .inputs import check_images
 
 EXPANSION = 4
 DEPTHS = (3, 4, 6, 3)
-POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax takes pairs, though it declares a name
+POOL_PADDING: Any = ((1, 1), (1, 1))  # Flax accepts pairs, but its annotation does not
 
 
 class Bottleneck(nnx.Module):
-    """Reduce (1×1), 3×3, restore (1×1), added to the input, or to its 1×1 projection.
+    """1×1 reduction, 3×3 convolution and 1×1 expansion, added to the input or its 1×1 projection.
 
     Args:
-        normed: Makes a ``ConvNorm`` of in-features, out-features, extent and options.
-        in_features: Of the block's input.
-        features: Of the 3×3 convolution; the block returns ``4 * features``.
-        strides: Of the 3×3 convolution, and of the projection.
+        conv_norm: Makes a ``ConvNorm`` from in_features, out_features, kernel_size and options.
+        in_features: Number of input channels.
+        features: Features of the 3×3 convolution; the block returns ``4 * features``.
+        strides: Strides of the 3×3 convolution and of the projection.
     """
 
     def __init__(
-        self, normed: Callable[..., ConvNorm], in_features: int, features: int, strides: int
+        self, conv_norm: Callable[..., ConvNorm], in_features: int, features: int, strides: int
     ):
         out = EXPANSION * features
-        self.reduce = normed(in_features, features, 1)
-        self.convolve = normed(features, features, 3, strides=strides, padding=1)
-        self.restore = normed(features, out, 1, activation=None)
+        self.reduce = conv_norm(in_features, features, 1)
+        self.convolve = conv_norm(features, features, 3, strides=strides, padding=1)
+        self.restore = conv_norm(features, out, 1, activation=None)
         projects = strides > 1 or in_features != out
         self.project = nnx.data(
-            normed(in_features, out, 1, strides=strides, activation=None) if projects else None
+            conv_norm(in_features, out, 1, strides=strides, activation=None) if projects else None
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -52,21 +53,21 @@ class ResNet50(nnx.Module):
 
     Args:
         classes: Number of logits.
-        in_features: Features of the images.
-        width: Features of the stem and of the first stage's 3×3 convolutions; they double from
-            stage to stage.
-        depths: Blocks of each stage.
-        momentum: Of the running statistics of batch normalisation.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        conv, norm: The layers' classes; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
+        in_features: Number of channels of the images.
+        width: Features of the stem and of the first stage's 3×3 convolutions; they double with
+            each stage.
+        depths: Number of blocks of each stage.
+        momentum: Momentum of the running statistics of batch normalisation.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        conv, norm: Classes of the layers; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
             Flax.
-        rngs: The stream ``params`` gives the initial values.
+        rngs: The ``params`` stream initializes the parameters.
 
     Called with images ``[N, H, W, C]`` of any size, it returns logits ``[N, classes]``.
 
     Raises:
-        ValueError: A size is no positive int; the images do not have four axes or not
-            ``in_features`` features.
+        ValueError: A size is not a positive int, or the images do not have four axes or
+            ``in_features`` channels.
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
@@ -94,14 +95,14 @@ class ResNet50(nnx.Module):
         positive("ResNet50", classes=classes, in_features=in_features, width=width)
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        normed = functools.partial(ConvNorm, conv, norm=norm, momentum=momentum, **dtypes)
-        self.stem = normed(in_features, width, 7, strides=2, padding=3)
+        conv_norm = functools.partial(ConvNorm, conv, norm=norm, momentum=momentum, **dtypes)
+        self.stem = conv_norm(in_features, width, 7, strides=2, padding=3)
         stages, features = [], width
         for stage, depth in enumerate(depths):
             blocks = []
             for block in range(depth):
                 strides = 2 if block == 0 and stage > 0 else 1
-                blocks.append(Bottleneck(normed, features, width << stage, strides))
+                blocks.append(Bottleneck(conv_norm, features, width << stage, strides))
                 features = EXPANSION * (width << stage)
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
@@ -118,9 +119,9 @@ class ResNet50(nnx.Module):
     def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
         """torchvision's name of each layer, and the layer."""
         yield from (("conv1", self.stem.conv), ("bn1", self.stem.norm))
-        for at, stage in enumerate(self.stages, 1):
+        for index, stage in enumerate(self.stages, 1):
             for i, block in enumerate(stage):
-                name = f"layer{at}.{i}"
+                name = f"layer{index}.{i}"
                 for j, part in enumerate((block.reduce, block.convolve, block.restore), 1):
                     yield from ((f"{name}.conv{j}", part.conv), (f"{name}.bn{j}", part.norm))
                 if block.project is not None:

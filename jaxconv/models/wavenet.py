@@ -1,4 +1,4 @@
-"""WaveNet: dilated causal convolutions that predict a waveform's next sample from all before."""
+"""WaveNet: dilated causal convolutions that predict the next sample of a waveform."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from flax import nnx
 
 from .._src.flax.semantics import positive
 from ..nnx import CausalConv, PointwiseConv
-from .tokens import check_tokens
+from .inputs import check_tokens
 
 Array = jax.Array
 States = tuple[Array, ...]
 
-# One stack: each layer doubles the receptive field, which ends at 1,024 samples.
+# One stack: each layer doubles the receptive field, up to 1,024 samples.
 STACK = tuple(2**layer for layer in range(10))
 
 
 class Layer(nnx.Module):
-    """A gated dilated convolution, whose result goes on twice: into the sum and out of the stack.
+    """A gated dilated convolution with a residual output and a skip output.
 
         z = tanh(filter * x) · sigmoid(gate * x);   x + residual z, skip z
 
     Args:
-        features, skip: Features of the layers' sum and of what each gives to the output.
-        dilation: Samples between the two taps.
+        features, skip: Features of the residual output and of the skip output.
+        dilation: Distance of the two taps, in samples.
         dtypes: ``dtype``, ``param_dtype`` and ``rngs``, as in Flax.
     """
 
@@ -50,27 +50,28 @@ class Layer(nnx.Module):
 
 
 class WaveNet(nnx.Module):
-    """WaveNet: the distribution of every sample given those before it.
+    """WaveNet: the distribution of every sample given the samples before it.
 
-    Samples are token ids, such as the 256 levels of µ-law. Each is embedded; layers of causal
-    convolutions with two taps and growing dilation follow, whose outputs are summed and turned into
-    logits. A stack of dilations 1, 2, 4, …, 512 sees 1,024 samples for 10 layers' work.
+    Samples are token ids, such as the 256 levels of µ-law. They are embedded and pass through
+    causal convolutions with two taps and growing dilation, whose skip outputs are summed and turned
+    into logits. A stack of ten layers with dilations 1, 2, 4, …, 512 has a receptive field of 1,024
+    samples.
 
     Args:
-        classes: Levels of a sample.
+        classes: Number of levels of a sample.
         features: Features of every layer.
-        skip: Features of the sum of the layers' outputs.
-        dilations: Of each layer; the paper repeats the stack of ten three times or more.
-        dtype, param_dtype: Of the computation and of the parameters, as in Flax.
-        rngs: The stream ``params`` gives the initial values.
+        skip: Features of the sum of the layers' skip outputs.
+        dilations: Dilation of each layer; the paper repeats the stack of ten at least three times.
+        dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
+        rngs: The ``params`` stream initializes the parameters.
 
-    Called with ``tokens [N, L]``, integers, it returns ``logits [N, L, classes]``: those at ``i``
-    are of sample ``i + 1``, and depend on no later sample.
+    Called with integers ``tokens [N, L]``, it returns ``logits [N, L, classes]``: the logits at
+    ``i`` predict sample ``i + 1`` from the samples up to ``i``.
 
     Raises:
-        ValueError: A size is not positive, ``tokens`` do not have two axes, or an id is out of
-            range.
-        TypeError: ``tokens`` are not integers.
+        ValueError: A size is not a positive int, ``tokens`` does not have two axes, or an id is out
+            of range.
+        TypeError: ``tokens`` does not consist of integers.
 
     >>> import jax.numpy as jnp
     >>> from flax import nnx
@@ -78,8 +79,8 @@ class WaveNet(nnx.Module):
     >>> network(jnp.zeros((2, 9), int)).shape
     (2, 9, 16)
 
-    Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016); the
-    streaming of T. Paine et al., "Fast WaveNet generation algorithm" (2016).
+    Source: A. van den Oord et al., "WaveNet: a generative model for raw audio" (2016); for
+    streaming, T. Paine et al., "Fast WaveNet generation algorithm" (2016).
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class WaveNet(nnx.Module):
     ):
         positive("WaveNet", classes=classes, features=features, skip=skip)
         if not dilations:
-            raise ValueError("WaveNet: dilations must name one layer or more, but are empty")
+            raise ValueError("WaveNet: dilations must have an entry for each layer, but is empty")
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         self.classes = classes
         self.embed = nnx.Embed(classes, features, **dtypes)
@@ -116,44 +117,45 @@ class WaveNet(nnx.Module):
         return self._logits(skips)
 
     def init_state(self, batch_size: int) -> States:
-        """The stream's state before the first sample: for each layer its last ``dilation`` inputs.
+        """The state before the first sample: the last ``dilation`` inputs of each layer.
 
-        Its size is the receptive field's, however many samples have gone through.
+        Its size does not depend on the number of samples processed.
         """
         return tuple(layer.conv.init_state(batch_size) for layer in self.layers)
 
     def step(self, states: States, tokens: Array) -> tuple[Array, States]:
-        """The logits ``[N, L, classes]`` for the stream's next samples, and the state after them.
+        """The logits ``[N, L, classes]`` of the stream's next samples, and the state after them.
 
-        Feeding a sequence in chunks of any lengths gives what the network gives for the whole.
+        Processing a sequence in chunks of any lengths equals processing it whole.
         """
         check_tokens("WaveNet.step", "tokens", tokens, self.classes)
-        x, skips, after = self.embed(tokens), [], []
+        x, skips, next_states = self.embed(tokens), [], []
         for layer, state in zip(self.layers, states, strict=True):
             x, skip, state = layer.step(state, x)
             skips.append(skip)
-            after.append(state)
-        return self._logits(skips), tuple(after)
+            next_states.append(state)
+        return self._logits(skips), tuple(next_states)
 
     def generate(self, prompt: Array, count: int, key: Array, temperature: float = 1.0) -> Array:
-        """Draws samples after a prompt, one at a time, each fed back through the stream.
+        """Draws samples after a prompt one at a time, feeding each one back.
 
         Args:
             prompt: ``[N, L]`` token ids, L at least 1.
             count: Number of samples to draw.
             key: A key of ``jax.random``.
-            temperature: Divides the logits; below 1 the likely become likelier.
+            temperature: Divides the logits; below 1, likely samples become more likely.
 
         Returns:
             ``[N, count]`` token ids, without the prompt.
 
         Raises:
-            ValueError: The prompt is empty, ``count`` is below 1 or ``temperature`` not above 0.
+            ValueError: The prompt is empty, ``count`` is less than 1 or ``temperature`` is not
+                positive.
         """
         if jnp.shape(prompt)[1:] == (0,) or count < 1 or not temperature > 0:
             raise ValueError(
                 "WaveNet.generate: needs a prompt of at least one sample, a count of at least 1 "
-                f"and a temperature above 0, but got a prompt of shape {jnp.shape(prompt)}, count "
+                f"and a positive temperature, but got a prompt of shape {jnp.shape(prompt)}, count "
                 f"{count} and temperature {temperature}"
             )
         logits, states = self.step(self.init_state(len(prompt)), prompt)

@@ -1,12 +1,13 @@
 """Training real networks on real data: ``python -m jaxconv.train RECIPE``.
 
-One loop (``loop``: optax, progress, Ctrl-C), one form of checkpoint (``checkpoint``: orbax), one
-set of pictures (``plots``) and of measurements (``report``); on several devices and in several
-processes as ``placement`` and ``processes`` say; a recipe is a small module of this
-package that declares its data, network, loss and report (``recipe.Recipe``).
+A recipe is a module of this package with a ``RECIPE``, which declares its data, network and loss
+(``recipe.Recipe``), and a function ``report(run)``, which prints and draws its results. All recipes
+share the loop (``loop``), the checkpoints (``checkpoint``), the figures (``plots``) and the tables
+(``tables``, ``timing``). ``placement`` and ``processes`` train on several devices and in several
+processes.
 """
 
-# Each recipe's module, and the packages it needs beside the loop's own.
+# Each recipe's module, and the packages that it needs in addition to the loop's.
 RECIPES = {
     "digits": ("mlxtend",),
     "mobilenet": ("mlxtend",),

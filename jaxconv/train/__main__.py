@@ -14,7 +14,7 @@ from . import RECIPES
 from .errors import BadInputError, InterruptedRunError, TrainingError
 
 COMMAND = "python -m jaxconv.train"
-LARGEST = 2**31 - 1
+MAX_INTEGER = 2**31 - 1
 LOOP_PACKAGES = ("flax", "matplotlib", "optax", "orbax", "rich")
 
 
@@ -32,29 +32,51 @@ def main(arguments: list[str]) -> int:
 
         run(options)
     except InterruptedRunError as stop:
-        again = shlex.join(word for word in arguments if word != "--fresh")
-        return _end(f"{stop} and saved; resume with: {COMMAND} {again}", stop.code)
+        resume = shlex.join(word for word in arguments if word != "--fresh")
+        return _end(f"{stop} and saved; resume with: {COMMAND} {resume}", stop.code)
     except TrainingError as error:
         return _end(str(error), error.code)
-    except ImportError as error:  # of what the packages above need
+    except ImportError as error:  # a dependency of the required packages is missing
         return _end(f'{error}; pip install "jaxconv[demo]"', BadInputError.code)
     except OSError as error:
-        return _end(f"cannot go on: {error}", TrainingError.code)
+        return _end(str(error), TrainingError.code)
     except KeyboardInterrupt:
         return _end(
-            "stopped; the same command goes on from what is saved", InterruptedRunError.code
+            "interrupted; run the same command again to resume from the last checkpoint",
+            InterruptedRunError.code,
         )
     return 0
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog=COMMAND, allow_abbrev=False)
-    parser.add_argument("recipe", help=f"what to train: {', '.join(RECIPES)}")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/RECIPE")
-    parser.add_argument("--epochs", type=_whole(1), metavar="N", help="default: the recipe's")
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="default: 0")
-    parser.add_argument("--short", action="store_true", help="a quick look: few epochs")
-    parser.add_argument("--fresh", action="store_true", help="discard an earlier run's checkpoint")
+    parser = _Parser(
+        prog=COMMAND,
+        description="Trains a network on real data, then prints and draws the results. The same "
+        "command resumes an interrupted run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", help=f"what to train, one of: {', '.join(RECIPES)}")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where checkpoints and figures are saved (default: runs/RECIPE)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=_integer(1),
+        metavar="N",
+        help="passes over the training examples (default: the recipe's)",
+    )
+    parser.add_argument(
+        "--seed", type=_integer(0), default=0, metavar="N", help="random seed (default: 0)"
+    )
+    parser.add_argument("--short", action="store_true", help="train for fewer epochs")
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="delete the checkpoint of an earlier run and start over",
+    )
     options = parser.parse_args(arguments)
     if options.recipe not in RECIPES:
         raise BadInputError(f"unknown recipe {options.recipe!r}; choose from {', '.join(RECIPES)}")
@@ -63,20 +85,22 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _whole(low: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.isdecimal() or not low <= int(text) <= LARGEST:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low} to {LARGEST}")
+def _integer(minimum: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        if not text.isdecimal() or not minimum <= int(text) <= MAX_INTEGER:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not an integer from {minimum} to {MAX_INTEGER}"
+            )
         return int(text)
 
-    return whole
+    return integer
 
 
 def _require(packages: tuple[str, ...]) -> None:
     for package in (*LOOP_PACKAGES, *packages):
         try:
             found = importlib.util.find_spec(package) is not None
-        except ImportError:  # an import hook's way of saying so
+        except ImportError:  # raised by an import hook that hides the package
             found = False
         if not found:
             raise BadInputError(f'{package} is not installed; pip install "jaxconv[demo]"')

@@ -1,7 +1,6 @@
-"""Checkpoints: orbax writes and reads them; each is checked, byte by byte, before it is read.
+"""Checkpoints: orbax saves and restores them; file digests are checked before orbax reads a file.
 
-Several processes save and restore together, in a folder that all of them see; the first does what
-orbax does not.
+Several processes save and restore together, in a folder that all of them can see.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,19 @@ import orbax.checkpoint as ocp
 
 from . import processes
 from .errors import BadInputError, TrainingError
-from .loop import History, Training
+from .training import History, Training
 
-MEND = "start over with --fresh, or choose another --output"
-# Beside the step's own files, because orbax would read a damaged array with pages of messages.
+FIX = "use --fresh to start over, or choose another --output"
+# orbax restores an array with a flipped bit without an error, and answers a truncated one with
+# pages of tracebacks on the error stream.
 DIGESTS = "digests.json"
 
 
 class Checkpoints:
-    """The checkpoint of one run: the whole state, the history, and what the run was asked for.
+    """The latest checkpoint of one run: its state, its history and the arguments it was run with.
 
     Args:
-        folder: Where the checkpoint is or will be; orbax writes under a temporary name and renames.
+        folder: Where the checkpoint is or will be saved.
         training: Its ``state`` is what is saved and restored.
     """
 
@@ -39,89 +40,66 @@ class Checkpoints:
         self.folder, self.training = folder, training
 
     def restore(self) -> History:
-        """Puts the saved state into ``training`` and returns its history; an empty one if none.
+        """Restores the state of ``training``, if one is saved, and returns its history.
 
         Raises:
-            BadInputError: The checkpoint is damaged, of another network or of another run.
+            BadInputError: The checkpoint is damaged, or belongs to another network or run.
         """
         if not self.folder.exists():
             return History()
         if not self.folder.is_dir():
-            raise BadInputError(f"{self.folder} is not a checkpoint; {MEND}")
-        with self._refusing_damage(), self._manager() as manager:
-            if not manager.all_steps():
-                return History()
-            step = self._finished()
+            raise BadInputError(f"{self.folder} is not a checkpoint folder; {FIX}")
+        with self._unreadable_in_words(), self._manager() as manager:
+            step = manager.latest_step()
             if step is None:
-                raise BadInputError(f"{self.folder} lacks its {DIGESTS}; {MEND}")
+                return History()
             self._check_digests(self.folder / str(step))
             self._check_shapes(manager.item_metadata(step)["state"])
             saved = manager.restore(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(self._named()), run=ocp.args.JsonRestore()
+                    state=ocp.args.StandardRestore(self._arrays()), run=ocp.args.JsonRestore()
                 ),
             )
-            self._check_asked(saved.run["asked"])
-            names, tree = self._named(), jax.tree.structure(self.training.state)
+            self._check_arguments(saved.run["arguments"])
+            names, tree = self._arrays(), jax.tree.structure(self.training.state)
             self.training.state = jax.tree.unflatten(tree, [saved.state[name] for name in names])
             return History(**saved.run["history"])
 
     def save(self, history: History) -> None:
-        """Saves the present state in place of the one before, which goes only once this is safe.
+        """Saves the current state; orbax deletes the previous checkpoint once this one is complete.
 
         Raises:
-            TrainingError: It cannot be written, as on a full disk; the one before stays.
+            TrainingError: The state cannot be saved, as on a full disk; the previous one remains.
         """
-        self._sweep()
         try:
-            with processes.others_may_end():
-                processes.meet("saving")
+            with processes.peers_may_fail():
+                # Finds out at once if a process has died; orbax's own barriers would wait for long.
+                processes.wait_for_all("saving")
                 self._write(history)
-                processes.meet("saved")
         except (OSError, ValueError) as error:
-            raise TrainingError(f"cannot save in {self.folder}: {_reason(error)}") from error
-        finally:
-            self._sweep()
+            raise TrainingError(f"cannot save to {self.folder}: {_reason(error)}") from error
 
     def _write(self, history: History) -> None:
-        run = {"asked": self._asked(), "history": dataclasses.asdict(history)}
+        run = {"arguments": self._arguments(), "history": dataclasses.asdict(history)}
         with self._manager() as manager:
             manager.save(
                 history.step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(self._named()), run=ocp.args.JsonSave(run)
+                    state=ocp.args.StandardSave(self._arrays()), run=ocp.args.JsonSave(run)
                 ),
                 force=True,
             )
-        if not processes.first():
-            return
-        saved = self.folder / str(history.step)
-        partial = saved / f"{DIGESTS}.tmp"
-        partial.write_text(json.dumps(_digests(saved)))
-        os.replace(partial, saved / DIGESTS)
+        if processes.is_first():
+            _write_digests(self.folder / str(history.step))
 
     def discard(self) -> None:
-        """Removes what an earlier run saved."""
-        if processes.first() and self.folder.is_dir():
+        """Deletes the checkpoint of an earlier run."""
+        if processes.is_first() and self.folder.is_dir():
             shutil.rmtree(self.folder)
-        elif processes.first():
+        elif processes.is_first():
             self.folder.unlink(missing_ok=True)
-        processes.meet("discarded")
-
-    def _finished(self) -> int | None:
-        """The newest step that has its digests: a kill may leave a newer one without."""
-        steps = (int(path.parent.name) for path in self.folder.glob(f"*/{DIGESTS}"))
-        return max(steps, default=None)
-
-    def _sweep(self) -> None:
-        """Removes all but the newest finished checkpoint: older ones, and what is half-written."""
-        if not processes.first():
-            return
-        kept = str(self._finished())
-        for path in self.folder.glob("[0-9]*"):
-            if path.name != kept:
-                shutil.rmtree(path, ignore_errors=True)
+        processes.wait_for_all("discarded")
 
     def _manager(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(
@@ -130,61 +108,64 @@ class Checkpoints:
                 "state": ocp.StandardCheckpointHandler(),
                 "run": ocp.JsonCheckpointHandler(),
             },
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=1, cleanup_tmp_directories=True, enable_async_checkpointing=False
+            ),
         )
 
-    def _named(self) -> dict[str, jax.Array]:
-        """The state's arrays by name: what is saved does not depend on a library's classes."""
+    def _arrays(self) -> dict[str, jax.Array]:
+        """The state's arrays by name: a checkpoint does not depend on the classes of a library."""
         leaves = jax.tree.leaves_with_path(self.training.state)
         return {
             jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves
         }
 
-    def _asked(self) -> dict[str, Any]:
+    def _arguments(self) -> dict[str, Any]:
         training = self.training
         return {"recipe": training.recipe.name, "seed": training.seed, "epochs": training.epochs}
 
-    def _check_digests(self, saved: Path) -> None:
-        for name, digest in json.loads((saved / DIGESTS).read_text()).items():
-            if not (saved / name).exists() or _digest(saved / name) != digest:
-                raise BadInputError(f"{saved / name} is missing, cut short or changed; {MEND}")
+    def _check_digests(self, step: Path) -> None:
+        if not (step / DIGESTS).exists():  # killed after orbax's commit, before they were written
+            return
+        for name, digest in json.loads((step / DIGESTS).read_text()).items():
+            if not (step / name).exists() or _digest(step / name) != digest:
+                raise BadInputError(f"{step / name} is missing or damaged; {FIX}")
 
     def _check_shapes(self, saved: Any) -> None:
-        expected, saved = self._named(), dict(saved.items())
+        expected, saved = self._arrays(), dict(saved.items())
         for name in sorted(expected.keys() | saved.keys()):
-            here, there = (_shape(arrays.get(name)) for arrays in (expected, saved))
-            if here != there:
+            wanted, found = (_shape(arrays.get(name)) for arrays in (expected, saved))
+            if wanted != found:
                 raise BadInputError(
-                    f"{self.folder} is of another network ({name} is {there} there, {here} here); "
-                    f"{MEND}"
+                    f"{self.folder} is of another network: {name} must be {wanted}, but is {found} "
+                    f"in the checkpoint; {FIX}"
                 )
 
-    def _check_asked(self, saved: dict[str, Any]) -> None:
-        for name, value in self._asked().items():
+    def _check_arguments(self, saved: dict[str, Any]) -> None:
+        for name, value in self._arguments().items():
             if saved[name] != value:
                 raise BadInputError(
-                    f"{self.folder} is of a run with {name} {saved[name]}, not {value}; {MEND}"
+                    f"{self.folder} is of a run with {name} {saved[name]}, not {value}; {FIX}"
                 )
 
     @contextlib.contextmanager
-    def _refusing_damage(self):
+    def _unreadable_in_words(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInputError(
-                f"{self.folder} cannot be read ({_reason(error)}); {MEND}"
-            ) from error
+            raise BadInputError(f"cannot read {self.folder} ({_reason(error)}); {FIX}") from error
 
 
 def _reason(error: Exception) -> str:
     return str(error).partition("\n")[0][-120:]
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): _digest(path) for path in files if DIGESTS not in path.name
-    }
+def _write_digests(step: Path) -> None:
+    files = sorted(path for path in step.rglob("*") if path.is_file())
+    digests = {str(path.relative_to(step)): _digest(path) for path in files}
+    partial = step / f"{DIGESTS}.tmp"
+    partial.write_text(json.dumps(digests))
+    os.replace(partial, step / DIGESTS)
 
 
 def _digest(path: Path) -> str:

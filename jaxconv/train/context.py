@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits, segmented: the context network, with and without its dilation."""
+"""Segmenting scenes of handwritten digits by the context network, with and without dilation."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from .. import nnx as layers
 from .._src.analysis.cost import cost
 from .._src.analysis.receptive_field import receptive_field
 from ..models.context import DILATIONS, ContextNetwork
-from . import digits, plots, report
-from .recipe import Batch, Data, Recipe, Run, Score
-from .twins import LOSS_LABEL, Twins, added, of_first
+from . import digits, plots, tables
+from .recipe import Batch, Data, Recipe, Score
+from .run import Run
+from .twins import LOSS_LABEL, Twins, of_first, summed
 
 SIDE = 40  # pixels of a scene
-DIGITS = 3  # of 28×28 pixels, in each
-INK = 0.35  # brightness from which a pixel is labelled as its digit
+DIGITS = 3  # in each scene, of 28×28 pixels
+INK = 0.35  # minimum brightness of a pixel that is labelled as its digit
 CLASSES = 1 + digits.CLASSES  # 0 is the background
 FEATURES = 24
 NAMES, COLOURS = ("dilated", "undilated"), (plots.ACCENT, plots.FAINT)
-UNITS = ("sees", "parameters", "multiply-adds", "mean IoU")
-PICTURED = 8
+COLUMNS = ("receptive field", "parameters", "multiply-adds", "mean IoU")
+SCENES_SHOWN = 8
 SCENES = {"train": 2_000, "held_out": 200}
 
 
 def data() -> Data:
-    """Scenes composed of real digits; those of held-out scenes are held out themselves."""
-    both = zip(digits.data(), SCENES.values(), range(2), strict=True)
-    return Data(*(compose(part, count, seed) for part, count, seed in both))
+    """Scenes composed of real digits; held-out scenes consist of held-out digits."""
+    parts = zip(digits.data(), SCENES.values(), range(2), strict=True)
+    return Data(*(compose(part, count, seed) for part, count, seed in parts))
 
 
 def compose(part: Batch, count: int, seed: int) -> Batch:
-    """``count`` scenes of random digits at random places; the brighter of two hides the other."""
+    """``count`` scenes of random digits at random positions; the brighter of two pixels wins."""
     random = np.random.default_rng(seed)
     images, labels = part["image"][..., 0], part["label"]
     size = images.shape[1]
     scenes = np.zeros((count, SIDE, SIDE), np.float32)
     classes = np.zeros((count, SIDE, SIDE), np.int32)
-    for scene, classed in zip(scenes, classes, strict=True):
+    for scene, labelled in zip(scenes, classes, strict=True):
         for digit in random.integers(len(images), size=DIGITS):
             top, left = random.integers(SIDE - size + 1, size=2)
             window = (slice(top, top + size), slice(left, left + size))
             ink = images[digit] > np.maximum(scene[window], INK)
-            classed[window][ink] = 1 + labels[digit]
+            labelled[window][ink] = 1 + labels[digit]
             scene[window] = np.maximum(scene[window], images[digit])
     return {"image": scenes[..., None], "class": classes}
 
 
 class Segmentation(nnx.Module):
-    """A 3×3 layer to features, the context network on them, a 1×1 layer to classes."""
+    """A 3×3 convolution to features, the context network, and a 1×1 convolution to classes."""
 
     def __init__(self, dilations: tuple[int, ...], rngs: nnx.Rngs):
         self.stem = layers.Conv(1, FEATURES, (3, 3), rngs=rngs)
@@ -69,67 +70,69 @@ def loss(logits: jax.Array, batch: Batch) -> jax.Array:
 
 
 def intersections(predicted: jax.Array, true: jax.Array) -> jax.Array:
-    """Each class's intersection over union, over all pixels of all scenes."""
+    """The intersection over union of each class, over all pixels of all scenes."""
     classes = jnp.arange(CLASSES)
-    here, there = (pixels[..., None] == classes for pixels in (predicted, true))
+    predicted_as, is_class = (pixels[..., None] == classes for pixels in (predicted, true))
     axes = tuple(range(true.ndim))
-    return (here & there).sum(axes) / jnp.maximum((here | there).sum(axes), 1)
+    union = (predicted_as | is_class).sum(axes)
+    return (predicted_as & is_class).sum(axes) / jnp.maximum(union, 1)
 
 
 def mean_iou(logits: jax.Array, batch: Batch) -> jax.Array:
     return intersections(logits.argmax(-1), batch["class"]).mean()
 
 
-def finish(run: Run) -> None:
-    """Prints what either network sees, costs and reaches, and the kernels; draws the picture."""
+def report(run: Run) -> None:
+    """Prints the receptive field, cost and score of both networks, and saves the figure."""
     held_out = run.training.data.held_out
     network = cast(Twins, run.training.network)
-    reached = np.array(
+    scores = np.array(
         [intersections(run.outputs[:, at].argmax(-1), held_out["class"]) for at in (0, 1)]
     )
-    table = report.empty_table("The same layers with and without dilation", "", *UNITS)
-    for name, each, part in zip(NAMES, reached, (network.network, network.twin), strict=True):
+    table = tables.empty_table("The same layers with and without dilation", "", *COLUMNS)
+    for name, score, part in zip(NAMES, scores, (network.network, network.twin), strict=True):
         image = held_out["image"][:1]
-        spent = cost(part, image)
+        total = cost(part, image)
         (side, _) = receptive_field(part, jnp.zeros((1, 150, 150, 1))).size
-        row = (f"{side}×{side} pixels", f"{spent.parameters:,}", f"{spent.macs:,}")
-        table.add_row(name, *row, f"{each.mean():.1%}")
-    run.console.print(report.kernels(run.training), "", table, "")
-    gained = 100 * (reached[0].mean() - reached[1].mean())
+        row = (f"{side}×{side} pixels", f"{total.parameters:,}", f"{total.macs:,}")
+        table.add_row(name, *row, f"{score.mean():.1%}")
+    run.console.print(tables.implementations(run.training), "", table, "")
+    gain = 100 * (scores[0].mean() - scores[1].mean())
     run.console.print(
-        f"Dilation gained [bold]{gained:.1f} points[/bold] of mean IoU, at no multiply-add more"
+        f"Dilation changes mean IoU by [bold]{gain:+.1f} points[/bold] at the same number of "
+        "multiply-adds"
     )
-    plots.save(picture(run, reached), run.folder / "context.png")
+    plots.save(figure(run, scores), run.folder / "context.png")
 
 
-def picture(run: Run, reached: np.ndarray):
+def figure(run: Run, scores: np.ndarray):
     """The training curve, the classes' scores, and some scenes as both networks label them."""
     drawn = plots.figure("Scenes of handwritten digits, segmented", 12, 11)
     upper, lower = plots.rows(drawn, 1, 1.9)
-    curve, scores = upper.subplots(1, 2)
+    curve, bars = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
     names = ["–", *map(str, range(digits.CLASSES))]
-    for name, each, colour, side in zip(NAMES, reached, COLOURS, (-0.2, 0.2), strict=True):
-        label = f"{name}, mean {each.mean():.1%}"
-        scores.bar(np.arange(CLASSES) + side, each, width=0.4, color=colour, label=label)
-    scores.set_xticks(range(CLASSES), names)
-    scores.set(ylim=(0, 1.25), yticks=(0, 0.5, 1), xlabel="background, and each digit")
-    scores.spines[["top", "right"]].set_visible(False)
-    scores.legend(frameon=False, loc="upper right")
-    plots.caption(scores, "Intersection over union, held out")
+    for name, score, colour, side in zip(NAMES, scores, COLOURS, (-0.2, 0.2), strict=True):
+        label = f"{name}, mean {score.mean():.1%}"
+        bars.bar(np.arange(CLASSES) + side, score, width=0.4, color=colour, label=label)
+    bars.set_xticks(range(CLASSES), names)
+    bars.set(ylim=(0, 1.25), yticks=(0, 0.5, 1), xlabel="background and digits")
+    bars.spines[["top", "right"]].set_visible(False)
+    bars.legend(frameon=False, loc="upper right")
+    plots.caption(bars, "Intersection over union, held-out scenes")
     _scenes(lower, run.training.data.held_out, run.outputs.argmax(-1))
     return drawn
 
 
 def _scenes(part, held_out: Batch, predicted: np.ndarray) -> None:
-    """Some scenes, what each pixel is, and what both networks take it for; a colour a digit."""
+    """Some scenes, the true class of each pixel and both networks' predictions, by colour."""
     from matplotlib.patches import Patch
 
-    filled = np.flatnonzero(held_out["image"][:PICTURED].any((0, 3)).any(0))
+    filled = np.flatnonzero(held_out["image"][:SCENES_SHOWN].any((0, 3)).any(0))
     window = (slice(None), *(slice(filled[0], filled[-1] + 1),) * 2)
-    columns = (held_out["image"][..., 0], held_out["class"], predicted[:, 0], predicted[:, 1])
-    panels = part.subplots(len(columns), PICTURED)
-    for row, (each, title) in enumerate(zip(columns, ("scene", "true", *NAMES), strict=True)):
+    rows = (held_out["image"][..., 0], held_out["class"], predicted[:, 0], predicted[:, 1])
+    panels = part.subplots(len(rows), SCENES_SHOWN)
+    for row, (each, title) in enumerate(zip(rows, ("scene", "true", *NAMES), strict=True)):
         for axes, scene in zip(panels[row], each[window], strict=False):
             style = {"cmap": "gray_r"} if row == 0 else {"cmap": palette(), "vmin": 0, "vmax": 10}
             axes.imshow(scene, interpolation="nearest", **style)
@@ -149,7 +152,7 @@ def palette():
 
 
 def network(rngs: nnx.Rngs) -> Twins:
-    """The same network with the paper's dilations and with none."""
+    """The same network with the paper's dilations and without dilation."""
     return Twins(Segmentation(DILATIONS, rngs), Segmentation((1,) * len(DILATIONS), rngs))
 
 
@@ -159,10 +162,9 @@ RECIPE = Recipe(
     data=data,
     network=network,
     outputs=lambda network, batch: network(batch["image"]),
-    loss=added(loss),
+    loss=summed(loss),
     loss_label=LOSS_LABEL,
     score=of_first(Score("mean IoU", mean_iou, "{:.1%}")),
-    report=finish,
     batch_size=8,
     epochs=12,
     learning_rate=6e-3,

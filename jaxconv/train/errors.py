@@ -1,4 +1,4 @@
-"""What ends a run early: each is one line for the reader and the exit code of the command."""
+"""Errors that end a run: each is one line for the user and an exit code of the command."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class TrainingError(Exception):
 
 
 class BadInputError(TrainingError):
-    """What the command was given cannot be used."""
+    """The command's arguments, or the files they name, cannot be used."""
 
     code = 2
 
 
 class InterruptedRunError(TrainingError):
-    """Ctrl-C; what was trained so far is saved."""
+    """The run was interrupted by Ctrl-C and has been saved."""
 
     code = 130

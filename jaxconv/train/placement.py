@@ -1,4 +1,4 @@
-"""Where a run's arrays are: the state whole on every device, every batch cut over all of them."""
+"""How a run's arrays are placed on devices: the state replicated, every batch sharded."""
 
 from __future__ import annotations
 
@@ -13,56 +13,57 @@ from .._src.analysis.explain import explain
 from .errors import BadInputError
 from .recipe import Batch
 
-MEND = "choose a number of devices, which is processes times devices of each, that divides it"
+FIX = "choose a total number of devices (processes times devices per process) that divides it"
 
 
 class Placement:
-    """A mesh of one axis and the axis of a batch's arrays that it cuts.
+    """A one-dimensional mesh, and the axis of a batch's arrays that is sharded over it.
 
-    A step is compiled for all devices as one program: XLA cuts what follows from the batch, each
-    convolution runs its kernel on every device's part, and gradients are summed.
+    A step is compiled as one program for all devices: XLA partitions what follows from the batch,
+    each convolution computes every device's shard, and gradients are summed.
 
     Args:
-        devices: The mesh's, of all processes, in the same order in each of them.
-        cut: What is cut, the name of the mesh's axis: ``"batch"``, the examples; or ``"height"``,
-            the first spatial axis of ``[N, H, …]``. Arrays without this axis are whole everywhere.
+        devices: The devices of all processes, in the same order in each process.
+        axis: The axis to shard, which also names the mesh axis: ``"batch"``, the examples, or
+            ``"height"``, the first spatial axis of ``[N, H, …]``. Arrays without this axis are
+            replicated.
     """
 
     AXES = ("batch", "height")
 
-    def __init__(self, devices: Sequence[Any], cut: str = "batch"):
-        if cut not in self.AXES:
-            names = " and ".join(map(repr, self.AXES))
-            raise BadInputError(f"there is no mesh axis {cut!r} to cut a batch over; {names} are")
-        self.name, self.axis = cut, self.AXES.index(cut)
-        self.mesh = Mesh(np.asarray(devices), (cut,), axis_types=(AxisType.Auto,))
-        self.whole = NamedSharding(self.mesh, PartitionSpec())
+    def __init__(self, devices: Sequence[Any], axis: str = "batch"):
+        if axis not in self.AXES:
+            names = " or ".join(map(repr, self.AXES))
+            raise BadInputError(f"Placement: axis must be {names}, but got {axis!r}")
+        self.name, self.axis = axis, self.AXES.index(axis)
+        self.mesh = Mesh(np.asarray(devices), (axis,), axis_types=(AxisType.Auto,))
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
 
-    def put(self, tree: Any) -> Any:
-        """Every array of ``tree``, the same in all processes, on every device."""
-        return jax.device_put(tree, self.whole)
+    def replicate(self, tree: Any) -> Any:
+        """Puts every array of ``tree``, which is the same in all processes, on every device."""
+        return jax.device_put(tree, self.replicated)
 
-    def cut(self, batch: Batch) -> Batch:
-        """``batch`` within a compiled function, each device holding its part."""
+    def shard(self, batch: Batch) -> Batch:
+        """Shards ``batch`` over the devices, inside a compiled function."""
         return {
-            name: jax.lax.with_sharding_constraint(array, self._of(array.ndim))
+            name: jax.lax.with_sharding_constraint(array, self._sharding(array.ndim))
             for name, array in batch.items()
         }
 
-    def _of(self, rank: int) -> NamedSharding:
+    def _sharding(self, rank: int) -> NamedSharding:
         if rank <= self.axis:
-            return self.whole
+            return self.replicated
         return NamedSharding(self.mesh, PartitionSpec(*[None] * self.axis, self.name))
 
     def check_batch(self, examples: Batch, batch_size: int) -> None:
-        """Refuses batches that the mesh does not cut evenly."""
+        """Raises BadInputError if a batch cannot be divided evenly over the devices."""
         for name, array in examples.items():
             shape = (batch_size, *array.shape[1:])
             if len(shape) > self.axis:
                 self._check(shape[self.axis], f"the {self.name} of {name!r}, {_times(shape)},")
 
     def check_layers(self, step: Callable, *args: Any) -> None:
-        """Refuses a step with convolutions whose extents do not divide: XLA would gather them."""
+        """Raises BadInputError if a layer cannot be divided evenly: XLA would gather it instead."""
         if not self.axis or self.mesh.size == 1:
             return
         for conv in explain(step, *args).convs:
@@ -71,11 +72,11 @@ class Placement:
                     self._check(shape[self.axis], f"the {self.name} of a layer, {_times(shape)},")
 
     def _check(self, extent: int, what: str) -> None:
-        count = self.mesh.size
-        if extent % count:
+        devices = self.mesh.size
+        if extent % devices:
             raise BadInputError(
-                f"{what} must divide over mesh axis {self.name!r}, but {extent} is no multiple of "
-                f"its {count} devices; {MEND}"
+                f"{what} must be divisible by the {devices} devices of mesh axis {self.name!r}, "
+                f"but got {extent}; {FIX}"
             )
 
 

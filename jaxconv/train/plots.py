@@ -1,26 +1,25 @@
-"""Pictures of a run. matplotlib's figures are used without pyplot: no window, no global state."""
+"""Pictures of a run, drawn as those of ``jaxconv.viz`` are, but on white."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 
-from .loop import History, Training
+from ..viz import canvas
+from ..viz.canvas import FAINT, INK
+from ..viz.canvas import save as save
+from .training import History, Training
 
-INK, ACCENT, FAINT = "#22303c", "#d1495b", "#8d99a6"
+ACCENT = canvas.CHANNELS[0]
 
 
 def figure(title: str, width: float, height: float):
-    """An empty figure with the title that all pictures share."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    """An empty figure with a title."""
+    return canvas.figure(title, width, height, background="white")
 
-    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.12)
-    drawn = Figure(figsize=(width, height), layout=layout, facecolor="white")
-    drawn.suptitle(title, fontsize=15, color=INK, fontweight="bold")
-    return drawn
+
+def caption(axes, text: str) -> None:
+    """The title of one part of a figure."""
+    canvas.caption(axes, text, align="left")
 
 
 def rows(drawn, *heights: float) -> list:
@@ -28,18 +27,8 @@ def rows(drawn, *heights: float) -> list:
     return list(np.ravel(drawn.subfigures(len(heights), 1, height_ratios=heights)))
 
 
-def save(drawn, path: Path) -> None:
-    """Writes a PNG under a temporary name, then renames: readers never see half of it."""
-    partial = path.with_suffix(".tmp")
-    try:
-        drawn.savefig(partial, format="png", dpi=130)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def training_curve(axes, training: Training, history: History) -> None:
-    """Training and held-out loss by epoch, the held-out score above them."""
+    """Training and held-out loss by epoch; the title gives the held-out score."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     epochs = np.arange(1, len(history.held_out_loss) + 1)
@@ -64,28 +53,28 @@ def training_curve(axes, training: Training, history: History) -> None:
 
 
 def confusion(axes, predicted: np.ndarray, label: np.ndarray, classes: int) -> None:
-    """How often each class was taken for each: counts, the diagonal being right."""
+    """The confusion matrix, as counts; the diagonal holds the correct predictions."""
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (label, predicted), 1)
     axes.imshow(counts, cmap="Blues")
     for row, column in zip(*np.nonzero(counts), strict=True):
-        right = row == column
+        correct = row == column
         axes.text(
             column,
             row,
             counts[row, column],
             ha="center",
             va="center",
-            color="white" if right else ACCENT,
-            fontweight="normal" if right else "bold",
+            color="white" if correct else ACCENT,
+            fontweight="normal" if correct else "bold",
         )
     axes.set(xticks=range(classes), yticks=range(classes), xlabel="predicted", ylabel="true")
     axes.tick_params(length=0)
-    caption(axes, f"Confusion: {np.trace(counts):,} of {counts.sum():,} right")
+    caption(axes, f"Confusion matrix: {np.trace(counts):,} of {counts.sum():,} correct")
 
 
 def filters(axes, kernel: np.ndarray, title: str, columns: int) -> None:
-    """The spatial filters of ``kernel [*K, 1, F]``, each on its own scale around zero."""
+    """The spatial filters of ``kernel [*K, 1, F]``, each scaled by its largest magnitude."""
     each = np.moveaxis(kernel[:, :, 0], -1, 0)
     each = each / np.abs(each).max(axis=(1, 2), keepdims=True)
     axes.imshow(_mosaic(each, columns), cmap="RdBu_r", vmin=-1, vmax=1)
@@ -94,7 +83,7 @@ def filters(axes, kernel: np.ndarray, title: str, columns: int) -> None:
 
 
 def examples(axes, images: np.ndarray, captions: list[str], title: str, columns: int) -> None:
-    """Images ``[N, H, W]`` side by side, each with a caption."""
+    """A grid of images ``[N, H, W]``, each with a caption."""
     axes.set_axis_off()
     caption(axes, title)
     if not len(images):
@@ -109,11 +98,11 @@ def examples(axes, images: np.ndarray, captions: list[str], title: str, columns:
         axes.text(*where, text, color=ACCENT, fontsize=9, ha="center", va="center")
 
 
-def bars(axes, names: list[str], values: list[float], title: str, form: str) -> None:
-    """One horizontal bar a name, the last of them accented, each with its value written beside."""
+def bars(axes, names: list[str], values: list[float], title: str, format: str) -> None:
+    """A labelled horizontal bar per name, the last one accented."""
     colours = [FAINT] * (len(names) - 1) + [ACCENT]
     drawn = axes.barh(names, values, color=colours, height=0.6)
-    axes.bar_label(drawn, [form.format(value) for value in values], padding=4, color=INK)
+    axes.bar_label(drawn, [format.format(value) for value in values], padding=4, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(values))
     axes.set_xticks([])
@@ -123,7 +112,7 @@ def bars(axes, names: list[str], values: list[float], title: str, form: str) -> 
 
 
 def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
-    """Images ``[N, H, W]`` in rows of ``columns``, one cell apart."""
+    """Images ``[N, H, W]`` in rows of ``columns``, one pixel apart."""
     rows = -(-len(images) // columns)
     height, width = (extent + 1 for extent in images.shape[1:])
     canvas = np.full((rows * height - 1, columns * width - 1), np.nan)
@@ -136,8 +125,3 @@ def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:
 def _smooth(x: np.ndarray, y: list[float], window: int) -> tuple[np.ndarray, np.ndarray]:
     window = max(1, min(window, len(y)))
     return x[window - 1 :], np.convolve(y, np.ones(window) / window, mode="valid")
-
-
-def caption(axes, text: str) -> None:
-    """The title of one part of a picture."""
-    axes.set_title(text, fontsize=11, color=INK, loc="left")

@@ -1,9 +1,9 @@
-"""Several processes that train as one: that they agree before they start, and end together.
+"""Several processes that train as one: they check that they agree, and end together.
 
-Each computes its part of the same program, so each must have been given the same: they hold a roll
-call before jax connects them, for jax itself aborts a process without a word on who differs in
-what, or lets it pass. Afterwards, a process that fails leaves the others waiting in a collective:
-mostly they see at once that the connection broke, and after ``HEARTBEAT`` seconds jax ends them.
+Each process compiles and runs its part of one program, so all of them need the same arguments,
+versions, engine and tuning table. They compare these as soon as jax has connected them. When a
+process fails later, the others usually notice the broken connection at once; otherwise jax ends
+them after ``HEARTBEAT_SECONDS``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import dataclasses
 import json
 import os
 import signal
-import socket
-import time
-from collections.abc import Iterator, Mapping
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,16 +23,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from .._src.dispatch import tuning_cache
-from .._src.kernels.cpu import native
+from .._src.kernels.cpu import library
 from .errors import BadInputError, TrainingError
 
-PATIENCE = 60  # seconds for all processes to come
-HEARTBEAT = 40  # seconds without a sign of life after which a process counts as dead
-LAUNCH = "start all of them with the same arguments"
-# What must be the same in all processes, and what to do where it is not.
-MENDS = {
+CONNECT_SECONDS = 60  # for all processes to connect
+HEARTBEAT_SECONDS = 40  # without a heartbeat, after which a process counts as dead
+# What must be the same in all processes, and how to fix a difference.
+FIXES = {
     "processes": "give all of them the same --processes",
-    "run": LAUNCH,
+    "run": "start all of them with the same arguments",
     "versions": "install the same versions everywhere",
     "engine": "build it everywhere or nowhere (pip install says why it was not built)",
     "tuning": "set JAXCONV_TUNING to the same table, on processors of one kind, or to off",
@@ -41,7 +40,7 @@ MENDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One of ``processes`` processes; number 0 listens at ``coordinator``, ``host:port``."""
+    """One of ``processes`` processes; process 0 listens at ``coordinator``, ``host:port``."""
 
     index: int
     processes: int
@@ -50,217 +49,173 @@ class Member:
     def __post_init__(self):
         if not 0 <= self.index < self.processes:
             raise BadInputError(
-                f"there is no process {self.index} of {self.processes}; they are 0 to "
-                f"{self.processes - 1}"
+                f"--index must be from 0 to {self.processes - 1} for {self.processes} processes, "
+                f"but got {self.index}"
             )
-        _, colon, port = self.coordinator.rpartition(":")
-        if not colon or not port.isdecimal():
+        host, _, port = self.coordinator.rpartition(":")
+        if self.processes > 1 and not (host and port.isdecimal()):
             raise BadInputError(
-                f"the coordinator must be a host and a port, such as localhost:9876, but got "
+                f"--coordinator must be a host and a port, such as localhost:9876, but got "
                 f"{self.coordinator!r}"
             )
 
     def __str__(self) -> str:
         return f"process {self.index} of {self.processes}"
 
-    @property
-    def address(self) -> tuple[str, int]:
-        host, _, port = self.coordinator.rpartition(":")
-        return host.strip("[]"), int(port)
+
+# --- before they train ----------------------------------------------------------------------------
 
 
-def join(member: Member, run: Mapping[str, Any], patience: float = PATIENCE) -> None:
-    """Makes this process one of several; to be called before jax has devices.
+def join(member: Member, run: Mapping[str, Any], timeout: float = CONNECT_SECONDS) -> None:
+    """Connects this process with the others; must be called before jax initializes its devices.
+
+    Ends the process with a message if not all processes connect in time.
 
     Args:
-        member: Which one it is.
-        run: What the run was asked for, the same in all processes; JSON.
-        patience: Seconds to wait for the others.
+        member: Which process this is.
+        run: The run's arguments, the same in all processes; must be serializable as JSON.
+        timeout: Seconds to wait for the others.
 
     Raises:
-        BadInputError: The processes were given different numbers of processes, runs, versions,
-            engines or tuning tables; or not all came in time.
+        BadInputError: The processes have different arguments, versions, engines or tuning tables,
+            or process 0 cannot listen at its port.
     """
     if member.processes == 1:
         return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    with _deadline(member, timeout):
+        _connect(member, timeout)
     facts = {
         "processes": member.processes,
         "run": dict(run),
         "versions": tuning_cache.versions(),
-        "engine": native.missing() or "the CPU engine",
+        "engine": library.unavailable_reason() or "the CPU engine",
         "tuning": tuning_cache.fingerprint(),
     }
-    roll_call(member, facts, patience)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        member.coordinator,
-        member.processes,
-        member.index,
-        initialization_timeout=PATIENCE,
-        heartbeat_timeout_seconds=HEARTBEAT,
-        shutdown_timeout_seconds=PATIENCE,
-    )
+    require_equal(facts, FIXES)
 
 
-# --- the roll call --------------------------------------------------------------------------------
-
-
-def roll_call(member: Member, facts: Mapping[str, Any], patience: float = PATIENCE) -> None:
-    """Waits until all processes have come, and refuses them all where they differ in ``facts``.
-
-    Raises:
-        BadInputError: They differ, two are the same process, or not all came within ``patience``
-            seconds.
-    """
-    call = _hold if member.index == 0 else _answer
-    call(member, json.loads(json.dumps(facts)), patience)
-
-
-def _hold(member: Member, facts: dict, patience: float) -> None:
-    """Process 0 hears every other process, and tells all of them whether they may go on."""
-    deadline, came, connections = time.monotonic() + patience, {0}, []
-    with contextlib.ExitStack() as stack:
-        server = stack.enter_context(_listening(member))
-        verdict = ""
-        while len(came) < member.processes and not verdict:
-            server.settimeout(max(deadline - time.monotonic(), 1e-3))
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                verdict = _absent(member, came)
-                break
-            connections.append(stack.enter_context(connection))
-            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):  # a stranger
-                index, theirs = _receive(connection, 5)
-                verdict = _disagreement(index, theirs, facts) or _twice(index, came)
-                came.add(index)
-        for connection in connections:
-            with contextlib.suppress(OSError):
-                _send(connection, verdict)
-    if verdict:
-        raise BadInputError(verdict)
-
-
-def _listening(member: Member) -> socket.socket:
-    host, port = member.address
+def _connect(member: Member, timeout: float) -> None:
     try:
-        return socket.create_server(("", port), reuse_port=False)
-    except OSError as error:
+        jax.distributed.initialize(
+            member.coordinator,
+            member.processes,
+            member.index,
+            # Later than the deadline: when this timeout passes, jax aborts with a stack trace.
+            initialization_timeout=2 * int(timeout) + 10,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=CONNECT_SECONDS,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).partition("\n")[0]
         raise BadInputError(
-            f"process 0 cannot listen on port {port} ({error.strerror}); choose another "
-            f"--coordinator, such as {host}:{port + 1}, for all processes"
+            f"cannot listen at or connect to --coordinator {member.coordinator} ({reason}); choose "
+            "another port, the same for all processes"
         ) from error
 
 
-def _answer(member: Member, facts: dict, patience: float) -> None:
-    """The others tell process 0 what they were given, and hear whether they may go on."""
-    with _connected(member, patience) as connection:
-        try:
-            _send(connection, [member.index, facts])
-            verdict = _receive(connection, patience + 5)  # the first has waited for less
-        except (OSError, ValueError) as error:
-            raise BadInputError(
-                f"process 0 at {member.coordinator} holds no roll call: it has ended, or trains "
-                f"already, perhaps with fewer than {member.processes} processes; {LAUNCH}, at once"
-            ) from error
-    if verdict:
-        raise BadInputError(verdict)
+@contextlib.contextmanager
+def _deadline(member: Member, seconds: float) -> Iterator[None]:
+    """Ends the process with a message after ``seconds``, even while jax's C++ code is waiting."""
+
+    def end() -> None:
+        print(
+            f"{member}: not all {member.processes} processes connected to {member.coordinator} "
+            f"within {seconds:g} seconds; start one for each --index from 0 to "
+            f"{member.processes - 1}, with the same --processes and --coordinator",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(BadInputError.code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
-def _connected(member: Member, patience: float) -> socket.socket:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return socket.create_connection(member.address, timeout=1)
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise BadInputError(
-                    f"process 0 was not there at {member.coordinator} ({error}); start it with "
-                    f"--index 0, or give the --coordinator that it has"
-                ) from error
-            time.sleep(0.1)
+def require_equal(facts: Mapping[str, Any], fixes: Mapping[str, str]) -> None:
+    """Disconnects all processes and raises an error unless ``facts`` are equal in all of them.
+
+    Args:
+        facts: Named values of this process, serializable as JSON.
+        fixes: What to do about a difference, for each name.
+
+    Raises:
+        BadInputError: They are not equal.
+    """
+    if jax.process_count() == 1:
+        return
+    differences = describe_differences(_gather(facts), fixes)
+    if differences:
+        jax.distributed.shutdown()  # else the first to exit would make jax abort the others
+        raise BadInputError(differences)
 
 
-def _send(connection: socket.socket, message: Any) -> None:
-    connection.sendall(json.dumps(message).encode() + b"\n")
+def _gather(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The facts of every process."""
+    text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(text.size))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: text.size] = text
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def _receive(connection: socket.socket, seconds: float) -> Any:
-    connection.settimeout(seconds)
-    with connection.makefile("rb") as lines:
-        return json.loads(lines.readline(1 << 20))
+def describe_differences(facts: Sequence[Mapping[str, Any]], fixes: Mapping[str, str]) -> str:
+    """A sentence for each fact that is not the same in all processes; empty if there is none."""
+    sentences = []
+    for name, fix in fixes.items():
+        processes: dict[str, list[int]] = {}
+        for index, each in enumerate(facts):
+            processes.setdefault(str(each[name]), []).append(index)
+        if len(processes) > 1:
+            values = ", ".join(f"{value} in {_names(who)}" for value, who in processes.items())
+            sentences.append(f"{name} differs: {values}; {fix}")
+    return ". ".join(sentences)
 
 
-def _disagreement(index: int, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
-    for name, fact in ours.items():
-        if theirs.get(name) != fact:
-            return (
-                f"the processes disagree: process {index} has {name} {theirs.get(name)}, process 0 "
-                f"has {fact}; {MENDS[name]}"
-            )
-    return ""
-
-
-def _twice(index: int, came: set[int]) -> str:
-    if index not in came:
-        return ""
-    return f"two processes say that they are process {index}; give each another --index"
-
-
-def _absent(member: Member, came: set[int]) -> str:
-    absent = ", ".join(str(i) for i in range(member.processes) if i not in came)
-    return (
-        f"{len(came)} of {member.processes} processes came: {absent} did not come in time; start "
-        f"them with --coordinator {member.coordinator}, or all with --processes {len(came)}"
-    )
+def _names(indices: Sequence[int]) -> str:
+    return f"process{'es' * (len(indices) > 1)} {', '.join(map(str, indices))}"
 
 
 # --- while they train -----------------------------------------------------------------------------
 
 
-def first() -> bool:
-    """Whether this process is the one that writes and prints."""
+def is_first() -> bool:
+    """Whether this is the process that prints and writes files."""
     return jax.process_index() == 0
 
 
-def meet(place: str) -> None:
-    """Waits until every process is at this place."""
+def wait_for_all(place: str) -> None:
+    """Waits until every process has reached ``place``."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(place)
 
 
-def agree(name: str, value: int, mend: str) -> None:
-    """Refuses a number that is not the same in all processes.
-
-    Raises:
-        BadInputError: It is not.
-    """
-    if jax.process_count() == 1:
-        return
-    values = multihost_utils.process_allgather(np.int32(value)).tolist()
-    if len(set(values)) > 1:
-        raise BadInputError(f"the processes disagree: the {name} is {values} in them; {mend}")
-
-
-def stop_all() -> None:
+def request_stop() -> None:
     """Asks all processes to stop, as SIGTERM to any of them does."""
     if jax.process_count() > 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def stops(step: int, asked: bool) -> bool:
-    """Whether to stop after this step: ``asked`` of this process alone, or SIGTERM of any.
+def should_stop(step: int, interrupted: bool) -> bool:
+    """Whether to stop after this step.
 
-    jax chooses a step that none has gone past, so that all save the same one.
+    A single process stops if it was ``interrupted``. Several stop after SIGTERM to any of them, at
+    a step that jax chooses so that all of them save the same one.
     """
     if jax.process_count() == 1:
-        return asked
+        return interrupted
     return multihost_utils.reached_preemption_sync_point(step)
 
 
 @contextlib.contextmanager
-def others_may_end() -> Iterator[None]:
-    """Says so where what failed is that another process ended.
+def peers_may_fail() -> Iterator[None]:
+    """Turns the errors of a broken connection into one that says that another process ended.
 
     Raises:
         TrainingError: Another process ended.
@@ -268,15 +223,16 @@ def others_may_end() -> Iterator[None]:
     try:
         yield
     except (ValueError, jax.errors.JaxRuntimeError) as error:
-        if jax.process_count() == 1 or not _broken(str(error)):
+        if jax.process_count() == 1 or not _is_broken_connection(str(error)):
             raise
         reason = str(error).partition("\n")[0][:160]
         raise TrainingError(
-            f"another process has ended, and this one with it ({reason}); start all of them "
-            f"again: they go on from what is saved"
+            f"stopped because another process ended ({reason}); start all of them again to resume "
+            f"from the last checkpoint"
         ) from error
 
 
-def _broken(reason: str) -> bool:
-    """Gloo's connections, and jax's coordination service."""
-    return any(word in reason for word in ("Gloo", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED"))
+def _is_broken_connection(message: str) -> bool:
+    """Whether an error is one of gloo's connections or of jax's coordination service."""
+    signs = ("Gloo", "UNAVAILABLE", "ABORTED", "DEADLINE_EXCEEDED")
+    return any(sign in message for sign in signs)

@@ -1,63 +1,55 @@
-"""What a recipe declares, and what its report is given."""
+"""What a recipe declares: its data, network, loss and score, and how it is trained."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from flax import nnx
-from rich.console import Console
 
-if TYPE_CHECKING:
-    from .loop import History, Training
-
-Batch = Mapping[str, Any]  # arrays that share their first axis
+Batch = Mapping[str, Any]  # named arrays with the same first axis, the examples
 
 
 class Data(NamedTuple):
-    """The examples to learn from and those held out, as NumPy arrays."""
+    """The training examples and the held-out examples, as NumPy arrays."""
 
     train: Batch
     held_out: Batch
 
 
 class Score(NamedTuple):
-    """The figure a recipe is judged by: a mean over examples, and how it is written."""
+    """The metric reported for the held-out examples: its name, function and format string."""
 
     name: str
     of: Callable[[jax.Array, Batch], jax.Array]
-    form: str = "{:.3f}"
+    format: str = "{:.3f}"
 
     def text(self, value: float) -> str:
-        return self.form.format(value)
+        return self.format.format(value)
 
 
-def unchanged(key: jax.Array, batch: Batch) -> Batch:
-    """No augmentation."""
+def no_augmentation(key: jax.Array, batch: Batch) -> Batch:
     return batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One training run, declared.
+    """One training run.
 
     Attributes:
-        name: The word on the command line.
+        name: The recipe's name on the command line.
         unit: What one example is called, in the plural.
-        data: Returns the examples; the same ones at every call.
+        data: Returns the examples, the same ones at every call.
         network: Builds the network from ``nnx.Rngs``.
         outputs: ``(network, batch) -> outputs``, the network applied to a batch.
         loss: ``(outputs, batch) -> scalar``, the mean over the batch.
-        loss_label: What the loss is, on the curve's axis.
-        score: The figure reported for the held-out examples.
-        report: Prints and draws what the run found.
-        batch_size, epochs, learning_rate, weight_decay: AdamW under a one-cycle cosine schedule
+        score: The metric reported for the held-out examples.
+        batch_size, epochs, learning_rate, weight_decay: Of AdamW under a one-cycle cosine schedule
             that peaks at ``learning_rate``.
-        short_epochs: The epochs of the ``--short`` form.
+        short_epochs: Number of epochs with ``--short``.
+        loss_label: Label of the loss on the training curve's axis.
         augment: ``(key, batch) -> batch``, applied to each training batch.
     """
 
@@ -68,22 +60,10 @@ class Recipe:
     outputs: Callable[[nnx.Module, Batch], jax.Array]
     loss: Callable[[jax.Array, Batch], jax.Array]
     score: Score
-    report: Callable[[Run], None]
     batch_size: int
     epochs: int
     learning_rate: float
     short_epochs: int
     loss_label: str = "cross-entropy (nats)"
     weight_decay: float = 1e-2
-    augment: Callable[[jax.Array, Batch], Batch] = unchanged
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run: the trained network, its outputs on the held-out examples, its history."""
-
-    training: Training
-    history: History
-    outputs: np.ndarray
-    folder: Path
-    console: Console
+    augment: Callable[[jax.Array, Batch], Batch] = no_augmentation

@@ -1,30 +1,52 @@
-"""One command from its options to its report."""
+"""One command, from its options to its report."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import numpy as np
 from rich.console import Console
 
 from .checkpoint import Checkpoints
 from .errors import BadInputError, TrainingError
-from .loop import History, Training, fit
-from .recipe import Recipe, Run
+from .loop import fit
+from .training import History, Training
 
-OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # how XLA begins to say so
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # the status code in XLA's error messages
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run, as a recipe's ``report`` receives it.
+
+    Attributes:
+        training: The trained network and its data.
+        history: The losses and scores.
+        outputs: The network's outputs on the held-out examples.
+        folder: Where figures are saved.
+        console: Where tables are printed.
+    """
+
+    training: Training
+    history: History
+    outputs: np.ndarray
+    folder: Path
+    console: Console
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, or goes on training, the recipe that the options name; then reports.
+    """Trains or resumes the recipe that the options name, then reports the results.
 
     Raises:
-        TrainingError: Something cannot be used or done; what was saved stays.
+        TrainingError: The options or the saved run cannot be used, or the run failed.
     """
     try:
         _run(options)
@@ -32,14 +54,14 @@ def run(options: argparse.Namespace) -> None:
         if isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY not in str(error):
             raise
         raise TrainingError(
-            "not enough memory; the same command goes on from what is saved"
+            "out of memory; run the same command again to resume from the last checkpoint"
         ) from error
 
 
 def _run(options: argparse.Namespace) -> None:
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs what it also raises
-    recipe: Recipe = importlib.import_module(f".{options.recipe}", __package__).RECIPE
-    console = Console(highlight=False)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the errors that it raises
+    module = importlib.import_module(f".{options.recipe}", __package__)
+    recipe, console = module.RECIPE, Console(highlight=False)
     folder = _writable(options.output)
     epochs = options.epochs or (recipe.short_epochs if options.short else recipe.epochs)
     training = Training(recipe, options.seed, epochs)
@@ -50,37 +72,43 @@ def _run(options: argparse.Namespace) -> None:
     console.print(_opening(training, history))
     if history.step < training.steps:
         fit(training, history, lambda: checkpoints.save(history), console)
-    _report(training, history, folder, console)
+    _report(module.report, training, history, folder, console)
 
 
-def _report(training: Training, history: History, folder: Path, console: Console) -> None:
+def _report(
+    report: Callable[[Run], None],
+    training: Training,
+    history: History,
+    folder: Path,
+    console: Console,
+) -> None:
     score = training.recipe.score
-    outputs, _, reached = training.held_out()
+    outputs, _, value = training.held_out()
     console.print(
-        f"[bold]Held-out {score.name} {score.text(reached)}[/bold] after {history.seconds:.0f} s "
-        "of training.\n"
+        f"[bold]Held-out {score.name}: {score.text(value)}[/bold] after {history.seconds:.0f} s of "
+        "training\n"
     )
-    training.recipe.report(Run(training, history, outputs, folder, console))
-    kept = ", ".join(sorted(str(path) for path in folder.iterdir()))
-    console.print(f"Saved: {kept}", soft_wrap=True)
+    report(Run(training, history, outputs, folder, console))
+    saved = ", ".join(sorted(str(path) for path in folder.iterdir()))
+    console.print(f"Saved {saved}", soft_wrap=True)
 
 
 def _opening(training: Training, history: History) -> str:
-    recipe, data = training.recipe, training.data
-    learned, held_out = (len(next(iter(part.values()))) for part in data)
-    about = (
-        f"[bold]{recipe.name}[/bold]: {learned:,} {recipe.unit} to learn from, {held_out:,} held "
-        f"out; {training.parameters:,} parameters"
+    recipe = training.recipe
+    train, held_out = (len(next(iter(part.values()))) for part in training.data)
+    opening = (
+        f"[bold]{recipe.name}[/bold]: {train:,} training {recipe.unit}, {held_out:,} held out; "
+        f"{training.parameters:,} parameters"
     )
     if not history.step:
-        return about
+        return opening
     if history.step < training.steps:
-        return f"{about}\nResuming after step {history.step:,} of {training.steps:,}."
-    return f"{about}\nTrained already; this is its report. --fresh trains anew."
+        return f"{opening}\nResuming after step {history.step:,} of {training.steps:,}"
+    return f"{opening}\nAlready trained; use --fresh to train again"
 
 
 def _writable(folder: Path) -> Path:
-    """``folder``, made if it was missing, once a file could be written in it."""
+    """Creates ``folder`` if it is missing, and makes sure that files can be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -88,5 +116,5 @@ def _writable(folder: Path) -> Path:
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
         raise BadInputError(
-            f"cannot write in {folder} ({reason}); choose another --output"
+            f"cannot write to {folder} ({reason}); choose another --output"
         ) from error

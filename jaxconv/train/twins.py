@@ -1,7 +1,7 @@
-"""Two networks trained side by side, to compare: the same examples, order and schedule for both.
+"""Two networks trained side by side for comparison, on the same examples in the same order.
 
-Their losses are added. No parameter is shared and AdamW treats each by itself, so either learns as
-it would alone.
+Their losses are added. They share no parameter, and AdamW updates each parameter by itself, so each
+network learns as it would alone.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from .loop import Training
-from .recipe import Batch, Run, Score
+from .recipe import Batch, Score
+from .run import Run
+from .training import Training
 
 Loss = Callable[[jax.Array, Batch], jax.Array]
 
-LOSS_LABEL = "both networks' loss (nats)"
+LOSS_LABEL = "sum of both networks' losses (nats)"
 
 
 class Twins(nnx.Module):
-    """Both networks on the same input; the outputs stand behind the batch axis: ``[N, 2, …]``."""
+    """Both networks on the same input, their outputs stacked on axis 1: ``[N, 2, …]``."""
 
     def __init__(self, network: nnx.Module, twin: nnx.Module):
         self.network, self.twin = network, twin
@@ -31,7 +32,7 @@ class Twins(nnx.Module):
         return jnp.stack([self.network(x), self.twin(x)], axis=1)
 
 
-def added(loss: Loss) -> Loss:
+def summed(loss: Loss) -> Loss:
     """The sum of both networks' losses."""
     return lambda outputs, batch: loss(outputs[:, 0], batch) + loss(outputs[:, 1], batch)
 
@@ -42,7 +43,7 @@ def of_first(score: Score) -> Score:
 
 
 def alone(run: Run, name: str, loss: Loss) -> Training:
-    """The training of one of the two by itself, on the same examples, from its present state."""
+    """The training of one of the two networks by itself, from its current state."""
     both = run.training
     recipe = dataclasses.replace(
         both.recipe,

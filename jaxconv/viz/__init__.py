@@ -1,7 +1,8 @@
-"""Pictures of convolutions, for notebooks and talks; each is a matplotlib figure.
+"""Pictures of convolutions, for notebooks and talks, as matplotlib figures.
 
-They are drawn from the library's own geometry, so they are right at any stride, dilation and
-padding, and on a card of their own, so they read the same in a light and a dark notebook.
+They use the geometry of the convolution functions themselves, so they are right at any stride,
+dilation and padding. Each has a background of its own and looks the same in light and dark
+notebooks.
 """
 
 from .canvas import save as save

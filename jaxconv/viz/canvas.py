@@ -1,7 +1,8 @@
-"""What all pictures share: the card, the palette, cells with numbers, and saving.
+"""What all pictures share: figures, the palette, captions, cells with numbers, and saving.
 
-Figures are made without pyplot: no window, no global state, and a notebook shows what is returned.
-Every colour is given, since a user's dark style would otherwise paint white on the light card.
+Figures are made without pyplot: there is no window and no global state, and notebooks display the
+figure that a function returns. Every colour is explicit, because a user's dark style would
+otherwise draw white text on the light card.
 """
 
 from __future__ import annotations
@@ -23,22 +24,24 @@ INPUT, KERNEL, OUTPUT, PAD = "#d6e6f2", "#f6c65b", "#bfe0c2", "#eceae4"
 CHANNELS = ("#d1495b", "#3d8b5f", "#3f72af", "#9a5fb4", "#d98032", "#2a9d9d", "#8a6d3b", "#6b7a8f")
 
 
-def figure(title: str, width: float, height: float) -> Figure:
-    """An empty card with a title."""
+def figure(title: str, width: float, height: float, background: str = CARD) -> Figure:
+    """An empty figure of this size in inches, with a title."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError('jaxconv.viz draws with matplotlib; pip install "jaxconv[demo]"')
+        raise ImportError(
+            'jaxconv.viz needs matplotlib, which is not installed; run pip install "jaxconv[demo]"'
+        )
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     from .card import Card
 
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    drawn = Card(figsize=(width, height), layout=layout, facecolor=CARD)
+    drawn = Card(figsize=(width, height), layout=layout, facecolor=background)
     drawn.suptitle(title, fontsize=13, color=INK, fontweight="bold")
     return drawn
 
 
 def panels(drawn: Figure, widths: Sequence[float]) -> list[Axes]:
-    """Panels side by side, without frames, y running down as rows do."""
+    """Panels side by side, without frames, and with y pointing down, as rows do."""
     axes = drawn.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for panel in axes:
         panel.set_axis_off()
@@ -47,24 +50,25 @@ def panels(drawn: Figure, widths: Sequence[float]) -> list[Axes]:
     return list(axes)
 
 
-def caption(axes: Axes, text: str) -> None:
-    axes.set_title(text, fontsize=10.5, color=INK)
+def caption(axes: Axes, text: str, align: str = "center") -> None:
+    """The title of one part of a figure."""
+    axes.set_title(text, fontsize=10.5, color=INK, loc=align)  # pyright: ignore[reportArgumentType]
 
 
 def cell(axes: Axes, at: Sequence[float], colour: str, **style: Any) -> None:
-    """The unit square at a row and column."""
+    """A unit square at a row and column."""
     from matplotlib.patches import Rectangle
 
-    look = {"edgecolor": EDGE, "linewidth": 1.0} | style
+    options = {"edgecolor": EDGE, "linewidth": 1.0} | style
     row, column = at
-    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, **look))
+    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, **options))
 
 
 def number(axes: Axes, at: Sequence[float], value: float, **style: Any) -> None:
     """A number in the middle of a cell."""
-    look = {"ha": "center", "va": "center", "fontsize": 11, "color": INK} | style
+    options = {"ha": "center", "va": "center", "fontsize": 11, "color": INK} | style
     row, column = at
-    axes.text(column + 0.5, row + 0.5, format_number(value), **look)
+    axes.text(column + 0.5, row + 0.5, format_number(value), **options)
 
 
 def frame(axes: Axes, at: Sequence[int], height: int, width: int) -> None:
@@ -79,8 +83,11 @@ def frame(axes: Axes, at: Sequence[int], height: int, width: int) -> None:
 def fit(
     axes: Axes, height: float, width: float, *, tallest: float = 0, margin: float = 0.15
 ) -> None:
-    """Shows ``height`` by ``width`` cells, centred in the height of the tallest panel beside it, so
-    that a cell is as large in each."""
+    """Shows ``height`` by ``width`` cells.
+
+    They are centred in the height of the ``tallest`` panel beside them, so that cells have the same
+    size in all panels.
+    """
     spare = (max(tallest, height) - height) / 2 + margin
     axes.set_xlim(-margin, width + margin)
     axes.set_ylim(height + spare, -spare)
@@ -92,20 +99,20 @@ def format_number(value: float) -> str:
 
 
 def factor(value: float) -> str:
-    """A number as a factor of a product: a negative one in parentheses."""
+    """A number as a factor of a product: negative ones are in parentheses."""
     text = format_number(value)
     return f"({text})" if value < 0 else text
 
 
 def save(drawn: Figure, path: str | os.PathLike) -> Path:
-    """Writes a figure as a PNG; under a temporary name first, so that readers never see half of it.
+    """Writes a figure as a PNG file, all at once, so that readers never see half of it.
 
     Args:
         drawn: A figure of this package.
-        path: Where to; an existing file is replaced.
+        path: The file to write; an existing one is replaced.
 
     Returns:
-        The path.
+        ``path`` as a ``pathlib.Path``.
 
     Raises:
         OSError: ``path`` cannot be written.
@@ -119,10 +126,10 @@ def save(drawn: Figure, path: str | os.PathLike) -> Path:
 
 
 def write(path: str | os.PathLike, writer: Any) -> Path:
-    """Calls ``writer`` with a temporary path beside ``path``, then renames.
+    """Calls ``writer`` with a temporary path beside ``path``, and then renames that file.
 
     Raises:
-        OSError: ``path`` cannot be written; the error names it, and not the temporary one.
+        OSError: ``path`` cannot be written; the error names it, not the temporary path.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".tmp")
@@ -137,7 +144,7 @@ def write(path: str | os.PathLike, writer: Any) -> Path:
 
 
 def pixels(drawn: Figure) -> np.ndarray:
-    """The figure as ``[height, width, 3]`` bytes."""
+    """The pixels of a figure, ``[height, width, 3]`` bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(drawn)

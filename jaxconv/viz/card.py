@@ -1,4 +1,4 @@
-"""The figure that a notebook shows. The one file that needs matplotlib to be imported."""
+"""The figure class that notebooks display; the only file that imports matplotlib at the top."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DPI = 100
 
 
 class Card(Figure):
-    """A figure made without pyplot, which notebooks would otherwise show as a line of text."""
+    """A figure made without pyplot; notebooks would show a plain one as a line of text."""
 
     def _repr_png_(self) -> bytes:
         drawn = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Channels split, convolved and merged: the separable convolution, and the 1×1 on its own."""
+"""How channels are combined: the depthwise separable convolution, and the 1×1 convolution."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._src.analysis.tables import format_shape
 from .._src.geometry import resolve
 from .._src.geometry.checks import Call
 from .canvas import (
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = len(CHANNELS)
-SIDE = 3.0  # of one sheet of a stack
-SHIFT = 0.35  # how far each sheet peeks out behind the one before
-SPAN = SIDE + SHIFT * (MOST - 1)  # the largest stack
+MAX_CHANNELS = len(CHANNELS)  # one colour each
+SIDE = 3.0  # side of one sheet of a stack
+SHIFT = 0.35  # distance between two sheets of a stack
+SPAN = SIDE + SHIFT * (MAX_CHANNELS - 1)  # side of the largest stack
 
 
 def separable(
@@ -45,20 +46,20 @@ def separable(
     padding: Any = "VALID",
     dilation: Any = 1,
 ) -> Figure:
-    """A depthwise separable convolution: channels split, filtered one by one, stacked, and merged.
+    """A depthwise separable convolution: each channel is filtered, then all of them are merged.
 
     Args:
-        image: Height and width in pixels.
-        channels: In-features, 1 to 8.
-        features: Out-features, 1 to 8.
-        kernel_size: Taps of the depthwise filters.
+        image: Height and width of the input in pixels.
+        channels: Channels of the input, 1 to 8.
+        features: Features of the output, 1 to 8.
+        kernel_size: Size of the depthwise filters on each axis.
         strides, padding, dilation: As in ``jaxconv.depthwise_conv``.
 
     Returns:
-        A matplotlib ``Figure`` with the shapes and the parameters of both halves.
+        A matplotlib ``Figure`` with the shapes and the numbers of parameters of both steps.
 
     Raises:
-        ValueError: More channels or features than can be told apart, or geometry that does not fit.
+        ValueError: There are more than 8 channels or features, or the kernel does not fit.
         ImportError: matplotlib is not installed.
 
     >>> separable((20, 20), 8, 8).get_suptitle()
@@ -74,7 +75,7 @@ def separable(
     spec = resolve.conv(call, *shapes.values(), strides, padding, dilation, channels).spec
     merge = channels * features
     small, dense = spec.parameters + merge, spec.taps * merge
-    taps = "×".join(map(str, extents))
+    taps = format_shape(extents, "×")
     title = f"Depthwise separable: {small:,} parameters, where one dense {taps} has {dense:,}"
     drawn = figure(title, 12, 3.9)
     height, width = spec.output_spatial
@@ -86,7 +87,7 @@ def separable(
     _stack(axes[4], [OUTPUT] * features)
     titles = (
         f"input {image[0]}×{image[1]}×{channels}",
-        f"{channels} filters {taps}, one a channel",
+        f"{channels} filters {taps}, one per channel",
         f"depthwise {height}×{width}×{channels}",
         f"{features} filters 1×1×{channels}",
         f"output {height}×{width}×{features}",
@@ -100,17 +101,17 @@ def separable(
 
 
 def pointwise(pixel: Any, kernel: Any) -> Figure:
-    """A 1×1 convolution at one pixel: every feature is a weighted sum of the channels there.
+    """A 1×1 convolution at one pixel: each feature is a weighted sum of the pixel's channels.
 
     Args:
-        pixel: The channels of one pixel, ``[C]`` numbers, 1 to 8 of them.
-        kernel: ``[C, F]``, at most 8 features.
+        pixel: The channels of one pixel, ``[C]`` with ``C`` from 1 to 8.
+        kernel: The weights, ``[C, F]`` with ``F`` from 1 to 8.
 
     Returns:
         A matplotlib ``Figure``.
 
     Raises:
-        ValueError: The shapes do not fit, or there is more than can be told apart.
+        ValueError: The shapes do not fit, or there are more than 8 channels or features.
         ImportError: matplotlib is not installed.
 
     >>> pointwise([1, 2, 3], [[1, 0], [0, 1], [1, -1]]).get_suptitle()
@@ -138,7 +139,7 @@ def pointwise(pixel: Any, kernel: Any) -> Figure:
     for row, value in enumerate(pixel @ kernel):
         cell(right, (row, 0), OUTPUT)
         number(right, (row, 0), value)
-    titles = ("channels of a pixel", "weights: a column a feature", "features of it")
+    titles = ("channels of a pixel", "weights: one column per feature", "features of the pixel")
     for axes, text, shape in zip(
         (left, middle, right), titles, ((count, 1), kernel.shape, (features, 1)), strict=True
     ):
@@ -154,34 +155,34 @@ def pointwise(pixel: Any, kernel: Any) -> Figure:
 
 
 def _stack(axes: Axes, colours: Sequence[str]) -> None:
-    """Channels as sheets one behind the other, the first in front."""
+    """Channels as a stack of sheets, with the first one in front."""
     from matplotlib.patches import Rectangle
 
     count = len(colours)
-    near = (SPAN - SIDE - SHIFT * (count - 1)) / 2  # centres the stack
+    margin = (SPAN - SIDE - SHIFT * (count - 1)) / 2  # centres the stack
     for index in reversed(range(count)):
-        corner = (near + SHIFT * index, near + SHIFT * (count - 1 - index))
+        corner = (margin + SHIFT * index, margin + SHIFT * (count - 1 - index))
         sheet = Rectangle(corner, SIDE, SIDE, facecolor=colours[index], edgecolor=CARD, lw=1.2)
         axes.add_patch(sheet)
 
 
 def _filters(axes: Axes, extents: tuple[int, ...], channels: int) -> None:
-    """One small grid a channel, in the channel's colour."""
+    """One small grid per channel, in the channel's colour."""
     columns = 1 if channels <= 4 else 2
     rows = -(-channels // columns)
     size = min(SPAN / (rows * 1.25), SPAN / (columns * 1.3))
     size = min(size, 1.2)
     unit = size / max(extents)
-    high = (SPAN - rows * size * 1.25) / 2
-    wide = (SPAN - columns * size * 1.3) / 2
+    top = (SPAN - rows * size * 1.25) / 2
+    left = (SPAN - columns * size * 1.3) / 2
     for index in range(channels):
         row, column = divmod(index, columns)
-        corner = (high + row * size * 1.25, wide + column * size * 1.3)
+        corner = (top + row * size * 1.25, left + column * size * 1.3)
         _grid(axes, *corner, extents, unit, CHANNELS[index])
 
 
 def _mixers(axes: Axes, channels: int, features: int) -> None:
-    """One column of weights a feature, each weight in the colour of the channel that it scales."""
+    """One column of weights per feature; each weight has the colour of its channel."""
     from matplotlib.patches import Rectangle
 
     unit = min(SPAN / channels, SPAN / (features * 1.4), 0.7)
@@ -208,7 +209,8 @@ def _grid(
 
 def _check_count(function: str, **counts: int) -> None:
     for name, count in counts.items():
-        if not 1 <= count <= MOST:
+        if not 1 <= count <= MAX_CHANNELS:
             raise ValueError(
-                f"{function}: draws 1 to {MOST} {name}, one colour each, but got {count}"
+                f"{function}: {name} must be 1 to {MAX_CHANNELS}, the number of distinct colours, "
+                f"but got {count}"
             )

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates side by side."""
+"""Bar charts of parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .._src.analysis.cost import Cost
-from .canvas import CARD, CHANNELS, EDGE, INK, figure
+from .canvas import CARD, CHANNELS, EDGE, INK, caption, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def costs(counted: Mapping[str, Cost]) -> Figure:
-    """Bars of parameters and of multiply-accumulates, one for each way to compute the same shape.
+    """Bars of parameters and multiply-accumulates, to compare layers of the same shape.
 
     Args:
-        counted: What ``jaxconv.cost`` returned, by name, the one to compare with first.
+        counted: Results of ``jaxconv.cost`` by name; the others are compared with the first.
 
     Returns:
         A matplotlib ``Figure``.
 
     Raises:
-        ValueError: Nothing to draw, or something that is no cost.
+        ValueError: ``counted`` is empty, or a value is not a result of ``jaxconv.cost``.
         ImportError: matplotlib is not installed.
 
     >>> import jax.numpy as jnp, jaxconv
@@ -34,11 +34,12 @@ def costs(counted: Mapping[str, Cost]) -> Figure:
     Source: A. Howard et al., "MobileNets" (2017), section 3.1.
     """
     if not isinstance(counted, Mapping) or not counted:
-        raise ValueError("costs: give at least one name and what jaxconv.cost returned for it")
+        raise ValueError("costs: counted must map at least one name to a result of jaxconv.cost")
     for name, cost in counted.items():
         if not isinstance(cost, Cost):
             raise ValueError(
-                f"costs: {name!r} must be what jaxconv.cost returned, but is {type(cost).__name__}"
+                f"costs: counted[{name!r}] must be a result of jaxconv.cost, but got "
+                f"{type(cost).__name__}"
             )
     drawn = figure("What it costs", 10, 1.5 + 0.5 * len(counted))
     measures = {
@@ -56,7 +57,7 @@ def costs(counted: Mapping[str, Cost]) -> Figure:
             ratio = f"  1/{values[0] / value:.2g}" if row and value else ""
             axes.text(value, row, f" {value:,}{ratio}", va="center", fontsize=10, color=INK)
         axes.set_xlim(0, max(values) * 1.45 or 1)
-        axes.set_title(measure, fontsize=10.5, color=INK)
+        caption(axes, measure)
         axes.tick_params(colors=INK, length=0, labelsize=10)
         axes.xaxis.set_visible(False)
         for side, spine in axes.spines.items():

@@ -1,4 +1,4 @@
-"""Dilation: where the taps of a kernel fall, and how a stack of them widens the view."""
+"""Dilation: where the taps of a kernel are, and how a stack of layers sees further."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .canvas import panels as panels_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDEST = 64  # cells of a grid, and inputs of a tree, that can still be told apart
+MAX_WIDTH = 64  # cells of a grid, and inputs of a tree, that can still be told apart
 
 
 def dilations(kernel_size: int = 3, rates: Sequence[int] = (1, 2, 4)) -> Figure:
-    """The same kernel at several dilations: as many taps, a wider view.
+    """One kernel at several dilations: the number of taps stays, the receptive field grows.
 
     Args:
         kernel_size: Taps on each axis.
-        rates: The dilations, each the step from tap to tap: 1 leaves no gap.
+        rates: The dilations. Each is the distance between neighbouring taps; 1 leaves no gap.
 
     Returns:
-        A matplotlib ``Figure``, one panel a rate.
+        A matplotlib ``Figure`` with one panel per rate.
 
     Raises:
-        ValueError: No rate, one below 1, or a grid too wide to draw.
+        ValueError: There is no rate, a rate is below 1, or a grid is wider than 64 cells.
         ImportError: matplotlib is not installed.
 
     >>> dilations(3, (1, 2)).get_suptitle()
@@ -37,7 +37,7 @@ def dilations(kernel_size: int = 3, rates: Sequence[int] = (1, 2, 4)) -> Figure:
     """
     _check("dilations", kernel_size, rates)
     extents = [effective_extent(kernel_size, rate) for rate in rates]
-    _check_width("dilations", "cells an axis", max(extents))
+    _check_width("dilations", "cells on each axis", max(extents))
     title = f"The same {kernel_size**2} taps, dilated: a wider view for as much work"
     drawn = figure(title, max(3.0 * len(rates), 6.0), 3.9)
     widest = max(extents)
@@ -55,18 +55,18 @@ def dilations(kernel_size: int = 3, rates: Sequence[int] = (1, 2, 4)) -> Figure:
 def dilation_tree(
     rates: Sequence[int] = (1, 2, 4, 8), kernel_size: int = 2, length: int | None = None
 ) -> Figure:
-    """A stack of dilated causal convolutions, and the inputs that its last output sees.
+    """A stack of dilated causal convolutions, and the inputs that its last output depends on.
 
     Args:
-        rates: The dilation of each layer, the first one at the bottom.
+        rates: The dilation of each layer, from the bottom up.
         kernel_size: Taps of each layer.
-        length: Time steps drawn; by default a few more than the receptive field.
+        length: Time steps to draw; by default a few more than the receptive field.
 
     Returns:
         A matplotlib ``Figure``.
 
     Raises:
-        ValueError: No rate, one below 1, or too many steps to draw.
+        ValueError: There is no rate, a rate is below 1, or there are more than 64 time steps.
         ImportError: matplotlib is not installed.
 
     >>> dilation_tree((1, 2, 4, 8)).get_suptitle()
@@ -86,12 +86,14 @@ def dilation_tree(
     layers = _seen(rates, kernel_size, length)
     for height, (seen, rate) in enumerate(zip(layers[1:], rates, strict=True)):
         for now in range(length):
-            lit = now in seen
+            used = now in seen
             for tap in range(kernel_size):
                 then = now - tap * rate
                 if then >= 0:
-                    look = {"color": CHANNELS[2], "lw": 1.8} if lit else {"color": EDGE, "lw": 0.6}
-                    axes.plot([then, now], [height, height + 1], zorder=1 + lit, **look)
+                    style = (
+                        {"color": CHANNELS[2], "lw": 1.8} if used else {"color": EDGE, "lw": 0.6}
+                    )
+                    axes.plot([then, now], [height, height + 1], zorder=1 + used, **style)
     for height, seen in enumerate(layers):
         colours = [KERNEL if now in seen else CARD for now in range(length)]
         lines = [INK if now in seen else FAINT for now in range(length)]
@@ -113,7 +115,7 @@ def dilation_tree(
 
 
 def _seen(rates: Sequence[int], kernel_size: int, length: int) -> list[set[int]]:
-    """For the input and each layer, the steps that the last output depends on."""
+    """The time steps of the input and of each layer that the last output depends on."""
     layers = [{length - 1}]
     for rate in reversed(rates):
         steps = {now - tap * rate for now in layers[0] for tap in range(kernel_size)}
@@ -138,14 +140,15 @@ def _causal(rate: int, kernel_size: int) -> ConvSpec:
 def _check(function: str, kernel_size: int, rates: Sequence[int]) -> None:
     if kernel_size < 1 or not rates or min(rates) < 1:
         raise ValueError(
-            f"{function}: kernel_size and every rate must be at least 1, and there must be a rate, "
-            f"but got kernel_size {kernel_size} and rates {tuple(rates)}; a rate of 1 leaves no gap"
+            f"{function}: kernel_size and every rate must be at least 1, and at least one rate is "
+            f"needed, but got kernel_size {kernel_size} and rates {tuple(rates)}; a rate of 1 "
+            f"leaves no gap between taps"
         )
 
 
 def _check_width(function: str, what: str, width: int) -> None:
-    if not 1 <= width <= WIDEST:
+    if not 1 <= width <= MAX_WIDTH:
         raise ValueError(
-            f"{function}: draws 1 to {WIDEST} {what}, but this would take {width}; use smaller "
-            f"rates or fewer of them"
+            f"{function}: a picture has 1 to {MAX_WIDTH} {what}, but this one would have {width}; "
+            f"use smaller or fewer rates"
         )

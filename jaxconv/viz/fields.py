@@ -1,4 +1,4 @@
-"""What one output pixel sees, laid over the photograph that it looks at."""
+"""What one output pixel depends on, drawn over the input photograph."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._src.analysis.receptive_field import receptive_field
-from .canvas import CHANNELS, INK, caption, figure, fit, panels
+from .._src.analysis.tables import format_shape
+from .canvas import CHANNELS, KERNEL, caption, figure, fit, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def influence(fn: Callable, image: Any, position: tuple[int, int] | None = None) -> Figure:
-    """How much each pixel of a photograph moves one output pixel, and the receptive field's box.
+    """How much each pixel of a photograph influences one output pixel, and the receptive field.
 
-    The heat is ``|d fn(image)[position] / d image|``, the sums over channels and features; the box
-    is what ``jaxconv.receptive_field`` derives without running anything.
+    The heat map is ``|d fn(image)[position] / d image|``, summed over channels, of the sum of the
+    output's features. The box is the field that ``jaxconv.receptive_field`` derives without running
+    ``fn``.
 
     Args:
         fn: A JAX function from ``[1, H, W, C]`` to ``[1, H', W', F]``, such as a network.
-        image: ``[H, W]`` or ``[H, W, C]``, floating, 0 to 1.
-        position: Row and column of the output pixel; the middle one by default.
+        image: ``[H, W]`` or ``[H, W, C]``, floating-point, with values from 0 to 1.
+        position: Row and column of the output pixel; by default the one in the middle.
 
     Returns:
         A matplotlib ``Figure``.
 
     Raises:
-        ValueError: The image or the position does not fit.
+        ValueError: ``image`` or the output of ``fn`` has another shape, or ``position`` is not in
+            the output.
         ImportError: matplotlib is not installed.
 
     >>> import jax.numpy as jnp, jaxconv
@@ -44,11 +47,15 @@ def influence(fn: Callable, image: Any, position: tuple[int, int] | None = None)
     """
     image = jnp.asarray(image, jnp.float32)
     if image.ndim not in (2, 3):
-        raise ValueError(f"influence: image must be [H, W] or [H, W, C], but got {image.shape}")
+        raise ValueError(
+            f"influence: image must be [H, W] or [H, W, C], but got shape {image.shape}"
+        )
     x = image.reshape(1, *image.shape[:2], -1)
     shape = jax.eval_shape(fn, x).shape
     if len(shape) != 4:
-        raise ValueError(f"influence: fn must return [1, H', W', F], but returned shape {shape}")
+        raise ValueError(
+            f"influence: fn must return [1, H', W', F], but returned the shape {shape}"
+        )
     at = tuple(extent // 2 for extent in shape[1:3]) if position is None else tuple(position)
     if len(at) != 2 or not all(0 <= i < extent for i, extent in zip(at, shape[1:3], strict=True)):
         raise ValueError(
@@ -65,22 +72,22 @@ def _draw(photo: np.ndarray, heat: np.ndarray, field: Any, at: tuple[int, ...]) 
     from matplotlib.patches import Rectangle
 
     rows, columns = heat.shape
-    sizes = "×".join(map(str, field.size))
-    title = f"One output pixel sees {sizes} pixels of {rows}×{columns}"
+    title = f"One output pixel sees {format_shape(field.size, '×')} pixels of {rows}×{columns}"
     drawn = figure(title, 6.4, 6.4 * rows / columns + 0.9)
     (axes,) = panels(drawn, [1])
     grey = photo.mean(-1)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.85, extent=(0, columns, rows, 0))
-    strength = np.sqrt(heat / heat.max()) if heat.max() > 0 else heat  # faint rims stay visible
+    strength = (
+        np.sqrt(heat / heat.max()) if heat.max() > 0 else heat
+    )  # so that weak influence is visible
     colour = CHANNELS[0]
     glow = LinearSegmentedColormap.from_list("glow", [to_rgba(colour, 0), to_rgba(colour, 0.95)])
     axes.imshow(strength, cmap=glow, norm=Normalize(0, 1), extent=(0, columns, rows, 0))
     low = [float(axis.offset + axis.stride * i) for axis, i in zip(field.axes, at, strict=True)]
     box = Rectangle(
-        (low[1], low[0]), field.size[1], field.size[0], fill=False, edgecolor="#f6c65b", lw=2
+        (low[1], low[0]), field.size[1], field.size[0], fill=False, edgecolor=KERNEL, lw=2
     )
     axes.add_patch(box)
-    caption(axes, "red: how much a pixel moves it; box: the analytic receptive field")
-    axes.title.set_color(INK)
+    caption(axes, "red: influence of each pixel; box: the analytic receptive field")
     fit(axes, rows, columns, margin=0)
     return drawn

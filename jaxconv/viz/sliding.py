@@ -1,4 +1,4 @@
-"""The kernel sliding over the padded input, with the numbers in the cells."""
+"""A kernel sliding over its padded input, with the numbers in the cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._src.analysis.tables import format_shape
 from .._src.functions.conv import conv
 from .._src.geometry import resolve
 from .._src.geometry.checks import Call
@@ -40,17 +41,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LARGEST = 400  # cells of one grid that can still be read
+MAX_CELLS = 400  # of one grid, so that numbers can be read
 MAX_FRAMES = 200
-INCHES = 0.52  # a cell
+MAX_TERMS = 25  # of the equation below the picture
+CELL_INCHES = 0.52
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One convolution of a single channel, with everything that a picture of it shows."""
+    """One convolution of a single channel, with all that a picture of it shows."""
 
     padded: np.ndarray
-    inside: np.ndarray  # whether a cell of ``padded`` is the input's own
+    inside: np.ndarray  # which cells of ``padded`` are the input's, not padding
     kernel: np.ndarray
     result: np.ndarray
     spec: ConvSpec
@@ -82,22 +84,22 @@ def sliding(
     padding: Any = "SAME",
     dilation: Any = 1,
 ) -> Figure:
-    """The kernel at one place over the padded input: what it multiplies, and the sum it writes.
+    """A kernel at one position over its padded input: what it multiplies, and the sum it writes.
 
-    Cells of the padding are grey, those under a tap of the kernel yellow with the tap's weight in
-    the corner; outputs that the kernel has already written are filled in.
+    Padding is grey. Cells under a tap of the kernel are yellow, with the tap's weight in the
+    corner. Outputs up to this position are filled in.
 
     Args:
-        x: One channel ``[H, W]``, or ``[W]``, of numbers; at most 400 cells once padded.
-        kernel: ``[k, k]``, or ``[k]``.
-        position: Row and column of the output being written; the last one by default.
+        x: One channel, ``[H, W]`` or ``[W]``; at most 400 cells with its padding.
+        kernel: ``[KH, KW]`` or ``[K]``.
+        position: Row and column of the output to compute; by default the last one.
         strides, padding, dilation: As in ``jaxconv.conv``.
 
     Returns:
         A matplotlib ``Figure``.
 
     Raises:
-        ValueError: The shapes are not those of a picture, or ``conv`` would refuse them.
+        ValueError: The shapes are too large to draw, or are invalid for ``jaxconv.conv``.
         ImportError: matplotlib is not installed.
 
     >>> import numpy as np
@@ -129,20 +131,21 @@ def animate(
     dilation: Any = 1,
     seconds: float = 0.6,
 ) -> Path:
-    """Writes an animated GIF of the kernel sliding over the padded input, an output a frame.
+    """Writes an animated GIF of a kernel that slides over its padded input, one output per frame.
 
     Args:
-        x: One channel ``[H, W]``, or ``[W]``, of numbers.
-        kernel: ``[k, k]``, or ``[k]``.
-        path: Where to; an existing file is replaced.
+        x: One channel, ``[H, W]`` or ``[W]``; at most 400 cells with its padding.
+        kernel: ``[KH, KW]`` or ``[K]``.
+        path: The file to write; an existing one is replaced.
         strides, padding, dilation: As in ``jaxconv.conv``.
-        seconds: How long a frame stays.
+        seconds: The duration of a frame.
 
     Returns:
-        The path.
+        ``path`` as a ``pathlib.Path``.
 
     Raises:
-        ValueError: As for ``sliding``; or more than 200 outputs, or frames that take no time.
+        ValueError: As for ``sliding``; or the output has more than 200 pixels, or ``seconds`` is
+            not positive.
         OSError: ``path`` cannot be written.
         ImportError: matplotlib is not installed.
 
@@ -159,8 +162,8 @@ def animate(
     scene = _scene(x, kernel, strides, padding, dilation)
     if scene.result.size > MAX_FRAMES:
         raise ValueError(
-            f"animate: one frame an output, at most {MAX_FRAMES}, but the output is "
-            f"{_by(scene.result.shape)}; take a smaller input or larger strides"
+            f"animate: the output must have at most {MAX_FRAMES} pixels, one per frame, but it is "
+            f"{_by(scene.result.shape)}; use a smaller input or larger strides"
         )
     drawn = [pixels(_draw(scene, at)) for at in np.ndindex(*scene.result.shape)]
     from PIL import Image  # matplotlib needs it as well
@@ -175,7 +178,7 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
     x, kernel = np.asarray(x, np.float32), np.asarray(kernel, np.float32)
     if x.ndim != kernel.ndim or x.ndim not in (1, 2):
         raise ValueError(
-            f"sliding: x must be [H, W] with a kernel [k, k], or [W] with [k], but got shapes "
+            f"sliding: x and kernel must be [H, W] and [KH, KW], or [W] and [K], but got shapes "
             f"{x.shape} and {kernel.shape}"
         )
     batched, weights = x[None, ..., None], kernel[..., None, None]
@@ -184,10 +187,10 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
     options = {"strides": strides, "padding": padding, "dilation": dilation}
     result = np.asarray(conv(batched, weights, **options))[0, ..., 0]
     padded, inside = _padded(x, planned)
-    if not 0 < padded.size <= LARGEST or not result.size:
+    if not 0 < padded.size <= MAX_CELLS or not result.size:
         raise ValueError(
-            f"sliding: the padded input must have 1 to {LARGEST} cells to be read, and the output "
-            f"at least one, but they are {_by(padded.shape)} and {_by(result.shape)}"
+            f"sliding: the padded input must have 1 to {MAX_CELLS} cells and the output at least "
+            f"1, but they are {_by(padded.shape)} and {_by(result.shape)}"
         )
     spec = planned.spec
     if x.ndim == 1:
@@ -197,35 +200,35 @@ def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Sc
 
 
 def _padded(x: np.ndarray, planned: resolve.ResolvedConv) -> tuple[np.ndarray, np.ndarray]:
-    """The input as the kernel sees it, and which of its cells are the input's own."""
+    """The padded and cropped input, and which of its cells are the input's, not padding."""
     inside = np.ones(x.shape, bool)
     for axis, border in enumerate(planned.borders):
         if border is not None:
-            around = [(0, 0)] * x.ndim
-            around[axis] = (border.low, border.high)
-            x = np.pad(x, around, mode=border.mode)  # pyright: ignore[reportCallIssue, reportArgumentType]
-            inside = np.pad(inside, around)
-    grown = [(max(low, 0), max(high, 0)) for low, high in planned.spec.padding]
+            widths = [(0, 0)] * x.ndim
+            widths[axis] = (border.low, border.high)
+            x = np.pad(x, widths, mode=border.mode)  # pyright: ignore[reportCallIssue, reportArgumentType]
+            inside = np.pad(inside, widths)
+    zeros = [(max(low, 0), max(high, 0)) for low, high in planned.spec.padding]
     cropped = tuple(
         slice(max(-low, 0), n - max(-high, 0))
         for n, (low, high) in zip(x.shape, planned.spec.padding, strict=True)
     )
-    return np.pad(x[cropped], grown), np.pad(inside[cropped], grown)
+    return np.pad(x[cropped], zeros), np.pad(inside[cropped], zeros)
 
 
 def _draw(scene: Scene, position: tuple[int, int]) -> Figure:
     rows, columns = scene.padded.shape
-    own = (int(scene.inside.any(axis).sum()) for axis in (1, 0))
+    extents = tuple(int(scene.inside.any(axis).sum()) for axis in (1, 0))
     flat = rows == 1
-    shapes = [_by(shape, flat) for shape in (scene.kernel.shape, own, scene.result.shape)]
+    shapes = [_by(shape, flat) for shape in (scene.kernel.shape, extents, scene.result.shape)]
     name = "{} taps over {} → {}" if flat else "{} kernel over {} → {}"
-    title = name.format(*shapes) + _how(scene.spec, flat)
+    title = name.format(*shapes) + _options(scene.spec, flat)
     widths = [columns, scene.kernel.shape[1], scene.result.shape[1]]
     equation = _equation(scene, position)
     drawn = figure(
         title,
-        max(INCHES * (sum(widths) + 3), 7.0),
-        INCHES * scene.height + 1.1 + 0.22 * (equation.count("\n") + 1),
+        max(CELL_INCHES * (sum(widths) + 3), 7.0),
+        CELL_INCHES * scene.height + 1.1 + 0.22 * (equation.count("\n") + 1),
     )
     drawn.supxlabel(equation, fontsize=10.5, color=INK)
     left, middle, right = panels(drawn, widths)
@@ -243,8 +246,8 @@ def _draw_input(axes: Axes, scene: Scene, position: tuple[int, int]) -> None:
     taps = scene.window(position)
     for row, column, weight in taps:
         cell(axes, (row, column), KERNEL, alpha=0.75)
-        own = scene.inside[row, column]
-        number(axes, (row, column), scene.padded[row, column], color=INK if own else "#6f6a5c")
+        inside = scene.inside[row, column]
+        number(axes, (row, column), scene.padded[row, column], color=INK if inside else "#6f6a5c")
         corner = {"ha": "right", "va": "bottom", "fontsize": 7, "color": CHANNELS[0]}
         axes.text(column + 0.95, row + 0.95, f"×{format_number(weight)}", **corner)
     (top, left, _), (bottom, right, _) = taps[0], taps[-1]
@@ -273,9 +276,9 @@ def _draw_output(axes: Axes, scene: Scene, position: tuple[int, int]) -> None:
 
 
 def _equation(scene: Scene, position: tuple[int, int]) -> str:
-    """The sum that the picture shows, in lines of a few products; too long a one is only said."""
+    """The sum that the picture shows, one row of the kernel per line; of a long one the result."""
     taps = scene.window(position)
-    if len(taps) > 25:
+    if len(taps) > MAX_TERMS:
         return f"the sum of {len(taps)} products: {format_number(scene.result[position])}"
     terms = [f"{factor(scene.padded[row, column])}·{factor(w)}" for row, column, w in taps]
     per_line = scene.kernel.shape[1]
@@ -284,10 +287,11 @@ def _equation(scene: Scene, position: tuple[int, int]) -> str:
 
 
 def _by(shape: Any, flat: bool = False) -> str:
-    return "×".join(str(extent) for extent in tuple(shape)[1 if flat else 0 :])
+    """``3×3``; without the first axis of what is flat."""
+    return format_shape(tuple(shape)[1 if flat else 0 :], "×")
 
 
-def _how(spec: ConvSpec, flat: bool) -> str:
+def _options(spec: ConvSpec, flat: bool) -> str:
     words = [
         f"{name} {_by(values, flat)}"
         for name, values in (("stride", spec.strides), ("dilation", spec.dilation))

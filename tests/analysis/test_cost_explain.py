@@ -1,4 +1,4 @@
-"""``cost``, ``receptive_field`` and ``explain`` against counting, impulses and dispatch."""
+"""``cost``, ``receptive_field`` and ``explain`` against counts, gradients and dispatch."""
 
 import fractions
 import functools
@@ -13,7 +13,8 @@ from jax import lax
 
 import jaxconv
 from jaxconv._src.analysis import receptive_field
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.choose import choose_implementation
+from jaxconv._src.dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from jaxconv._src.geometry.spec import Operator
 from support.cases import BASIC, by_rank, operands, random_cases
 from support.family import as_spec, gradients
@@ -39,7 +40,7 @@ def test_cost_of_conv(case):
     assert only.shapes == (x.shape, k.shape, case.shape("g"))
 
 
-def test_cost_of_the_classic_ledger():
+def test_cost_of_dense_and_separable_layers():
     """20x20x8 by 32 filters 3x3: 2,304 weights dense, 328 separable."""
     x = jax.ShapeDtypeStruct((1, 20, 20, 8), np.float32)
     k, deep, point = np.ones((3, 3, 8, 32)), np.ones((3, 3, 1, 8)), np.ones((8, 32))
@@ -71,13 +72,13 @@ def test_cost_of_gradients_and_loops():
     assert counted.parameters == k.size
 
 
-def test_cost_counts_lax_s_convolutions():
+def test_cost_counts_convolutions_of_lax():
     x, k = np.ones((2, 3, 9), np.float32), np.ones((4, 3, 3), np.float32)
     counted = jaxconv.cost(lambda x, k: lax.conv_general_dilated(x, k, (1,), "VALID"), x, k)
     assert (counted.parameters, counted.macs) == (36, 2 * 7 * 36)
 
 
-def test_cost_counts_what_the_family_does_not_have():
+def test_cost_counts_convolutions_that_jaxconv_cannot_express():
     x, k = np.ones((2, 3, 9), np.int16), np.ones((4, 3, 3), np.int16)
     counted = jaxconv.cost(lambda x, k: lax.conv_general_dilated(x, k, (1,), "VALID"), x, k)
     assert (counted.parameters, counted.macs) == (36, 2 * 7 * 36)
@@ -95,8 +96,7 @@ def test_tables(function):
     assert "2x7x10x6" in lines[1]
 
 
-def test_forms_of_cost():
-    """A table, the same in HTML for notebooks, and plain data."""
+def test_cost_as_text_html_and_data():
     x, k = operands(BASIC[2], roles="xk")
     counted = jaxconv.cost(conv_of(BASIC[2]), x, k)
     html = counted._repr_html_()
@@ -132,13 +132,13 @@ def test_receptive_fields_print_as_numbers():
     [jaxconv.cost, jaxconv.explain, jaxconv.summarize, jaxconv.autotune, jaxconv.receptive_field],
     ids=lambda f: f.__name__,
 )
-def test_what_is_no_function_is_refused(function):
+def test_an_argument_that_is_no_function_raises(function):
     with pytest.raises(TypeError, match=rf"^{function.__name__}: .* a.*function .*but got int"):
         function(3, np.ones((1, 4, 1), np.float32))
 
 
 def seen(fn, x, at) -> tuple[tuple[int, int], ...]:
-    """First and last pixel, axis by axis, on which one output depends: by its gradient."""
+    """The first and last pixel on each axis that one output depends on, by its gradient."""
     one = jax.grad(lambda x: jnp.sum(fn(x)[(0, *at)]))(x)
     places = np.argwhere(np.asarray(one)[0].any(axis=-1))
     return tuple(zip(places.min(axis=0).tolist(), places.max(axis=0).tolist(), strict=True))
@@ -169,7 +169,7 @@ def networks() -> dict:
 
 @pytest.mark.parametrize("name", networks())
 def test_receptive_field(name):
-    """What the analysis says is where the gradient of a middle output is not zero."""
+    """It is where the gradient of an output in the middle is not zero."""
     fn = networks()[name]
     x = np.ones((1, 64, 1), np.float32)
     field = jaxconv.receptive_field(fn, x)[0]
@@ -201,7 +201,7 @@ def test_receptive_field_of_a_transposed_convolution_has_a_fractional_stride():
     assert (field.size, field.stride) == (2, 0.5)
 
 
-def test_receptive_field_of_everything():
+def test_receptive_field_of_a_global_mean():
     field = jaxconv.receptive_field(
         lambda x: x - jnp.mean(x, axis=1, keepdims=True), np.ones((1, 16, 1), np.float32)
     )
@@ -210,8 +210,8 @@ def test_receptive_field_of_everything():
 
 @pytest.mark.parametrize("n", [5, 16, 17, 32, 64])
 @pytest.mark.parametrize("border", ["CIRCULAR", "REFLECT", "REPLICATE"])
-def test_receptive_field_between_borders(border, n):
-    """It is the field of an output whose pixels are all within the image."""
+def test_receptive_field_away_from_borders(border, n):
+    """It is the field of an output that depends on no padding."""
     kernel = np.ones((3, 1, 1), np.float32)
     field = jaxconv.receptive_field(
         lambda x: jaxconv.conv(x, kernel, padding=border), ones(1, n, 1)
@@ -226,11 +226,11 @@ def test_receptive_field_between_borders(border, n):
         (TypeError, "sequence of ConvSpec", lambda: jaxconv.receptive_field([1])),
         (ValueError, "must have pixels", lambda: jaxconv.receptive_field(abs, ones(1, 0, 1))),
         (ValueError, "extents must be known", lambda: jaxconv.receptive_field(abs, symbolic())),
-        (ValueError, "no result is", lambda: jaxconv.receptive_field(jnp.sum, ones(1, 4, 1))),
-        (ValueError, "no argument is", lambda: jaxconv.receptive_field(abs, ones(4, 1))),
+        (ValueError, "no result has", lambda: jaxconv.receptive_field(jnp.sum, ones(1, 4, 1))),
+        (ValueError, "no argument has", lambda: jaxconv.receptive_field(abs, ones(4, 1))),
     ],
 )
-def test_receptive_fields_that_are_refused(error, words, call):
+def test_receptive_field_errors(error, words, call):
     with pytest.raises(error, match=f"^receptive_field: .*{words}"):
         call()
 
@@ -267,31 +267,31 @@ def test_explain_says_what_dispatch_chooses(case):
         (operator, platform) for operator in Operator for platform in ("cpu", "tpu")
     }
     for conv in convs:
-        choice = choose.choose(conv.operator, conv.platform, as_spec(case), x.dtype)
-        assert (conv.kernel, conv.reason) == (choice.implementation, choice.reason)
+        choice = choose_implementation(conv.operator, conv.platform, as_spec(case), x.dtype)
+        assert (conv.implementation, conv.reason) == (choice.implementation, choice.reason)
         assert (conv.spec, conv.dtype) == (as_spec(case), x.dtype)
-        assert conv.reasons.keys() == choose.IMPLEMENTATIONS.keys() - {conv.kernel}
+        assert conv.reasons.keys() == IMPLEMENTATIONS.keys() - {conv.implementation}
 
 
 @by_rank
-def test_explain_accounts_for_every_kernel_on_every_platform(case):
+def test_explain_gives_a_reason_for_every_implementation_on_every_platform(case):
     case = case.replace(groups=case.in_features, out_features=2 * case.in_features)
     x, k = operands(case, roles="xk")
-    explained = jaxconv.explain(conv_of(case), x, k, platforms=choose.PLATFORMS)
+    explained = jaxconv.explain(conv_of(case), x, k, platforms=PLATFORMS)
     for conv in explained.convs:
-        choice = choose.choose(conv.operator, conv.platform, as_spec(case), x.dtype)
-        assert conv.blocks == choice.blocks
-        assert (conv.blocks is not None) == (conv.kernel == "pallas")
+        choice = choose_implementation(conv.operator, conv.platform, as_spec(case), x.dtype)
+        assert conv.tile == choice.tile
+        assert (conv.tile is not None) == (conv.implementation == "pallas")
         assert all(conv.reasons.values())
     cuda = next(conv for conv in explained.convs if conv.platform == "cuda")
-    assert cuda.kernel == "pallas"
+    assert cuda.implementation == "pallas"
     assert cuda.reasons["native"] == "it runs on cpu, not on cuda"
     text = str(explained)
-    assert str(cuda.blocks) in text
+    assert str(cuda.tile) in text
     for conv in explained.convs:
-        for kernel, reason in conv.reasons.items():
+        for implementation, reason in conv.reasons.items():
             assert any(
-                line.startswith(conv.platform) and kernel in line and reason in line
+                line.startswith(conv.platform) and implementation in line and reason in line
                 for line in text.splitlines()
             )
 
@@ -323,15 +323,15 @@ def test_explain_finds_convolutions_anywhere():
     assert [c.count for c in explained.convs] == [1, 1, 2]
 
 
-def test_explain_of_what_goes_to_lax_says_why():
+def test_explain_says_why_a_convolution_runs_on_lax():
     x, k = np.ones((2, 3, 9), np.float32), np.ones((4, 3, 3), np.float32)
 
     def call(x, k):
         return jaxconv.conv_general_dilated(x, k, (2,), ((1, 1),), lhs_dilation=(2,))
 
     (only,) = jaxconv.explain(call, x, k).convs
-    assert only.kernel == "lax"
+    assert only.implementation == "lax"
     assert "strided" in only.reason
     forcing = functools.partial(jaxconv.pointwise_conv, implementation="lax")
     (forced,) = jaxconv.explain(forcing, x.mT, k[0]).convs
-    assert (forced.kernel, forced.reason) == ("lax", "forced")
+    assert (forced.implementation, forced.reason) == ("lax", "forced")

@@ -1,4 +1,4 @@
-"""``summarize`` against counting by loops, Flax's own totals and gradients."""
+"""``summarize`` against counts by loops, Flax's own totals, and gradients."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parameters(network) -> int:
         (ConvNeXtT, {"depths": (1, 1, 1, 1)}),
     ],
 )
-def test_parameters_are_all_that_flax_counts(make, options):
+def test_parameters_are_those_that_flax_counts(make, options):
     network = abstract(make, **options)
     network.eval()
     summary = jaxconv.summarize(network, image(1, 227, 227, 3))
@@ -65,16 +65,16 @@ def counted(x_spatial, kernel, strides, dilation, padding, groups) -> int:
     return macs
 
 
-def test_multiply_accumulates_equal_a_loop_s():
+def test_multiply_accumulates_equal_those_of_a_loop():
     random = np.random.default_rng(0)
     kernel = random.standard_normal((3, 2, 2, 6)).astype(np.float32)
     deep = random.standard_normal((2, 3, 1, 6)).astype(np.float32)
     dense = random.standard_normal((6, 5)).astype(np.float32)
-    given = {"strides": (2, 1), "dilation": (1, 2), "padding": ((1, 0), (0, 2)), "groups": 2}
+    options = {"strides": (2, 1), "dilation": (1, 2), "padding": ((1, 0), (0, 2)), "groups": 2}
     lhs = {"lhs_dilation": (2, 2), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
     def network(weights, x):
-        x = jaxconv.conv(x, weights["kernel"], **given)
+        x = jaxconv.conv(x, weights["kernel"], **options)
         x = lax.scan(lambda x, _: (jaxconv.depthwise_conv(x, weights["deep"]), None), x, length=3)[
             0
         ]
@@ -85,7 +85,7 @@ def test_multiply_accumulates_equal_a_loop_s():
     weights = {"kernel": kernel, "deep": deep, "dense": dense, "odd": odd}
     summary = jaxconv.summarize(network, weights, image(2, 9, 7, 4))
     first, scanned, outside, last = summary.layers
-    assert first.macs == 2 * counted((9, 7), kernel.shape, *given.values())
+    assert first.macs == 2 * counted((9, 7), kernel.shape, *options.values())
     assert first.result == (2, 4, 7, 6)
     same = ((0, 1), (1, 1))
     assert scanned.macs == 3 * 2 * counted((4, 7), deep.shape, (1, 1), (1, 1), same, 6)
@@ -109,7 +109,7 @@ def test_totals_agree_with_cost():
     assert summary.bytes == cost.bytes + classify.bytes
     assert classify.bytes == 4 * (2 * 256 + 256 * 1000 + 2 * 1000)
     explained = jaxconv.explain(network, x).convs
-    assert [layer.kernel for layer in convs] == [conv.kernel for conv in explained]
+    assert [layer.implementation for layer in convs] == [conv.implementation for conv in explained]
     assert classify.intensity == pytest.approx(2 * classify.macs / classify.bytes)
 
 
@@ -124,7 +124,7 @@ def test_a_bias_belongs_to_its_convolution_and_a_scale_to_its_normalisation():
 
 
 def test_training_changes_statistics_and_sees_the_batch():
-    """A module that changes its state is traced as it is; batch statistics see every pixel."""
+    """A module may change its state; with batch statistics an output depends on every pixel."""
     network = abstract(MobileNetV1, width=0.25)
     network.train()
     summary = jaxconv.summarize(network, image(2, 32, 32, 3))
@@ -199,7 +199,7 @@ def test_summarize_as_text_html_and_data():
 
 
 def seen(fn, x, at) -> tuple[tuple[int, int], ...]:
-    """First and last pixel, axis by axis, on which one output depends: by its gradient."""
+    """The first and last pixel on each axis that one output depends on, by its gradient."""
     one = jax.grad(lambda x: jnp.sum(fn(x)[(0, *at)]))(x)
     places = np.argwhere(np.asarray(one)[0].any(axis=-1))
     return tuple(zip(places.min(axis=0).tolist(), places.max(axis=0).tolist(), strict=True))
@@ -229,8 +229,8 @@ def _skips(x):
 
 
 @pytest.mark.parametrize("fn", [_unet, _branches, _skips], ids=lambda fn: fn.__name__)
-def test_receptive_fields_are_the_gradient_s_support(fn):
-    """The union over one period of outputs, for enlarged ones differ in size."""
+def test_receptive_fields_are_where_gradients_are_not_zero(fn):
+    """The largest of neighbouring outputs, whose fields differ where an image is enlarged."""
     x = np.ones((1, 64, 64, 1), np.float32)
     field = jaxconv.receptive_field(fn, x)
     middle = [n // 2 for n in fn(x).shape[1:3]]
@@ -248,7 +248,7 @@ def test_receptive_fields_are_the_gradient_s_support(fn):
 @pytest.mark.parametrize(
     "fn", [lambda x: jnp.ones_like(x), lambda x: lax.stop_gradient(jnp.zeros(x.shape)) + 1.0]
 )
-def test_an_output_that_depends_on_nothing_sees_nothing(fn):
+def test_the_field_of_an_output_that_depends_on_nothing_is_empty(fn):
     field = jaxconv.receptive_field(fn, np.ones((1, 16, 12, 1), np.float32))
     assert (field.size, field.offset, field.stride) == ((0, 0), (0, 0), (0, 0))
 

@@ -1,4 +1,4 @@
-"""The benchmarks without a compiler or a device: a sentence; and loads are counted right."""
+"""The benchmarks say what they need when there is no compiler or device; counting loads."""
 
 import importlib.util
 import os
@@ -54,6 +54,6 @@ def test_without_a_device_a_sentence_says_so(program):
 
 
 def test_loads_are_counted_by_their_bytes():
-    program = f"from benchmarks.gpu import static; print([static.loads({PTX!r}, n) for n in ('first', 'second')])"
-    done = run("-c", program)
+    counts = f"[static.loads({PTX!r}, name) for name in ('first', 'second')]"
+    done = run("-c", f"from benchmarks.gpu import static; print({counts})")
     assert done.stdout.strip() == "[{'16': 1, '2': 1}, {'4': 1}]", done.stderr

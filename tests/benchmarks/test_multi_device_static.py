@@ -1,7 +1,6 @@
 """What compiled programs send: reading their text, and a step compiled for four TPU chips."""
 
 import importlib.util
-import json
 import os
 import pathlib
 import subprocess
@@ -9,10 +8,11 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
-
+from benchmarks.common import results
 from benchmarks.common.traffic import traffic
 from jaxconv.models.mobilenet_v1 import BLOCKS
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 TEXT = """
   %a.1 = (f32[32]{0:T(128)}, bf16[3,3,1,8]{3,2,1,0:T(2,128)(2,1)}, f32[]{:T(128)}) all-reduce(%x)
@@ -55,7 +55,7 @@ def test_without_a_compiler_a_sentence_says_how_to_install_it(target, module, in
         pytest.skip("installed")
     done = run("--targets", target)
     assert done.returncode == 0
-    assert f"{target} needs its compiler, but no device: {install}" in done.stderr
+    assert f"{target} needs its compiler but no device: {install}" in done.stderr
 
 
 @pytest.mark.skipif(
@@ -63,18 +63,19 @@ def test_without_a_compiler_a_sentence_says_how_to_install_it(target, module, in
     reason="needs the TPU compiler, but no TPU: pip install libtpu",
 )
 def test_four_chips_send_halos_and_one_sum_of_gradients(tmp_path):
-    """A narrow network, whose height is cut: its kernels' bytes, and rows of its features."""
+    """A narrow network sharded over its height: its kernels' bytes, and rows of its features."""
     path = tmp_path / "rows.json"
-    options = ("--targets", "v5e-4", "--cuts", "height", "--width", "0.125", "--json", str(path))
+    options = ("--targets", "v5e-4", "--axes", "height", "--width", "0.125", "--json", str(path))
     done = run(*options)
     assert done.returncode == 0, done.stderr
-    (row,) = json.loads(path.read_text())
-    assert row["sent"].keys() == {"all-reduce", "collective-permute"}
+    (row,) = results.read(path).rows
+    sent = row["collectives"]
+    assert sent.keys() == {"all-reduce", "collective-permute"}
     kernels, features = 27 * 4, 4
     for block, _ in BLOCKS:
         kernels += features * (9 + block // 8)
         features = block // 8
-    # Kernels in bfloat16, and the sums of batch normalisation.
-    assert 2 * kernels < row["sent"]["all-reduce"]["payload"] < 4 * kernels
+    # Kernels in bfloat16, and the sums of batch normalization.
+    assert 2 * kernels < 1024 * sent["all-reduce"]["payload_kib"] < 4 * kernels
     # The first block reads two rows of 8 images, of 48 pixels with 4 features; others likewise.
-    assert 2 * 8 * 48 * 4 < row["sent"]["collective-permute"]["payload"] < 200 * 8 * 48 * 4
+    assert 2 * 8 * 48 * 4 < 1024 * sent["collective-permute"]["payload_kib"] < 200 * 8 * 48 * 4

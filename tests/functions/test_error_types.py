@@ -11,7 +11,7 @@ import pytest
 
 import jaxconv
 from benchmarks.common.workloads import WORKLOADS
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch import registry
 from jaxconv._src.geometry.spec import Operator
 from support.errors import G3, LINE, TAPS, K, X, assert_raises, ones
 
@@ -186,9 +186,9 @@ def test_unknown_implementations_of_a_block():
 def unsupported() -> list:
     """Every implementation with a workload that it does not support, and the reason."""
     found = []
-    for name in choose.IMPLEMENTATIONS:
+    for name in registry.IMPLEMENTATIONS:
         for workload in WORKLOADS:
-            reason = choose.unsupported_reason(name, Operator.CONV, workload.spec, np.float32)
+            reason = registry.unsupported_reason(name, Operator.CONV, workload.spec, np.float32)
             if reason is not None:
                 found.append(
                     pytest.param(name, workload.spec, reason, id=f"{name} {workload.name}")

@@ -1,4 +1,4 @@
-"""``jaxconv.sharding``: convolutions over axes that are cut, inside ``shard_map``."""
+"""``jaxconv.sharding``: convolutions over sharded axes, inside ``shard_map``."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def mapped(fn, specs, out, shape=(4, 2), names=("h", "w")):
 
 
 def exchange(x, *, shards=4, **options):
-    """Each device's part of ``x`` with its halo, one below another."""
-    cut = functools.partial(sharding.halo_exchange, axis=0, axis_name="h", **options)
-    return mapped(cut, P("h"), P("h"), (shards,), ("h",))(x).reshape(shards, -1, *x.shape[1:])
+    """Each device's shard of ``x`` with its halo, stacked."""
+    extend = functools.partial(sharding.halo_exchange, axis=0, axis_name="h", **options)
+    return mapped(extend, P("h"), P("h"), (shards,), ("h",))(x).reshape(shards, -1, *x.shape[1:])
 
 
 def padded(x, low, high, shards=4, circular=False):
@@ -43,7 +43,7 @@ def padded(x, low, high, shards=4, circular=False):
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (1, 0), (0, 2), (3, 3), (4, 7), (12, 9)])
 def test_halo_exchange(low, high, circular):
-    """Also halos wider than a shard of 3, and as wide as all of them."""
+    """Also halos wider than a shard, which has 3 entries, and as wide as the whole axis."""
     x = operand((12, 2), np.float64)
     got = exchange(x, low=low, high=high, circular=circular)
     np.testing.assert_array_equal(got, padded(x, low, high, circular=circular))
@@ -57,7 +57,9 @@ def test_halo_exchange_on_one_device():
 def test_only_the_halo_is_sent():
     x = operand((16, 2), np.float64)
     program = jax.jit(functools.partial(exchange, low=1, high=6)).lower(x).compile()
-    assert collectives(program) == {"collective-permute": [2, 4, 8]}  # 1 row, 4 of one, 2 more
+    assert collectives(program) == {
+        "collective-permute": [2, 4, 8]
+    }  # 1 row before; 4 and 2 rows after
 
 
 def test_halo_exchange_is_differentiated_to_any_order():
@@ -89,11 +91,11 @@ CASES = {
 
 @pytest.mark.parametrize(("case", "names"), CASES.values(), ids=CASES)
 def test_spatial_convolution(case, names):
-    """Its value and both gradients, which sum a kernel's over the devices once."""
+    """The value and both gradients; the kernel's gradient is summed over the devices once."""
     x, k, g = operands(case, np.float64)
-    cut = functools.partial(sharding.conv, axis_names=names, **case.options())
+    sharded = functools.partial(sharding.conv, axis_names=names, **case.options())
     spec = P(None, *names)
-    fn = jax.jit(functools.partial(gradients, mapped(cut, (spec, P()), spec)))
+    fn = jax.jit(functools.partial(gradients, mapped(sharded, (spec, P()), spec)))
     assert_all_right(case, (x, k, g), fn(x, k, g))
     assert set(collectives(fn.lower(x, k, g).compile())) <= {"collective-permute", "all-reduce"}
 
@@ -104,69 +106,71 @@ def test_borders(padding, strides):
     x, k = operand((2, 16, 5, 3), np.float64), operand((5, 3, 3, 4), np.float64)
     options = {"padding": padding, "strides": (strides, 1), "dilation": (2, 1)}
     rows = P(None, "h")
-    cut = mapped(functools.partial(sharding.conv, axis_names=ROWS, **options), (rows, P()), rows)
+    sharded = mapped(
+        functools.partial(sharding.conv, axis_names=ROWS, **options), (rows, P()), rows
+    )
     whole = functools.partial(jaxconv.conv, **options)
     g = np.cos(np.asarray(whole(x, k)))
-    for got, wanted in zip(gradients(cut, x, k, g), gradients(whole, x, k, g), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
+    for got, expected in zip(gradients(sharded, x, k, g), gradients(whole, x, k, g), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("dilation", [1, 3, 8])
 def test_causal_convolution_over_time(dilation):
-    """Its value and gradients; only entries before the shards are sent, and those once each way."""
+    """The value and gradients; only entries before a shard are sent, once in each direction."""
     x, k, g = (operand(s, np.float64) for s in ((2, 16, 3), (4, 1, 3), (2, 16, 3)))
     options = {"dilation": dilation, "groups": 3}
     time = P(None, "h")
-    cut = mapped(
+    sharded = mapped(
         functools.partial(sharding.causal_conv, axis_name="h", **options), (time, P()), time
     )
     whole = functools.partial(jaxconv.causal_conv, **options)
-    step = jax.jit(functools.partial(gradients, cut))
-    for got, wanted in zip(step(x, k, g), gradients(whole, x, k, g), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
+    step = jax.jit(functools.partial(gradients, sharded))
+    for got, expected in zip(step(x, k, g), gradients(whole, x, k, g), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
     sent = collectives(step.lower(x, k, g).compile())
     assert set(sent) == {"collective-permute", "all-reduce"}
     assert sent["all-reduce"] == [k.size]
-    shards = min(3 * dilation, 3 * 4)  # those of three shards before, at most
-    assert sum(sent["collective-permute"]) == 2 * 2 * 3 * shards
+    halo = min(3 * dilation, 3 * 4)  # at most the three shards before
+    assert sum(sent["collective-permute"]) == 2 * 2 * 3 * halo
 
 
 def test_causal_convolution_with_a_bias():
     x, k, bias = (operand(s, np.float64) for s in ((2, 16, 3), (4, 3, 5), (5,)))
     time = P(None, "h")
-    cut = mapped(functools.partial(sharding.causal_conv, axis_name="h"), (time, P(), P()), time)
-    np.testing.assert_allclose(cut(x, k, bias), jaxconv.causal_conv(x, k, bias), rtol=1e-12)
+    sharded = mapped(functools.partial(sharding.causal_conv, axis_name="h"), (time, P(), P()), time)
+    np.testing.assert_allclose(sharded(x, k, bias), jaxconv.causal_conv(x, k, bias), rtol=1e-12)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
-def test_two_shards_meet_once(padding):
-    """One permute for both edges; values, gradients and Hessian-vector products are right."""
+def test_two_shards_exchange_by_one_permute(padding):
+    """Values, gradients and Hessian-vector products are right."""
     x, k, v = (operand(s, np.float64) for s in ((2, 8, 4, 3), (5, 3, 3, 4), (5, 3, 3, 4)))
     specs, whole = (P(None, "h"), P()), functools.partial(jaxconv.conv, padding=padding)
-    cut = functools.partial(sharding.conv, axis_names=ROWS, padding=padding)
-    cut = mapped(cut, specs, P(None, "h"), (2,), ("h",))
+    sharded = functools.partial(sharding.conv, axis_names=ROWS, padding=padding)
+    sharded = mapped(sharded, specs, P(None, "h"), (2,), ("h",))
     g = np.cos(np.asarray(whole(x, k)))
-    for got, wanted in zip(gradients(cut, x, k, g), gradients(whole, x, k, g), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-11, atol=1e-11)
+    for got, expected in zip(gradients(sharded, x, k, g), gradients(whole, x, k, g), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
 
     def product(conv):
         return jax.jvp(jax.grad(lambda k: jnp.sum(jnp.sin(conv(x, k)))), (k,), (v,))[1]
 
-    np.testing.assert_allclose(product(cut), product(whole), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(product(sharded), product(whole), rtol=1e-11, atol=1e-11)
     row, sides = x.size // 8, {"SAME": 1, "CIRCULAR": 2}[padding]
-    sent = collectives(jax.jit(cut).lower(x, k).compile())
+    sent = collectives(jax.jit(sharded).lower(x, k).compile())
     assert sent == {"collective-permute": [2 * row * sides]}
 
 
 def test_one_example_and_second_order():
-    """A Hessian-vector product in the shared kernel, of one image without a batch axis."""
+    """A Hessian-vector product in a replicated kernel, for one image without a batch axis."""
     x, k = operand((8, 5, 3), np.float64), operand((3, 3, 3, 2), np.float64)
-    cut = mapped(functools.partial(sharding.conv, axis_names=ROWS), (P("h"), P()), P("h"))
+    sharded = mapped(functools.partial(sharding.conv, axis_names=ROWS), (P("h"), P()), P("h"))
 
     def product(conv):
         return jax.jvp(jax.grad(lambda k: jnp.sum(jnp.sin(conv(x, k)))), (k,), (k[::-1],))[1]
 
-    np.testing.assert_allclose(product(cut), product(jaxconv.conv), rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(product(sharded), product(jaxconv.conv), rtol=1e-11, atol=1e-11)
 
 
 def error_of(fn, x):
@@ -175,39 +179,40 @@ def error_of(fn, x):
     return str(raised.value)
 
 
-def test_refusals_of_the_exchange():
+def test_errors_of_the_exchange():
     x = np.ones((8, 2))
     exchange = functools.partial(functools.partial, sharding.halo_exchange, axis=0)
     assert "no mesh axis 'depth' here" in error_of(exchange(axis_name="depth", low=1), x)
     wide = error_of(exchange(axis_name="h", high=9), x)
-    assert "4 shards of mesh axis 'h' hold, 4 * 2 = 8, but got 9; pad" in wide
+    assert "entries on mesh axis 'h', 4 shards * 2 = 8, but got 9" in wide
     assert "low must be an int of at least 0" in error_of(exchange(axis_name="h", low=-1), x)
-    refused = error_of(functools.partial(sharding.halo_exchange, axis=2, axis_name="h"), x)
-    assert "axis must be one of x's 2 axes, but got 2" in refused
+    error = error_of(functools.partial(sharding.halo_exchange, axis=2, axis_name="h"), x)
+    assert "axis must be an int from -2 to 1, one of x's 2 axes, but got 2" in error
 
 
-def test_refusals_of_the_convolution():
+def test_errors_of_the_convolution():
     x, k = np.ones((2, 8, 4, 3)), np.ones((3, 3, 3, 2))
 
-    def refused(**options):
+    def error(**options):
         fn = functools.partial(sharding.conv, **({"axis_names": ROWS} | options))
         with pytest.raises(ValueError, match=r"^sharding\.conv: ") as raised:
             mapped(fn, (P(None, "h"), P()), P(None, "h"))(x, k)
         return str(raised.value)
 
-    sizes = refused(padding="VALID")
-    assert "divide over mesh axis 'h', but on spatial axis 0 there are 6 for 4 devices" in sizes
-    assert 'such as to "SAME"' in sizes
-    assert "no mesh axis 'depth' here" in refused(axis_names=("depth", None))
-    assert "one entry a spatial axis, 2" in refused(axis_names="h")
-    assert "a tuple of them or None, but got (3, None)" in refused(axis_names=(3, None))
-    assert "one twice: ('h', 'h'); name another" in refused(axis_names=("h", "h"))
-    assert "9 and the input has 8" in refused(padding="VALID", dilation=4)
-    assert 'padding "REFLECT" and "REPLICATE"' in refused(padding="REFLECT")
-    assert "would take 16 pixels from an extent of 8" in refused(padding="CIRCULAR", dilation=16)
+    uneven = error(padding="VALID")
+    assert "must divide the output extent of spatial axis 0" in uneven
+    assert "there are 6 outputs for 4 devices" in uneven
+    assert 'for example to "SAME"' in uneven
+    assert "no mesh axis 'depth' here" in error(axis_names=("depth", None))
+    assert "one entry per spatial axis (2)" in error(axis_names="h")
+    assert "or None; but got (3, None)" in error(axis_names=(3, None))
+    assert "each mesh axis at most once, but got ('h', 'h')" in error(axis_names=("h", "h"))
+    assert "9 and the input has 8" in error(padding="VALID", dilation=4)
+    assert 'padding "REFLECT" and "REPLICATE" are not supported' in error(padding="REFLECT")
+    assert "would take 16 pixels from an extent of 8" in error(padding="CIRCULAR", dilation=16)
 
 
-def test_other_types_are_refused():
+def test_other_types_are_rejected():
     with pytest.raises(TypeError, match="halo_exchange: x must be an array"):
         sharding.halo_exchange([1.0], 0, "h")
     with pytest.raises(TypeError, match=r"sharding\.causal_conv: x must be an array"):
@@ -216,29 +221,31 @@ def test_other_types_are_refused():
 
 def test_an_empty_axis_stays_empty():
     x, k = np.ones((2, 0, 4, 3)), np.ones((3, 3, 3, 2))
-    cut = functools.partial(sharding.conv, axis_names=ROWS)
-    assert mapped(cut, (P(None, "h"), P()), P(None, "h"))(x, k).shape == (2, 0, 4, 2)
+    sharded = functools.partial(sharding.conv, axis_names=ROWS)
+    assert mapped(sharded, (P(None, "h"), P()), P(None, "h"))(x, k).shape == (2, 0, 4, 2)
 
 
 @pytest.mark.parametrize("axes", [GRID, GRID[::-1]])
 def test_an_axis_over_two_mesh_axes(axes):
-    """In the order of the mesh or in another one."""
+    """In the order of the mesh, and in another order."""
     case, _ = CASES["same"]
     x, k = operands(case, np.float64, "xk")
-    cut = functools.partial(sharding.conv, axis_names=(axes, None), **case.options())
+    sharded = functools.partial(sharding.conv, axis_names=(axes, None), **case.options())
     spec = P(None, axes)
-    oracle.assert_right(mapped(cut, (spec, P()), spec)(x, k), "g", case, x=x, k=k)
+    oracle.assert_right(mapped(sharded, (spec, P()), spec)(x, k), "g", case, x=x, k=k)
 
 
-def test_outside_of_shard_map():
-    with pytest.raises(ValueError, match=r"no mesh axis 'h' here; call it inside jax\.shard_map"):
+def test_outside_shard_map():
+    with pytest.raises(
+        ValueError, match=r"no mesh axis 'h' here; call the function inside jax\.shard_map"
+    ):
         sharding.causal_conv(np.ones((1, 4, 1)), np.ones((2, 1, 1)), axis_name="h")
 
 
 def test_values_follow_the_oracle():
-    """The cases here are compared with loops, not with this library alone."""
+    """A comparison with the oracle's loops, not only with ``jaxconv.conv``."""
     case, names = CASES["grid"]
     x, k = operands(case, np.float64, "xk")
-    cut = functools.partial(sharding.conv, axis_names=names, **case.options())
+    sharded = functools.partial(sharding.conv, axis_names=names, **case.options())
     spec = P(None, *names)
-    oracle.assert_right(mapped(cut, (spec, P()), spec)(x, k), "g", case, x=x, k=k)
+    oracle.assert_right(mapped(sharded, (spec, P()), spec)(x, k), "g", case, x=x, k=k)

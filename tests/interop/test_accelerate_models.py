@@ -1,4 +1,4 @@
-"""Stock models of five libraries, untouched: the outputs and gradients that they have without."""
+"""``accelerate`` on unmodified models of five libraries: outputs and gradients do not change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ X = jnp.asarray(RNG.standard_normal((2, 12, 10, 3)), jnp.float32)
 
 
 def assert_the_same(apply, parameters, x):
-    """The result and its gradients to 1e-4, differentiated within and from outside."""
+    """The result and its gradients to 1e-4, differentiated inside and outside of ``accelerate``."""
 
     def training(wrap, fn):
         def loss(parameters, x):
@@ -34,10 +34,10 @@ def assert_the_same(apply, parameters, x):
 
         return wrap(jax.value_and_grad(loss, has_aux=True))
 
-    wanted = jax.jit(training(lambda step: step, apply))(parameters, x)
+    expected = jax.jit(training(lambda step: step, apply))(parameters, x)
     inside, outside = training(accelerate, apply), training(lambda step: step, accelerate(apply))
     for ours in jax.jit(lambda *args: (inside(*args), outside(*args)))(parameters, x):
-        assert_close(ours, wanted)
+        assert_close(ours, expected)
     for step in (inside, outside):
         bound = set(primitives(step, parameters, x))
         assert "conv_general_dilated" not in bound
@@ -45,7 +45,7 @@ def assert_the_same(apply, parameters, x):
 
 
 def assert_close(ours, theirs):
-    """One scale for all: the gradient of a bias before a normalisation is rounding alone."""
+    """One scale for all leaves: the gradient of a bias before a normalisation is only rounding."""
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * scale)
@@ -102,7 +102,7 @@ def test_flax_nnx():
     assert_the_same(lambda state, x: nnx.merge(structure, state)(x), state, X)
 
 
-def test_flax_nnx_state_that_changes_is_refused():
+def test_flax_nnx_state_that_changes_is_rejected():
     from flax import nnx
 
     network = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
@@ -111,7 +111,7 @@ def test_flax_nnx_state_that_changes_is_refused():
 
 
 def test_modules_are_read_at_each_call():
-    """A module, and one whose method it is, may be trained between calls."""
+    """A module may be trained between calls; also one that is accelerated by a method."""
     from flax import nnx
 
     class Network(nnx.Module):
@@ -150,7 +150,7 @@ def test_haiku():
 
 
 def test_equinox():
-    """A module is a pytree with functions among its leaves; its arrays are channels-first."""
+    """A module is a pytree with functions among its leaves, and takes channels-first arrays."""
     import equinox
 
     keys = iter(jax.random.split(jax.random.key(0), 4))

@@ -1,4 +1,4 @@
-"""``conv_general_dilated`` is lax's: values, gradients, dtypes and errors, in every layout."""
+"""``conv_general_dilated`` behaves as lax's: values, gradients, dtypes, errors, every layout."""
 
 import functools
 import itertools
@@ -17,7 +17,7 @@ from support.oracle import epsilon
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# Two layouts of each rank, and one in which nothing stands where one expects it.
+# Two layouts of each rank, and some unusual ones.
 NUMBERS = {
     "NCW": ("NCW", "OIW", "NCW"),
     "NWC": ("NWC", "WIO", "NWC"),
@@ -31,7 +31,7 @@ NUMBERS = {
 
 
 def arrays(numbers, sizes: dict, dtype=np.float64):
-    """Random operands whose axes are named by ``numbers``."""
+    """Random operands with the axes that ``numbers`` names."""
     lhs, rhs, _ = numbers
     extents = sizes["lhs"] | {"N": sizes["N"], "C": sizes["C"]}
     kernel = sizes["rhs"] | {"I": sizes["I"], "O": sizes["O"]}
@@ -57,23 +57,23 @@ def sizes_of(rank: int, groups: int = 1, batch_groups: int = 1) -> dict:
 
 
 def assert_same(lhs, rhs, *args, gradients=True, **options):
-    """Ours is lax's: the value, and both gradients."""
+    """Our value and gradients are those of lax."""
     ours = functools.partial(jaxconv.conv_general_dilated, **options)
     theirs = functools.partial(lax.conv_general_dilated, **options)
-    wanted = theirs(lhs, rhs, *args)
+    expected = theirs(lhs, rhs, *args)
     got = ours(lhs, rhs, *args)
-    assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
-    exact = jnp.issubdtype(wanted.dtype, jnp.integer)
-    tolerance = 0.0 if exact else 100 * epsilon(wanted.dtype)
-    np.testing.assert_allclose(got, wanted, rtol=tolerance, atol=tolerance * 10)
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    exact = jnp.issubdtype(expected.dtype, jnp.integer)
+    tolerance = 0.0 if exact else 100 * epsilon(expected.dtype)
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * 10)
     if gradients:
-        g = operand(wanted.shape, wanted.dtype, 3)
+        g = operand(expected.shape, expected.dtype, 3)
         for mine, lax_own in zip(*_gradients((ours, theirs), lhs, rhs, args, g), strict=True):
             np.testing.assert_allclose(mine, lax_own, rtol=tolerance, atol=tolerance * 100)
 
 
 def _gradients(functions, lhs, rhs, args, g):
-    """Of each function, in one program; optimising its machine code would take half of the time."""
+    """The gradients of all functions in one program, compiled without optimisation to save time."""
 
     def pulled(lhs, rhs, g):
         pulls = [jax.vjp(lambda a, b, fn=fn: fn(a, b, *args), lhs, rhs)[1] for fn in functions]
@@ -82,7 +82,7 @@ def _gradients(functions, lhs, rhs, args, g):
     return jax.jit(pulled, compiler_options={"xla_backend_optimization_level": 0})(lhs, rhs, g)
 
 
-def assert_in_family(lhs, rhs, *args, **options):
+def assert_supported(lhs, rhs, *args, **options):
     call = functools.partial(jaxconv.conv_general_dilated, **options)
     bound = primitives(lambda a, b: call(a, b, *args), lhs, rhs)
     assert "conv_general_dilated" not in bound
@@ -97,7 +97,7 @@ def test_dimension_numbers(numbers, groups):
     strides, pads = (2, 1, 1)[:rank], ((1, 2), (0, 1), (2, 0))[:rank]
     options = {"dimension_numbers": numbers, "feature_group_count": groups}
     assert_same(lhs, rhs, strides, pads, **options)
-    assert_in_family(lhs, rhs, strides, pads, **options)
+    assert_supported(lhs, rhs, strides, pads, **options)
 
 
 GEOMETRIES = [
@@ -130,13 +130,13 @@ def test_geometry_and_groups(geometry, groups):
         "feature_group_count": feature_groups,
         "batch_group_count": batch_groups,
     }
-    # lax expands the gradients of a grouped batch to slow dense convolutions: twice is enough.
+    # lax expands the gradients of a grouped batch to slow dense convolutions: two cases are enough.
     assert_same(lhs, rhs, gradients=batch_groups == 1 or geometry in GEOMETRIES[:2], **options)
     if geometry.get("lhs_dilation") is None or batch_groups == 1:
-        assert_in_family(lhs, rhs, **options)
+        assert_supported(lhs, rhs, **options)
 
 
-def test_strided_and_dilated_on_the_left_goes_to_lax():
+def test_strides_with_lhs_dilation_are_left_to_lax():
     lhs, rhs = arrays(NUMBERS["NWC"], sizes_of(1))
     options = {"lhs_dilation": (2,), "dimension_numbers": NUMBERS["NWC"]}
     assert_same(lhs, rhs, (2,), ((1, 1),), **options)
@@ -165,7 +165,7 @@ def test_dtypes(dtype):
     assert got.dtype == wide
 
 
-def test_integers_go_to_lax():
+def test_integers_are_left_to_lax():
     lhs, rhs = np.arange(20).reshape(1, 1, 20), np.arange(3).reshape(1, 1, 3)
     assert_same(lhs, rhs, (2,), "SAME", gradients=False)
     narrow = {"preferred_element_type": np.int32}
@@ -173,7 +173,7 @@ def test_integers_go_to_lax():
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_other_ranks_go_to_lax(rank):
+def test_other_ranks_are_left_to_lax(rank):
     lhs = operand((2, 3, *(3,) * rank), np.float64)
     rhs = operand((4, 3, *(2,) * rank), np.float64)
     assert_same(lhs, rhs, (1,) * rank, ((0, 1),) * rank, gradients=rank > 0)
@@ -190,8 +190,8 @@ def test_other_ranks_go_to_lax(rank):
         ((2, 0, 3), (3, 0, 2), "SAME"),
     ],
 )
-def test_empty_results_are_lax_s(lhs, rhs, padding):
-    """A kernel wider than the input gives nothing here, and an error in the named functions."""
+def test_empty_results_are_laxs(lhs, rhs, padding):
+    """A kernel wider than the input gives an empty result here; ``jaxconv.conv`` raises."""
     assert_same(operand(lhs, np.float64), operand(rhs, np.float64), (1,), padding, gradients=False)
 
 
@@ -208,14 +208,14 @@ def test_differentiable_twice_and_mapped():
         return jax.jit(jax.vmap(twice, in_axes=(0, None)))
 
     many = np.stack([lhs, -lhs])
-    wanted = energy(lax.conv_general_dilated)(many, rhs)
-    np.testing.assert_allclose(energy(jaxconv.conv_general_dilated)(many, rhs), wanted, rtol=1e-9)
+    expected = energy(lax.conv_general_dilated)(many, rhs)
+    np.testing.assert_allclose(energy(jaxconv.conv_general_dilated)(many, rhs), expected, rtol=1e-9)
     bound = set(primitives(energy(jaxconv.conv_general_dilated), many, rhs))
     assert "conv_general_dilated" not in bound
     assert bound >= NAMES
 
 
-def test_the_argument_order_is_lax_s():
+def test_the_argument_order_is_laxs():
     import inspect
 
     ours, theirs = (
@@ -261,7 +261,7 @@ def error_of(fn, shapes, dtypes, *args, **options):
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_errors_are_lax_s(bad):
+def test_errors_are_laxs(bad):
     lhs, rhs, *args, options = bad
     theirs = error_of(lax.conv_general_dilated, (lhs, rhs), (np.float32,) * 2, *args, **options)
     ours = error_of(jaxconv.conv_general_dilated, (lhs, rhs), (np.float32,) * 2, *args, **options)
@@ -269,7 +269,7 @@ def test_errors_are_lax_s(bad):
     assert theirs is not None
 
 
-def test_mixed_dtypes_are_refused_as_by_lax():
+def test_mixed_dtypes_raise_as_in_lax():
     shapes = ((2, 3, 5), (4, 3, 2))
     for dtypes in itertools.permutations((np.float32, np.float16, np.int32), 2):
         theirs = error_of(lax.conv_general_dilated, shapes, dtypes, (1,), "SAME")
@@ -290,7 +290,7 @@ def test_use_implementation_reaches_it():
     (equation,) = [eqn for eqn in equations(program) if eqn.primitive.name in NAMES]
     assert equation.params["implementation"] == "lax"
     error_of = (
-        r"^conv_general_dilated: implementation \"taps\" cannot serve this convolution: .*"
+        r"^conv_general_dilated: implementation \"taps\" does not support this convolution: .*"
         rf"Got lhs {re.escape(str(lhs.shape))}, rhs {re.escape(str(rhs.shape))}"
     )
     with jaxconv.use_implementation("taps"), pytest.raises(ValueError, match=error_of):

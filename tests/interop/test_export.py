@@ -1,4 +1,4 @@
-"""``jax.export`` for every platform, with symbolic shapes, serialised and called again."""
+"""``jax.export`` for every platform and with symbolic shapes, serialised and loaded again."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ DEPTHWISE = Case(2, 4, 8, (9, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
 
 
 def round_trip(fn, *args, platforms=("cpu",)):
-    """Exported; where flatbuffers is installed, serialised and loaded again."""
+    """The exported function; serialised and loaded again if flatbuffers is installed."""
     exported = export.export(jax.jit(fn), platforms=platforms)(*args)
     return export.deserialize(exported.serialize()) if SERIALISES else exported
 
@@ -73,7 +73,7 @@ def test_symbolic_batch(batch):
 
 @pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER", "VALID", "FULL", 1, [(2, 1), (0, 1)]])
 def test_symbolic_extents(padding):
-    """Padding is worked out from the extents when the program is called."""
+    """Padding is computed from the extents when the program is called."""
     k = operand((3, 2, 2, 9), np.float32)
 
     def call(x):
@@ -92,17 +92,17 @@ def test_symbolic_extents_with_gradients(padding):
     def energy(x, k):
         return jnp.sum(jaxconv.conv(x, k, padding=padding) ** 2)
 
-    x = symbolic("b, n, 2", "n >= 2")  # one pixel alone has nothing to reflect
+    x = symbolic("b, n, 2", "n >= 2")  # a single pixel cannot be reflected
     exported = round_trip(jax.grad(energy, (0, 1)), x, k)
     x = operand((2, 7, 2), np.float32)
-    for got, wanted in zip(exported.call(x, k), jax.grad(energy, (0, 1))(x, k), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    for got, expected in zip(exported.call(x, k), jax.grad(energy, (0, 1))(x, k), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("padding", ["FULL", "VALID", "SAME", 2, [(2, 1)]])
 @pytest.mark.parametrize(("strides", "dilation", "groups"), [(1, 2, 1), (2, 1, 2), (3, 1, 1)])
 def test_transposed_of_symbolic_extents(padding, strides, dilation, groups):
-    """Also where the padding could leave nothing, which is assumed not to be."""
+    """Also with padding that might crop everything; such sizes are assumed not to occur."""
     k = operand((3, 6 // groups, 4), np.float32)
 
     def call(x):
@@ -136,7 +136,7 @@ def test_symbolic_sizes_as_arguments():
 
 
 def functions() -> dict:
-    """Each function of one symbolic input, and that input's fixed axes."""
+    """Each public function, of one input with symbolic sizes."""
     deep, point = operand((3, 1, 6), np.float32), operand((6, 4), np.float32)
     dense = operand((3, 6, 4), np.float32)
     return {
@@ -167,8 +167,8 @@ def test_symbolic_streaming():
     structs = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
     exported = round_trip(step, *structs)
     state, x = jaxconv.causal_conv_init(k, 2), operand((2, 5, 6), np.float32)
-    for got, wanted in zip(exported.call(state, x), step(state, x), strict=True):
-        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    for got, expected in zip(exported.call(state, x), step(state, x), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_symbolic_shapes_under_vmap():
@@ -180,7 +180,7 @@ def test_symbolic_shapes_under_vmap():
     np.testing.assert_allclose(exported.call(x), call(x), rtol=1e-5, atol=1e-5)
 
 
-def test_checks_that_symbols_decide_still_refuse():
+def test_errors_that_symbolic_shapes_can_decide():
     with pytest.raises(ValueError, match=r"conv: .*7 != 2 \* 3 = 6"):
         jax.eval_shape(
             functools.partial(jaxconv.conv, **CASE.options()),

@@ -1,4 +1,4 @@
-"""lax's own convolutions served by the family: which programs change, and that values do not."""
+"""``install``: which programs change, and that their values do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flax import linen
 from jax import lax
 
 import jaxconv
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import Operator
 
 RNG = np.random.default_rng(0)
@@ -31,12 +31,12 @@ def loss(x, kernel):
 
 
 def fresh(fn):
-    """``fn`` as jit has not seen it."""
+    """``fn`` in a jit without cached programs."""
     return jax.jit(lambda *args: fn(*args))
 
 
 def convolves(fn, *args) -> bool:
-    """Whether the compiled program holds one of XLA's convolutions."""
+    """Whether the compiled program contains one of XLA's convolutions."""
     return " convolution(" in fn.lower(*args).compile().as_text()
 
 
@@ -53,21 +53,21 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, atol=200 * np.finfo(np.float32).eps * scale)
 
 
-def test_install_serves_values_and_gradients():
-    wanted = fresh(jax.value_and_grad(loss, (0, 1)))(X, KERNEL)
+def test_install_applies_to_values_and_gradients():
+    expected = fresh(jax.value_and_grad(loss, (0, 1)))(X, KERNEL)
     jaxconv.install()
-    served = fresh(jax.value_and_grad(loss, (0, 1)))
-    assert_close(served(X, KERNEL), wanted)
-    assert not convolves(served, X, KERNEL)
+    accelerated = fresh(jax.value_and_grad(loss, (0, 1)))
+    assert_close(accelerated(X, KERNEL), expected)
+    assert not convolves(accelerated, X, KERNEL)
 
 
-def test_uninstall_gives_lax_its_convolution_back():
+def test_uninstall_restores_laxs_convolution():
     jaxconv.install()
     jaxconv.uninstall()
     assert convolves(fresh(loss), X, KERNEL)
 
 
-def test_installed_serves_its_block_alone():
+def test_installed_applies_to_its_block_only():
     jitted = fresh(loss)
     assert convolves(jitted, X, KERNEL)
     with jaxconv.installed():
@@ -75,7 +75,7 @@ def test_installed_serves_its_block_alone():
     assert convolves(jitted, X, KERNEL)
 
 
-def test_functions_jitted_before_follow():
+def test_install_applies_to_functions_jitted_before():
     jitted = fresh(loss)
     before = jitted(X, KERNEL)
     jaxconv.install()
@@ -85,7 +85,7 @@ def test_functions_jitted_before_follow():
     assert convolves(jitted, X, KERNEL)
 
 
-def test_installing_twice_is_installing_once():
+def test_installing_twice_has_no_further_effect():
     jaxconv.install()
     jaxconv.install()
     assert not convolves(fresh(loss), X, KERNEL)
@@ -93,10 +93,10 @@ def test_installing_twice_is_installing_once():
     assert convolves(fresh(loss), X, KERNEL)
 
 
-def test_eager_calls_are_served():
-    wanted = conv(X, KERNEL)
+def test_install_applies_to_eager_calls():
+    expected = conv(X, KERNEL)
     jaxconv.install()
-    assert_close(conv(X, KERNEL), wanted)
+    assert_close(conv(X, KERNEL), expected)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_eager_calls_are_served():
     ids=["vmap", "per-example", "forward-over-reverse", "scan", "checkpoint"],
 )
 def test_install_under(transform):
-    wanted = fresh(transform)(X, KERNEL)
+    expected = fresh(transform)(X, KERNEL)
     jaxconv.install()
-    served = fresh(transform)
-    assert_close(served(X, KERNEL), wanted)
-    assert not convolves(served, X, KERNEL)
+    accelerated = fresh(transform)
+    assert_close(accelerated(X, KERNEL), expected)
+    assert not convolves(accelerated, X, KERNEL)
 
 
-def test_install_serves_a_stock_flax_model():
+def test_install_applies_to_a_stock_flax_model():
     class Network(linen.Module):
         @linen.compact
         def __call__(self, x):
@@ -128,14 +128,14 @@ def test_install_serves_a_stock_flax_model():
     network = Network()
     variables = network.init(jax.random.key(0), X)
     step = jax.grad(lambda variables: jnp.sum(network.apply(variables, X) ** 2))
-    wanted = fresh(step)(variables)
+    expected = fresh(step)(variables)
     jaxconv.install()
-    served = fresh(step)
-    assert_close(served(variables), wanted)
-    assert not convolves(served, variables)
+    accelerated = fresh(step)
+    assert_close(accelerated(variables), expected)
+    assert not convolves(accelerated, variables)
 
 
-def test_what_the_family_cannot_express_stays_with_lax():
+def test_unsupported_convolutions_are_left_to_lax():
     x, kernel = jnp.ones((1, 5, 2), jnp.int32), jnp.ones((3, 2, 2), jnp.int32)
     numbers = ("NWC", "WIO", "NWC")
     jaxconv.install()
@@ -143,36 +143,38 @@ def test_what_the_family_cannot_express_stays_with_lax():
     np.testing.assert_array_equal(y, np.full((1, 3, 2), 6))
 
 
-def test_the_lax_kernel_is_lax_whatever_is_installed():
+def test_the_lax_implementation_is_laxs_own_after_install():
     jaxconv.install()
     forced = fresh(lambda x, k: jaxconv.conv(x, k, groups=6, implementation="lax"))
     assert convolves(forced, X, KERNEL)
 
 
-def test_export_lowers_as_before():
+def test_exported_programs_do_not_change():
     jaxconv.install()
     exported = jax.export.export(fresh(conv), platforms=["cpu", "tpu"])(X, KERNEL)
     assert "custom_call @jaxconv" not in exported.mlir_module()
 
 
-def test_unknown_platforms_are_refused():
+def test_unknown_platforms_are_rejected():
     with pytest.raises(ValueError, match="platforms must be among cpu, cuda, rocm, tpu"):
         jaxconv.install(("gpu9",))
     with pytest.raises(ValueError, match=r"^installed: platforms must be among .* but got 3"):
         jaxconv.installed(3).__enter__()
 
 
-def test_a_jit_over_several_devices_holds_plain_xla():
-    """A custom call cannot be partitioned: every device would compute the whole."""
+def test_a_jit_over_several_devices_contains_plain_xla():
+    """XLA cannot partition a custom call, so every device would compute the whole result."""
     spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
-    chosen = choose.choose(Operator.CONV, "cpu", spec, jnp.float32, plain="several devices")
-    assert chosen.kernel == "taps"
-    assert chosen.against["native"] == "several devices"
+    chosen = choose_implementation(
+        Operator.CONV, "cpu", spec, jnp.float32, plain_xla_reason="several devices"
+    )
+    assert chosen.implementation == "taps"
+    assert chosen.reasons_against["native"] == "several devices"
     with pytest.raises(ValueError, match="several devices"):
-        choose.choose(Operator.CONV, "cpu", spec, jnp.float32, "native", "several devices")
+        choose_implementation(Operator.CONV, "cpu", spec, jnp.float32, "native", "several devices")
 
 
-def test_the_engine_is_refused_elsewhere_than_on_cpu():
+def test_the_engine_is_unsupported_on_other_platforms():
     spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
     with pytest.raises(ValueError, match="runs on cpu, not on tpu"):
-        choose.choose(Operator.CONV, "tpu", spec, jnp.float32, "native")
+        choose_implementation(Operator.CONV, "tpu", spec, jnp.float32, "native")

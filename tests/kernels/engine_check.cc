@@ -1,4 +1,4 @@
-// Random convolutions through the built library's plain entry, against loops over every product.
+// Compares random convolutions of the built library (jaxconv_run) with loops over every product.
 //
 // For machines without jax: built for another processor, it runs there or in an emulator.
 //
@@ -17,11 +17,11 @@ namespace {
 
 using Run = int (*)(int64_t op, int64_t element, int64_t rank, const int64_t* sizes,
                     const void* source, const void* operand, void* result, int64_t threads,
-                    char* words, int64_t capacity);
+                    char* message, int64_t capacity);
 
 enum Operator { kConv, kInputGrad, kFilterGrad };
 
-// Two spatial axes; in the order in which jaxconv_run takes sizes.
+// Two spatial axes, with the sizes in the order of jaxconv_run's.
 struct Spec {
   int64_t batch, channels, features, groups;
   int64_t in[2], out[2], kernel[2], stride[2], dilation[2], padding[2][2];
@@ -100,17 +100,17 @@ bool check(Run run, int64_t element, const Spec& s) {
       size[static_cast<size_t>(at[roles[op][2]])] += std::fabs(product);
     });
     std::vector<T> result(expected.size(), T(1e30));
-    char words[512];
-    if (run(op, element, 2, &s.batch, a.data(), b.data(), result.data(), pick(1, 3), words,
-            sizeof words) != 0) {
-      std::printf("refused: %s\n", words);
+    char message[512];
+    if (run(op, element, 2, &s.batch, a.data(), b.data(), result.data(), pick(1, 3), message,
+            sizeof message) != 0) {
+      std::printf("unsupported: %s\n", message);
       return false;
     }
-    // Sums of at most 1,000 products err by some 30 epsilons of the products' sizes.
+    // Sums of at most 1,000 products have errors of about 30 epsilons of the products' sizes.
     const double epsilon = sizeof(T) == 8 ? 1e-14 : 5e-6;
     for (size_t i = 0; i < result.size(); ++i) {
       if (!(std::fabs(static_cast<double>(result[i]) - expected[i]) <= epsilon * (size[i] + 1))) {
-        std::printf("operator %d, element %zu: %g, not %g\n", op, i,
+        std::printf("operator %d, element %zu: %g instead of %g\n", op, i,
                     static_cast<double>(result[i]), expected[i]);
         return false;
       }
@@ -125,7 +125,7 @@ int main(int argc, char** argv) {
   void* library = argc > 1 ? dlopen(argv[1], RTLD_NOW) : nullptr;
   const auto run = library ? reinterpret_cast<Run>(dlsym(library, "jaxconv_run")) : nullptr;
   if (run == nullptr) {
-    std::printf("no jaxconv_run: %s\n", argc > 1 ? dlerror() : "which library?");
+    std::printf("no jaxconv_run: %s\n", argc > 1 ? dlerror() : "usage: engine_check LIBRARY");
     return 1;
   }
   const int count = argc > 2 ? std::atoi(argv[2]) : 100;

@@ -1,13 +1,13 @@
-"""Random specs on a sanitized CPU engine: addresses, undefined behaviour, canaries.
+"""Runs random specs on the CPU engine, built with the address and undefined-behaviour sanitizers.
 
     python tests/kernels/sanitize.py                       this machine's instruction set, 300 specs
     python tests/kernels/sanitize.py --isa "-mavx2 -mfma -mf16c" --specs 3000
-    python tests/kernels/sanitize.py --isa ""              the baseline's
+    python tests/kernels/sanitize.py --isa ""              the baseline
 
-Builds the engine with Clang (GCC needs many minutes) and both sanitizers into ``build/sanitized``,
-then runs the random specs of ``engine.py`` in a process that loads the sanitizers first: half
-of them with canaries around every buffer, half on buffers of exactly their size, past which the
-address sanitizer sees every read.
+Builds the engine with Clang (GCC takes many minutes) into ``build/sanitized-*``, then runs the
+random specs of ``tests/support/engine.py`` in a process that loads the sanitizers first: half of
+them with canaries around every buffer, half on buffers of the exact size, so that the address
+sanitizer detects every access past the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--isa", default="-march=native", help="the compiler's flags for it")
+    parser.add_argument(
+        "--isa", default="-march=native", help="the compiler's flags for the instruction set"
+    )
     parser.add_argument("--specs", type=int, default=300)
     parser.add_argument("--compiler", default="clang++")
     parser.add_argument("--library", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -43,7 +45,9 @@ def main() -> None:
     command = [sys.executable, __file__, "--library", str(library), "--specs"]
     planted = subprocess.run([*command, "0"], env=environment, capture_output=True, text=True)
     if planted.returncode == 0 or "heap-buffer-overflow" not in planted.stderr:
-        raise SystemExit(f"a planted error went unseen:\n{planted.stderr}")
+        raise SystemExit(
+            f"the sanitizer did not detect an overflow made on purpose:\n{planted.stderr}"
+        )
     raise SystemExit(subprocess.run([*command, str(args.specs)], env=environment).returncode)
 
 
@@ -62,20 +66,20 @@ def build(compiler: str, isa: str) -> pathlib.Path:
 
 
 def runtime(compiler: str) -> str:
-    """The address sanitizer's library: it must be loaded before all others."""
+    """The address sanitizer's runtime library, which must be loaded before all others."""
     name = "libclang_rt.asan-x86_64.so" if "clang" in compiler else "libasan.so"
-    words = [compiler, f"-print-file-name={name}"]
-    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip()
+    command = [compiler, f"-print-file-name={name}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def check(library: pathlib.Path, specs: int) -> None:
-    """Runs ``specs`` random specs; with none, one whose buffer is an element short."""
-    from jaxconv._src.kernels.cpu import native
+def check(path: pathlib.Path, specs: int) -> None:
+    """Runs ``specs`` random specs; for 0, one with a buffer that is an element too short."""
+    from jaxconv._src.kernels.cpu import library
 
-    native._library_path = lambda: library  # before the engine is loaded it
+    library.find = lambda: path  # before the first use of the engine
     from support import engine
 
-    assert native._loaded()._name == str(library)
+    assert library.load()._name == str(path)
     if not specs:
         run_past_the_end(engine)
     for seed, canary in enumerate((engine.CANARY, 0)):

@@ -1,67 +1,38 @@
-"""What the engine asks of Linux: large pages, and helpers on processors of their own."""
+"""What the engine asks of Linux, and the environment variables that switch it off."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
+import shutil
+import subprocess
 import time
 
-import jax
-import jax.numpy as jnp
 import pytest
 
-from jaxconv._src.geometry.spec import ConvSpec
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library
+from support.engine import run_python
+from support.engine_linux import COUNTERS, SMAPS, compiled, depthwise
 
-SMAPS = pathlib.Path("/proc/self/smaps")
 LARGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TASKS = pathlib.Path("/proc/self/task")
 
 pytestmark = pytest.mark.skipif(
-    isinstance(native._library(), str) or not SMAPS.exists(),
+    library.unavailable_reason() is not None or not SMAPS.exists(),
     reason="the CPU engine is not built, or this is not Linux",
 )
 
 
-def spec_of(extent: int) -> ConvSpec:
-    """Depthwise 3×3 over 32 features."""
-    size = (extent, extent)
-    return ConvSpec(1, 32, 32, size, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 32)
+@pytest.mark.skipif(not LARGE_PAGES.exists(), reason="this kernel has no large pages")
+@pytest.mark.parametrize(("value", "expected"), [("1", "True"), ("0", "False")])
+def test_large_pages(value, expected):
+    """Results in a mapping of their own get large pages, unless they are switched off."""
+    code = "from support.engine_linux import *; print(some_result_has_large_pages())"
+    assert run_python(code, JAXCONV_LARGE_PAGES=value).strip() == expected
 
 
-def call_of(extent: int):
-    spec = spec_of(extent)
-    x, kernel = jnp.ones(spec.input_shape), jnp.ones(spec.kernel_shape)
-    compiled = jax.jit(lambda x, kernel: native.conv(x, kernel, spec)).lower(x, kernel).compile()
-    return lambda: jax.block_until_ready(compiled(x, kernel))
-
-
-def wants_large_pages(address: int) -> bool:
-    """Whether the mapping that holds ``address`` has the flag that asks for them."""
-    inside = False
-    for line in SMAPS.read_text().splitlines():
-        bounds = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
-        if bounds:
-            inside = int(bounds[1], 16) <= address < int(bounds[2], 16)
-        elif inside and line.startswith("VmFlags:"):
-            return "hg" in line.split()
-    raise AssertionError(f"nothing is mapped at {address:#x}")
-
-
-@pytest.mark.skipif(not LARGE_PAGES.exists(), reason="this kernel has no large pages to ask for")
-def test_blocks_of_their_own_get_large_pages():
-    call = call_of(640)  # 50 MiB: more than malloc() ever keeps for the next call
-    for _ in range(3):
-        time.sleep(0.15)  # mappings are looked up ten times a second at most
-        result = call()
-        if wants_large_pages(result.unsafe_buffer_pointer() + result.nbytes // 2):
-            break
-    else:
-        raise AssertionError("no call asked for large pages")
-    assert float(result[0, 320, 320, 7]) == 9.0
-
-
-def test_threads_may_run_where_they_might_before():
+def test_threads_keep_their_affinity():
     def allowed() -> dict[str, str]:
         found = {}
         for task in TASKS.iterdir():
@@ -70,9 +41,58 @@ def test_threads_may_run_where_they_might_before():
         return found
 
     before = allowed()
-    call = call_of(64)
+    call = compiled(depthwise(64))
     for _ in range(300):
         call()
-    time.sleep(0.1)  # a call does not wait for helpers that came too late to help
+    time.sleep(0.1)  # a call does not wait for helpers that start too late to help
     after = allowed()
     assert set(after.values()) == {before[str(min(map(int, before)))]}
+
+
+@pytest.fixture(scope="module")
+def counters(tmp_path_factory) -> str:
+    """A library to preload that counts changes of affinity and readings of the clock."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    directory = tmp_path_factory.mktemp("counters")
+    source, built = directory / "counters.c", directory / "counters.so"
+    source.write_text(COUNTERS)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", built, source], check=True)
+    return str(built)
+
+
+def counts(counters: str, **environment) -> tuple[int, int, str]:
+    """How often a call changes affinities and reads the clock, and a digest of results."""
+    code = """
+import ctypes, hashlib, numpy as np
+from support.engine import OPERATORS, bare, operands
+from support.engine_linux import compiled, depthwise
+loaded, spec = ctypes.CDLL(None), depthwise(120)  # too small for large pages
+digest = hashlib.sha1()
+for operator in OPERATORS:
+    digest.update(bare(operator, spec, "float32", *operands(operator, spec, "float32"), threads=3))
+print(*(ctypes.c_int.in_dll(loaded, name).value for name in ("affinity_changes", "clock_readings")))
+call = compiled(spec)  # on XLA's threads, which wait for the next call's work
+for _ in range(20):
+    digest.update(np.asarray(call()))
+print(digest.hexdigest())
+"""
+    first, digest = run_python(code, LD_PRELOAD=counters, **environment).splitlines()
+    affinity_changes, clock_readings = map(int, first.split())
+    return affinity_changes, clock_readings, digest
+
+
+@pytest.mark.skipif(
+    len(getattr(os, "sched_getaffinity", lambda _: "?")(0)) < 2,
+    reason="threads cannot leave the only CPU",
+)
+def test_affinity_and_spinning_can_be_switched_off(counters):
+    changes, readings, digest = counts(counters)
+    assert changes > 0
+    assert readings > 0
+    without_changes = counts(counters, JAXCONV_AFFINITY="0")
+    assert without_changes[0] == 0 < without_changes[1]
+    without_spinning = counts(counters, JAXCONV_SPIN="0")
+    assert without_spinning[1] == 0 < without_spinning[0]
+    assert {without_changes[2], without_spinning[2]} == {digest}

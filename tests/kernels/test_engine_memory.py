@@ -1,4 +1,4 @@
-"""What a call takes beside its result; ``benchmarks/memory.py`` measures every workload."""
+"""The memory of a call in addition to its result, as ``benchmarks/cpu/memory.py`` measures it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
-    isinstance(native._library(), str) or sys.platform != "linux",
-    reason="the CPU engine is not built, or resident memory is not counted as Linux does",
+    library.unavailable_reason() is not None or sys.platform != "linux",
+    reason="the CPU engine is not built, or this is not Linux",
 )
 
 
@@ -23,7 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_calls_take_at_most_4_mib_beside_their_results():
+def test_calls_use_at_most_4_mib_of_workspace():
     """Depthwise 3×3 and 7×7 and a transposed convolution, every operator."""
     done = run("--only", "8x14x14")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Compiled programs: every derivative runs on the CPU engine, none on XLA's convolutions."""
+"""Compiled programs: every derivative runs on the CPU engine, none on an XLA convolution."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library
 from support.cases import operand
 
 pytestmark = pytest.mark.skipif(
-    isinstance(native._library(), str), reason="the CPU engine is not built"
+    library.unavailable_reason() is not None, reason="the CPU engine is not built"
 )
 
 OPERATORS = {"conv", "input_grad", "filter_grad"}
@@ -82,7 +82,7 @@ def sharded_tangent(loss, x, k):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_derivatives_run_on_the_engine_alone(derivative, operators, groups):
+def test_derivatives_run_on_the_engine_only(derivative, operators, groups):
     k = kernel_of(groups)
 
     def fn(x, k):
@@ -98,19 +98,19 @@ def test_derivatives_run_on_the_engine_alone(derivative, operators, groups):
 
 
 @by_groups
-def test_another_kernel_shows_in_the_program(groups):
-    """The assertion above fails for every other kernel: none of them calls the engine."""
+def test_other_implementations_do_not_call_the_engine(groups):
+    """The assertion above can fail: programs of other implementations do not call the engine."""
     for name in ("taps", "lax", "dots"):
         k = kernel_of(groups)
         if name == "taps" and groups < X.shape[-1]:
-            continue  # for depthwise alone
+            continue  # depthwise only
         with jaxconv.use_implementation(name):
             assert not calls(lambda x, k: jax.grad(loss_of(groups), 1)(x, k), X, k) & OPERATORS
 
 
 @pytest.mark.parametrize("extent", [1, 3])
 def test_installed_dense_gradients_transpose_no_kernel(extent):
-    """lax's rule reverses and transposes the kernel; the engine takes it as it lies."""
+    """lax's rule reverses and transposes the kernel; the engine reads it as it is."""
     kernel, g = operand((extent, extent, 6, 5), np.float32, 1), operand((8, 9, 7, 5), np.float32, 2)
     numbers = ("NHWC", "HWIO", "NHWC")
 

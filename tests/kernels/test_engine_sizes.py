@@ -1,4 +1,4 @@
-"""More than 2**31 elements: indices have 64 bits. Of the memory reserved little is touched."""
+"""Arrays of more than 2**31 elements: indices have 64 bits. Little of the memory is touched."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library
 from support.engine import close, operands, oracle, run_engine
 
 pytestmark = pytest.mark.skipif(
-    isinstance(native._library(), str) or sys.platform != "linux",
+    library.unavailable_reason() is not None or sys.platform != "linux",
     reason="the CPU engine is not built, or memory cannot be reserved here",
 )
 
 STRIDE = 2**28 + 1
-MAP_NORESERVE = 0x4000  # Linux's; Python names it since 3.13
+MAP_NORESERVE = 0x4000  # on Linux; mmap.MAP_NORESERVE since Python 3.13
 
 
 def sparse(shape) -> np.ndarray:
-    """Zeros that take memory only where they are written."""
+    """Zeros that use memory only where they are written."""
     size = math.prod(shape) * np.dtype(ml_dtypes.bfloat16).itemsize
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     return np.frombuffer(memory, ml_dtypes.bfloat16).reshape(shape)
@@ -38,7 +38,7 @@ def run(operator: Operator, spec: ConvSpec, a, b) -> np.ndarray:
 
 @pytest.mark.parametrize("groups", [1, 3], ids=["dense", "depthwise"])
 @pytest.mark.parametrize("operator", [Operator.CONV, Operator.FILTER_GRAD])
-def test_inputs_past_the_reach_of_32_bits(operator, groups):
+def test_inputs_with_more_than_32_bit_indices(operator, groups):
     """Eight strides of 2**28 pixels of 3 features: 2**32.6 elements; 20 pixels are read."""
     small = ConvSpec(1, 3, 6, (30,), (2,), (4,), ((0, 0),), (1,), groups)
     large = small.replace(input_spatial=(7 * STRIDE + 2,), strides=(STRIDE,))
@@ -53,8 +53,8 @@ def test_inputs_past_the_reach_of_32_bits(operator, groups):
 
 
 @pytest.mark.parametrize("groups", [1, 3], ids=["dense", "depthwise"])
-def test_cotangents_past_the_reach_of_32_bits(groups):
-    """Padding of almost 2**31 before and after: the few outputs that read an input lie between."""
+def test_cotangents_with_more_than_32_bit_indices(groups):
+    """Padding of almost 2**31 before and after; the few outputs that read an input lie between."""
     far, near = 2**31 - 2, 4
     small = ConvSpec(1, 3, 6, (9,), (3,), (1,), ((near, near),), (1,), groups)
     large = small.replace(padding=((far, near),))

@@ -1,4 +1,4 @@
-"""Every kernel against the oracle, that the one asked for runs, and what it costs to compile."""
+"""Every implementation against the oracle, which one runs, and what it costs to compile."""
 
 import functools
 import math
@@ -12,7 +12,8 @@ import pytest
 
 import jaxconv
 from benchmarks.common.workloads import WORKLOADS
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch import registry
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.primitives import rules
 from support import oracle
@@ -20,62 +21,62 @@ from support.cases import BASIC, DTYPES, KINDS, operands, random_cases
 from support.family import ROLES, as_spec
 from support.oracle import Case
 
-# Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
+# Implementations are called as lowering calls them, which promotes mixed operands.
 pytestmark = pytest.mark.lenient
 
-ON_CPU = [name for name, modules in choose.IMPLEMENTATIONS.items() if "cpu" in modules]
-by_kernel = pytest.mark.parametrize("kernel", ON_CPU)
+ON_CPU = [name for name, modules in registry.IMPLEMENTATIONS.items() if "cpu" in modules]
+by_name = pytest.mark.parametrize("name", ON_CPU)
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
-QUICK = {"xla_backend_optimization_level": 0}  # of the machine code; halves the time to compile
+QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile
 
 DEPTHWISE = BASIC[2].replace(groups=6, out_features=12)
 POINTWISE = BASIC[2].replace(kernel_spatial=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1))
 
 
-def servable(kernel: str, operator: Operator, case: Case, dtype=np.float32) -> bool:
-    return choose.unsupported_reason(kernel, operator, as_spec(case), dtype) is None
+def supported(name: str, operator: Operator, case: Case, dtype=np.float32) -> bool:
+    return registry.unsupported_reason(name, operator, as_spec(case), dtype) is None
 
 
-def run(kernel: str, operator: Operator, case: Case, operands: dict, dtype):
-    """The kernel itself, compiled."""
-    compute = getattr(choose.IMPLEMENTATIONS[kernel]["cpu"], operator.value)
+def run(name: str, operator: Operator, case: Case, operands: dict, dtype):
+    """The result of one implementation."""
+    compute = getattr(registry.IMPLEMENTATIONS[name]["cpu"], operator.value)
     call = functools.partial(compute, spec=as_spec(case), precision=None, dtype=jnp.dtype(dtype))
     ordered = [operands[role] for role in rules.ROLES[operator]]
     return jax.jit(lambda a, b: call(a, b), compiler_options=QUICK)(*ordered)
 
 
-def assert_kernel(kernel, operator, case, values, dtype):
+def assert_right(name, operator, case, values, dtype):
     role = ROLES[operator]
     others = {name: array for name, array in values.items() if name != role}
-    got = run(kernel, operator, case, others, dtype)
+    got = run(name, operator, case, others, dtype)
     assert got.dtype == dtype
     oracle.assert_right(got, role, case, **others)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @by_operator
-@by_kernel
-def test_random_specs(kernel, operator, kind, x64):
-    chosen = [c for c in random_cases(31, 6, kind=kind) if servable(kernel, operator, c)]
-    for case in chosen:
+@by_name
+def test_random_specs(name, operator, kind, x64):
+    cases = [c for c in random_cases(31, 6, kind=kind) if supported(name, operator, c)]
+    for case in cases:
         values = dict(zip("xkg", operands(case, np.float64), strict=True))
-        assert_kernel(kernel, operator, case, values, np.float64)
+        assert_right(name, operator, case, values, np.float64)
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @by_operator
-@by_kernel
-def test_dtypes(kernel, operator, dtype, x64):
+@by_name
+def test_dtypes(name, operator, dtype, x64):
     for case in (DEPTHWISE, BASIC[2], POINTWISE):
-        if servable(kernel, operator, case, dtype):
+        if supported(name, operator, case, dtype):
             values = dict(zip("xkg", operands(case, dtype), strict=True))
-            assert_kernel(kernel, operator, case, values, dtype)
+            assert_right(name, operator, case, values, dtype)
             return
 
 
 PARTS = {
     "images one by one": Case(3, 70, 70, (7, 9), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 70),
-    "blocks of images": Case(2, 41, 41, (11, 13), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 2), 41),
+    "tiles of taps": Case(2, 41, 41, (11, 13), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 2), 41),
     "several images at a time": Case(
         6, 150, 300, (2, 5), (2, 3), (1, 2), ((1, 0),) * 2, (1, 1), 150
     ),
@@ -94,11 +95,11 @@ PARTS = {
 @pytest.mark.parametrize("case", PARTS.values(), ids=PARTS)
 @by_operator
 def test_parts_of_the_batch_and_the_channels(operator, case):
-    """Loops of the depthwise kernel that smaller cases do not enter."""
+    """Loops of the depthwise implementation that smaller cases do not enter."""
     if operator is Operator.FILTER_GRAD:
         assert "stablehlo.while" in lowered(operator, case, "taps")
     values = dict(zip("xkg", operands(case, np.float32), strict=True))
-    assert_kernel("taps", operator, case, values, np.float32)
+    assert_right("taps", operator, case, values, np.float32)
 
 
 MIXED = [
@@ -111,22 +112,22 @@ MIXED = [
 
 @pytest.mark.parametrize(("narrow", "wide"), MIXED, ids=lambda dtype: np.dtype(dtype).name)
 @by_operator
-@by_kernel
-def test_mixed_operands(kernel, operator, narrow, wide, x64):
+@by_name
+def test_mixed_operands(name, operator, narrow, wide, x64):
     """A cotangent of a wide result beside a narrow residual, and results of either dtype."""
-    case = next((c for c in (DEPTHWISE, BASIC[2]) if servable(kernel, operator, c, wide)), None)
-    if case is None:  # the engine, where it is built, has no complex arithmetic
-        assert kernel == "native"
-        assert np.dtype(wide).kind == "c" or not servable(kernel, operator, DEPTHWISE)
+    case = next((c for c in (DEPTHWISE, BASIC[2]) if supported(name, operator, c, wide)), None)
+    if case is None:  # the engine, if it is built, has no complex arithmetic
+        assert name == "native"
+        assert np.dtype(wide).kind == "c" or not supported(name, operator, DEPTHWISE)
         return
     x, k = operands(case, narrow, "xk")
     values = {"x": x, "k": k, "g": operands(case, wide, "g")[0]}
     for dtype in (narrow, wide):
-        assert_kernel(kernel, operator, case, values, dtype)
+        assert_right(name, operator, case, values, dtype)
 
 
 def lowered(operator: Operator, case: Case, implementation) -> str:
-    """The program of a public function, as it goes to the compiler."""
+    """The StableHLO of a public function."""
     spec = as_spec(case)
     shapes = [jax.ShapeDtypeStruct(s, np.float32) for s in spec.operand_shapes(operator)]
     options = case.options() | {"implementation": implementation}
@@ -143,49 +144,49 @@ def lowered(operator: Operator, case: Case, implementation) -> str:
 
 
 @by_operator
-@by_kernel
-def test_the_kernel_asked_for_runs(kernel, operator):
-    """Seen in the program: lax convolves, dots multiplies matrices, taps does neither."""
-    if kernel == "native" and not servable(kernel, operator, DEPTHWISE):
+@by_name
+def test_the_forced_implementation_runs(name, operator):
+    """The program shows it: lax convolves, dots multiplies matrices, taps does neither."""
+    if name == "native" and not supported(name, operator, DEPTHWISE):
         pytest.skip("the engine is not built")
-    text = lowered(operator, DEPTHWISE, kernel)
-    assert ("stablehlo.convolution" in text) == (kernel == "lax")
-    assert ("stablehlo.dot_general" in text) == (kernel == "dots")
+    text = lowered(operator, DEPTHWISE, name)
+    assert ("stablehlo.convolution" in text) == (name == "lax")
+    assert ("stablehlo.dot_general" in text) == (name == "dots")
 
 
 @by_operator
 @pytest.mark.parametrize("case", [DEPTHWISE, BASIC[2], POINTWISE], ids=["dw", "grouped", "1x1"])
-def test_the_kernel_chosen_runs(case, operator):
-    """Without a name the program is the one of the kernel that dispatch says it chooses."""
-    choice = choose.choose(operator, "cpu", as_spec(case), np.float32)
+def test_the_chosen_implementation_runs(case, operator):
+    """Without a name, the program is that of the implementation that dispatch reports."""
+    choice = choose_implementation(operator, "cpu", as_spec(case), np.float32)
     assert lowered(operator, case, None) == lowered(operator, case, choice.implementation)
 
 
 @by_operator
 @pytest.mark.parametrize("platform", ["cuda", "tpu", "rocm"])
 def test_other_platforms_run_pallas_on_depthwise_and_lax_on_the_rest(platform, operator):
-    pallas = "pallas" if platform in choose.IMPLEMENTATIONS["pallas"] else "lax"
-    chosen = functools.partial(choose.choose, operator, platform, dtype=np.float32)
+    pallas = "pallas" if platform in registry.IMPLEMENTATIONS["pallas"] else "lax"
+    choice = functools.partial(choose_implementation, operator, platform, dtype=np.float32)
     wide = as_spec(DEPTHWISE.replace(in_features=128, out_features=128, groups=128))
-    assert chosen(spec=wide).kernel == pallas
-    assert chosen(spec=wide, plain="for export").kernel == "lax"
-    assert chosen(spec=as_spec(BASIC[2])).kernel == "lax"
+    assert choice(spec=wide).implementation == pallas
+    assert choice(spec=wide, plain_xla_reason="for export").implementation == "lax"
+    assert choice(spec=as_spec(BASIC[2])).implementation == "lax"
 
 
 @by_operator
 def test_pointwise_is_a_matrix_product_on_cuda(operator):
     case = POINTWISE.replace(groups=1, strides=(1, 1))
-    kernel = "lax" if operator is Operator.FILTER_GRAD else "dots"
-    assert choose.choose(operator, "cuda", as_spec(case), np.float32).implementation == kernel
+    name = "lax" if operator is Operator.FILTER_GRAD else "dots"
+    assert choose_implementation(operator, "cuda", as_spec(case), np.float32).implementation == name
     strided = as_spec(case.replace(strides=(2, 2)))
-    assert choose.choose(operator, "cuda", strided, np.float32).implementation == "lax"
+    assert choose_implementation(operator, "cuda", strided, np.float32).implementation == "lax"
 
 
 @by_operator
-def test_a_kernel_of_another_platform_is_refused_with_the_reason(operator):
-    text = f'"pallas" cannot serve {operator.value} of .*: it runs on .*, not on cpu'
+def test_an_implementation_of_another_platform_raises_with_the_reason(operator):
+    text = f'^{operator.value} of .*: implementation "pallas" .*: it runs on .*, not on cpu'
     with pytest.raises(ValueError, match=text):
-        choose.choose(operator, "cpu", as_spec(DEPTHWISE), np.float32, "pallas")
+        choose_implementation(operator, "cpu", as_spec(DEPTHWISE), np.float32, "pallas")
     with pytest.raises(ValueError, match=text):
         lowered(operator, DEPTHWISE, "pallas")
 
@@ -194,7 +195,7 @@ def test_a_kernel_of_another_platform_is_refused_with_the_reason(operator):
 
 
 def compiled(operator: Operator, spec, dtype=np.float32):
-    """The operator of a spec, chosen by dispatch and compiled for the shapes alone."""
+    """The operator of a spec as dispatch chooses it, compiled for abstract operands."""
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in spec.operand_shapes(operator)]
     call = functools.partial(rules.bind, operator, spec=spec, dtype=dtype)
     return jax.jit(lambda a, b: call(a, b)).lower(*shapes).compile()
@@ -213,7 +214,7 @@ LARGE = {
 @by_operator
 @pytest.mark.parametrize("case", LARGE.values(), ids=LARGE)
 def test_any_kernel_size_compiles_in_three_seconds(case, operator):
-    """Unrolling is bounded. The lesser of wall and processor time: other work may run beside."""
+    """Unrolling is bounded. Wall or processor time, whichever is less: the machine may be busy."""
     wall, cpu = time.perf_counter(), time.process_time()
     compiled(operator, as_spec(case))
     assert min(time.perf_counter() - wall, time.process_time() - cpu) < 3
@@ -236,7 +237,7 @@ LARGEST = ("5x5 8x7x7x960", "7x7 8x14x14x384", "31x31 1x28x28x128")
 @by_operator
 @pytest.mark.parametrize("name", LARGEST)
 def test_temporaries_of_plain_xla_are_bounded(name, operator):
-    """Depthwise kernels as wide as their images: padded whole they would need 2.0 to 4.3."""
+    """Depthwise kernels as wide as their images; padding them whole would need 2.0 to 4.3 times."""
     spec = next(workload.spec for workload in WORKLOADS if workload.name == f"depthwise {name}")
     shapes = [jax.ShapeDtypeStruct(shape, np.float32) for shape in spec.operand_shapes(operator)]
     call = functools.partial(rules.bind, operator, spec=spec, dtype=np.float32)

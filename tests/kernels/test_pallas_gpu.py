@@ -1,12 +1,12 @@
 """The GPU kernels, interpreted on the CPU against the oracle, and lowered for CUDA.
 
-    JAXCONV_PALLAS_SPECS=70 pytest tests/test_pallas_gpu.py -k random_specs
+    JAXCONV_PALLAS_SPECS=70 pytest tests/kernels/test_pallas_gpu.py -k random_specs
 
-tries that many random specs a rank; a few are tried by default. Where there is a GPU,
+tries that many random specs per rank; the default is a few. With a GPU,
 
-    JAX_PLATFORMS=cuda,cpu pytest tests/test_pallas_gpu.py -k "not several_devices"
+    JAX_PLATFORMS=cuda,cpu pytest tests/kernels/test_pallas_gpu.py -k "not several_devices"
 
-runs them on it instead.
+runs the kernels on it instead.
 """
 
 import contextlib
@@ -21,9 +21,12 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv
 from benchmarks.common.workloads import DEPTHWISE
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch import registry
+from jaxconv._src.geometry.phases import phase
 from jaxconv._src.geometry.spec import Operator
+from jaxconv._src.kernels import target
 from jaxconv._src.kernels.gpu import entry, plan
+from jaxconv._src.primitives import rules
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
 from support import oracle
 from support.cases import DTYPES, operands, random_cases
@@ -31,19 +34,19 @@ from support.family import ROLES, as_spec, assert_all_right, gradients
 from support.meshes import mesh_of
 from support.oracle import Case
 
-# Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
+# Kernels are called as lowering calls them, which promotes mixed operands.
 pytestmark = [
     pytest.mark.lenient,
     pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning"),
 ]
 
 ON_GPU = jax.default_backend() == "gpu"
-QUICK = {"xla_backend_optimization_level": 0}  # of the machine code; halves the time to compile
+QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile
 SPECS = int(os.environ.get("JAXCONV_PALLAS_SPECS", "4"))
 NARROW = {name: DTYPES[name] for name in ("float16", "bfloat16", "float32")}
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
 
-# Tails of features, strips and taps; crops; strides of any kind beside dilations.
+# Incomplete tiles of features, strips and taps; cropping; strides together with dilation.
 CASES = {
     "features": Case(2, 19, 19, (6, 9), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 19),
     "multiplier": Case(2, 5, 15, (6, 9), (2, 3), (2, 2), ((1, 0), (2, 1)), (1, 2), 5),
@@ -56,15 +59,15 @@ CASES = {
 }
 
 
-def here() -> contextlib.AbstractContextManager[None]:
-    """Makes kernels run on this machine, whatever it has."""
-    return contextlib.nullcontext() if ON_GPU else entry.target(interpret=True)
+def on_this_machine() -> contextlib.AbstractContextManager[None]:
+    """Interprets the kernels unless there is a GPU."""
+    return contextlib.nullcontext() if ON_GPU else target.compile_for(interpret=True)
 
 
 def compute(operator: Operator, case: Case, values: dict, dtype, **options):
-    """The kernel itself."""
+    """The result of the kernel."""
     call = functools.partial(getattr(entry, operator.value), spec=as_spec(case), dtype=dtype)
-    with here():
+    with on_this_machine():
         quick = {} if ON_GPU else QUICK
         jitted = jax.jit(functools.partial(call, **options), compiler_options=quick)
         return jitted(*[values[role] for role in OPERANDS[operator]])
@@ -112,22 +115,22 @@ def test_mixed_operands(operator):
 @by_operator
 def test_candidates_compute_the_same(operator):
     case = CASES["features"]
-    for cut in plan.candidates(operator, as_spec(case), np.float32, "")[1::4]:
-        assert_kernel(operator, case, blocks=cut)
+    for tile in plan.candidates(operator, as_spec(case), np.float32, "")[1::4]:
+        assert_kernel(operator, case, tile=tile)
 
 
 @by_operator
-def test_other_cuts(operator):
-    """Taps in pieces, with a rest; several programs a filter gradient."""
+def test_other_tiles(operator):
+    """Taps in pieces, with a remainder; several programs per filter gradient."""
     case = CASES["deep"].replace(kernel_spatial=(3, 2, 5), input_spatial=(4, 5, 9))
-    cut = plan.Blocks(4, 3, 4, 2, 1)
+    tile = plan.TileConfig(4, 3, 4, 2, 1)
     if operator is Operator.FILTER_GRAD:
-        cut = cut._replace(rows=2, chunks=3)
-    assert_kernel(operator, case, blocks=cut)
+        tile = tile._replace(rows=2, chunks=3)
+    assert_kernel(operator, case, tile=tile)
 
 
 def test_the_comparison_can_fail(monkeypatch):
-    """With the taps of the last axis read at the wrong places nothing passes."""
+    """If the taps of the last axis read the wrong places, nothing passes."""
     right = plan.reads
 
     def flipped(last, columns, taps):
@@ -141,8 +144,8 @@ def test_the_comparison_can_fail(monkeypatch):
 
 
 @by_operator
-def test_what_is_infinite_stays_in_its_place(operator):
-    """A tap or a column that is not there must not multiply it by zero."""
+def test_infinite_inputs_affect_only_their_outputs(operator):
+    """A tap or a column that does not exist must not multiply them by zero."""
     case = CASES["stride beside dilation"]
     values = dict(zip("xkg", operands(case), strict=True))
     del values[ROLES[operator]]
@@ -155,53 +158,50 @@ def test_what_is_infinite_stays_in_its_place(operator):
 
 
 @pytest.mark.parametrize("strides", range(1, 7))
-def test_phases(strides):
-    """Every product of an input gradient is found, in the place that the definition says."""
+def test_phases_in_traced_integers(strides):
+    """``plan.phase_of`` computes what ``geometry.phases.phase`` does."""
     for dilation, low, k in [(1, 0, 3), (2, 3, 4), (3, -2, 5), (4, 1, 2), (6, 5, 3)]:
         spec = jaxconv.ConvSpec(1, 1, 1, (23,), (k,), (strides,), ((low, 9),), (dilation,), 1)
-        (walk,) = plan.walks(Operator.INPUT_GRAD, spec)
-        found = set()
-        for r in range(walk.phases):
-            first, base = map(int, plan.phase_of(walk, jnp.int32(r)))
-            for j in range(walk.outputs):
-                taps = ((first + i * walk.every, i) for i in range(walk.reached))
-                outputs = [(t, j + base + i * walk.dilation) for t, i in taps if t < k]
-                found |= {(r + j * walk.phases, t, o) for t, o in outputs}
-        extent = spec.output_spatial[0]
-        wanted = {(strides * o + dilation * t - low, t, o) for o in range(extent) for t in range(k)}
-        inside = {(q, t, o) for q, t, o in found if 0 <= q < 23 and 0 <= o < extent}
-        assert inside == {(q, t, o) for q, t, o in wanted if 0 <= q < 23}
+        (axis,) = plan.axes_of(Operator.INPUT_GRAD, spec)
+        assert axis.phases == strides
+        for residue in range(strides):
+            first, base = map(int, plan.phase_of(axis, jnp.int32(residue)))
+            found = phase(residue, k, strides, dilation, low)
+            assert (axis.every, -axis.dilation) == (found.tap_step, found.output_step)
+            assert found.number == len(range(first, k, axis.every)) <= axis.phase_taps
+            if found.number:
+                assert (first, base) == (found.first, found.output)
 
 
-# --- in the family --------------------------------------------------------------------------------
+# --- in jaxconv's primitives ----------------------------------------------------------------------
 
 
 @pytest.fixture
-def served(monkeypatch):
-    """The family, served by these kernels."""
-    monkeypatch.setitem(choose.IMPLEMENTATIONS["pallas"], "cpu", entry)
-    with here(), jaxconv.use_implementation("pallas"):
+def on_kernels(monkeypatch):
+    """Runs jaxconv's primitives on these kernels."""
+    monkeypatch.setitem(registry.IMPLEMENTATIONS["pallas"], "cpu", entry)
+    with on_this_machine(), jaxconv.use_implementation("pallas"):
         yield
 
 
-FAMILY = CASES["multiplier"].replace(strides=(2, 1))
+STRIDED = CASES["multiplier"].replace(strides=(2, 1))
 
 
 def conv(x, k):
-    return jaxconv.conv(x, k, **FAMILY.options())
+    return jaxconv.conv(x, k, **STRIDED.options())
 
 
-def test_gradients_of_the_family(served):
-    x, k, g = operands(FAMILY)
+def test_gradients(on_kernels):
+    x, k, g = operands(STRIDED)
     fn = functools.partial(gradients, conv)
     program = jax.jit(fn).lower(x, k, g)
     assert "stablehlo.convolution" not in program.as_text()
-    assert_all_right(FAMILY, (x, k, g), program.compile()(x, k, g))
+    assert_all_right(STRIDED, (x, k, g), program.compile()(x, k, g))
 
 
-def test_second_order(served):
-    x, k, _ = operands(FAMILY)
-    directions = operands(FAMILY.replace(batch=2))
+def test_second_order(on_kernels):
+    x, k, _ = operands(STRIDED)
+    directions = operands(STRIDED.replace(batch=2))
 
     def energy(x, k):
         return jnp.sum(jnp.sin(conv(x, k)))
@@ -217,11 +217,11 @@ def test_second_order(served):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_vmap_of_gradients(served):
-    x, k, g = (np.stack([a, 2 * a, a[::-1]]) for a in operands(FAMILY))
+def test_vmap_of_gradients(on_kernels):
+    x, k, g = (np.stack([a, 2 * a, a[::-1]]) for a in operands(STRIDED))
     got = jax.jit(jax.vmap(functools.partial(gradients, conv)))(x, k, g)
     for at in range(3):
-        assert_all_right(FAMILY, (x[at], k[at], g[at]), [result[at] for result in got])
+        assert_all_right(STRIDED, (x[at], k[at], g[at]), [result[at] for result in got])
 
 
 # --- lowered for CUDA -----------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def for_cuda(fn, *args) -> str:
 
 def bound(operator: Operator, spec, dtype=np.float32, **options):
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in spec.operand_shapes(operator)]
-    bind = functools.partial(jaxconv.primitives.bind, operator, spec=spec, dtype=dtype, **options)
+    bind = functools.partial(rules.bind, operator, spec=spec, dtype=dtype, **options)
     return (lambda a, b: bind(a, b)), *shapes
 
 
@@ -254,7 +254,7 @@ def test_any_depthwise_case_lowers(operator, case):
 
 
 def test_gradients_of_gradients_run_it_on_cuda():
-    x, k, _ = operands(FAMILY)
+    x, k, _ = operands(STRIDED)
 
     def energy(x, k):
         return jnp.sum(conv(x, k) ** 3)
@@ -267,7 +267,7 @@ def test_gradients_of_gradients_run_it_on_cuda():
     assert "stablehlo.convolution" not in text
 
 
-def test_dense_convolutions_stay_with_the_platform():
+def test_dense_convolutions_use_the_platform_s():
     case = CASES["features"].replace(groups=1)
     text = for_cuda(*bound(Operator.CONV, as_spec(case)))
     assert KERNEL not in text
@@ -275,26 +275,26 @@ def test_dense_convolutions_stay_with_the_platform():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex64])
-def test_other_dtypes_stay_with_the_platform(dtype, x64):
-    assert KERNEL not in for_cuda(*bound(Operator.CONV, as_spec(FAMILY), dtype))
+def test_other_dtypes_use_the_platform_s(dtype, x64):
+    assert KERNEL not in for_cuda(*bound(Operator.CONV, as_spec(STRIDED), dtype))
 
 
-def test_what_it_cannot_compute_is_refused_with_the_reason(x64):
+def test_unsupported_convolutions_raise_with_the_reason(x64):
     reasons = {
-        "serves depthwise convolutions only": as_spec(FAMILY.replace(groups=1)),
-        "computes float32, bfloat16, float16, not float64": as_spec(FAMILY),
+        "support only depthwise convolutions": as_spec(STRIDED.replace(groups=1)),
+        "support float32, bfloat16, float16, not float64": as_spec(STRIDED),
     }
     for reason, spec in reasons.items():
         with pytest.raises(ValueError, match=reason):
             jax.eval_shape(*bound(Operator.CONV, spec, np.float64, implementation="pallas"))
-    huge = as_spec(FAMILY).replace(batch=2**31)
+    huge = as_spec(STRIDED).replace(batch=2**31)
     assert "32 bits" in entry.unsupported_reason(Operator.CONV, huge, np.float32)
-    many = as_spec(FAMILY).replace(strides=(300, 300))
+    many = as_spec(STRIDED).replace(strides=(300, 300))
     assert "phases" in entry.unsupported_reason(Operator.INPUT_GRAD, many, np.float32)
 
 
 def test_a_jit_over_several_devices_holds_plain_xla():
-    x, k, _ = operands(FAMILY.replace(batch=8))
+    x, k, _ = operands(STRIDED.replace(batch=8))
     mesh = mesh_of((8,), ("b",))
     sharding = jax.sharding.NamedSharding(mesh, P("b"))
     fn = jax.jit(conv, in_shardings=(sharding, None))
@@ -304,38 +304,38 @@ def test_a_jit_over_several_devices_holds_plain_xla():
 
 
 def test_exported_programs_hold_plain_xla():
-    x, k, _ = operands(FAMILY)
+    x, k, _ = operands(STRIDED)
     exported = jax.export.export(jax.jit(conv), platforms=["cuda"])(x, k)
     assert KERNEL not in str(exported.mlir_module())
 
 
-def test_blocks_are_pure_and_hashable():
+def test_tiles_are_pure_and_hashable():
     for workload in DEPTHWISE:
         for operator in Operator:
             case = operator, workload.spec, np.dtype(np.float32), "NVIDIA H100 80GB HBM3"
-            blocks = entry.blocks(*case)
-            assert hash(blocks) == hash(entry.blocks(*case))
-            assert entry.candidates(*case)[0] == blocks
-            assert all(n > 0 and n & (n - 1) == 0 for n in (blocks.strips, blocks.features))
+            tile = entry.tile_config(*case)
+            assert hash(tile) == hash(entry.tile_config(*case))
+            assert entry.candidates(*case)[0] == tile
+            assert all(n > 0 and n & (n - 1) == 0 for n in (tile.strips, tile.features))
 
 
 @by_operator
 def test_a_thread_holds_few_bytes_of_a_tile(operator):
-    """More would have ptxas wait for some loads before it issues others."""
+    """With more, ptxas waits for some loads before it issues the others."""
     for workload in DEPTHWISE:
         for dtype in map(np.dtype, (np.float32, NARROW["bfloat16"])):
-            cut = plan.blocks(operator, workload.spec, dtype, "")
-            tile = cut.strips * cut.features * dtype.itemsize
-            assert tile == plan.VECTOR[operator] * plan.WARP * cut.warps
+            tile = plan.tile_config(operator, workload.spec, dtype, "")
+            tile_bytes = tile.strips * tile.features * dtype.itemsize
+            assert tile_bytes == plan.BYTES_PER_THREAD[operator] * plan.WARP * tile.warps
 
 
 def test_small_images_get_shorter_strips():
-    """So that every multiprocessor has a program, as far as that goes."""
+    """So that every multiprocessor has a program, if possible."""
     spec = as_spec(Case(1, 64, 64, (14, 14), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 64))
     large = spec.replace(batch=64)
     columns = {}
     for each in (spec, large):
-        cut = plan.blocks(Operator.CONV, each, np.float32, "NVIDIA H100 80GB HBM3")
-        columns[each] = cut.columns
+        tile = plan.tile_config(Operator.CONV, each, np.float32, "NVIDIA H100 80GB HBM3")
+        columns[each] = tile.columns
     assert columns[spec] < columns[large]
-    assert np.prod(plan.grid(Operator.CONV, large, cut)) >= plan.MULTIPROCESSORS["H100"]
+    assert np.prod(plan.grid(Operator.CONV, large, tile)) >= plan.MULTIPROCESSORS["H100"]

@@ -1,14 +1,15 @@
 """The Mosaic-TPU kernels, interpreted on the CPU against the oracle.
 
-The interpreter detects races, fills new memory with NaN and refuses reads out of bounds. It takes
-about a second of compiling a kernel, so few random convolutions are tried unless asked:
+The interpreter detects races, fills new memory with NaN and raises on reads out of bounds.
+Compiling a kernel takes about a second, so few random convolutions are tried by default:
 
-    JAXCONV_TPU_SPECS=200 pytest tests/test_pallas_tpu.py -k random
+    JAXCONV_TPU_SPECS=200 pytest tests/kernels/test_pallas_tpu.py -k random
 """
 
 import functools
 import os
 import random
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.extend import core
 
 import jaxconv
-from jaxconv._src.dispatch import choose
+from jaxconv._src.dispatch import registry
+from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import Operator
-from jaxconv._src.kernels.tpu import blocks, entry
+from jaxconv._src.kernels import target
+from jaxconv._src.kernels.tpu import entry, tile_config
 from jaxconv._src.kernels.tpu.layout import plan
 from jaxconv._src.primitives.rules import OPERATORS
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
@@ -30,31 +33,31 @@ from support.cases import operands
 from support.family import ROLES, as_spec, assert_adjoint
 from support.oracle import Case
 
-# Kernels are called as lowering calls them: their mixed operands are promoted on purpose.
+# Kernels are called as lowering calls them, which promotes mixed operands.
 pytestmark = pytest.mark.lenient
 
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
-QUICK = {"xla_backend_optimization_level": 0}  # of the interpreter's machine code
+QUICK = {"xla_backend_optimization_level": 0}  # halves the time to compile
 DTYPES = (np.float32, ml_dtypes.bfloat16)
 SPECS = int(os.environ.get("JAXCONV_TPU_SPECS", "8"))
 
-# The interpreter looks for races by comparing each access with those before it: of 17 million
-# multiply-accumulates half an hour did not finish.
-MACS = 3_000_000
+# The interpreter compares each access with all earlier ones to detect races: 17 million
+# multiply-accumulates take more than half an hour.
+MAX_MACS = 3_000_000
 
 
 @pytest.fixture
 def interpreted(capsys):
-    """Kernels run interpreted, and what they left in the interpreter is dropped."""
-    with entry.target("v5e", interpreter()):
+    """Runs kernels interpreted, and checks for races at the end."""
+    with target.compile_for("v5e", interpreter()):
         yield
     assert_no_race(capsys)
 
 
 @pytest.fixture
 def on_two_cores(capsys):
-    """Kernels run interpreted as on a generation whose two cores share the parallel axes."""
-    with entry.target("v5p", interpreter(num_cores_or_threads=2)):
+    """Runs kernels interpreted, for a generation whose two cores share the parallel axes."""
+    with target.compile_for("v5p", interpreter(num_cores_or_threads=2)):
         yield
     assert_no_race(capsys)
 
@@ -72,31 +75,31 @@ def assert_no_race(capsys) -> None:
     assert "RACE" not in printed.out + printed.err
 
 
-def run(operator: Operator, case: Case, values: dict, dtype=None, blocks=None) -> jax.Array:
+def run(operator: Operator, case: Case, values: dict, dtype=None, tile=None) -> jax.Array:
     compute = getattr(entry, operator.value)
     a, b = (values[role] for role in OPERANDS[operator])
 
     def call(a, b):
-        return compute(a, b, as_spec(case), dtype=dtype, blocks=blocks)
+        return compute(a, b, as_spec(case), dtype=dtype, tile=tile)
 
     return jax.jit(call, compiler_options=QUICK)(a, b)
 
 
-def assert_kernel(operator: Operator, case: Case, values: dict, blocks=None, dtype=None) -> None:
+def assert_kernel(operator: Operator, case: Case, values: dict, tile=None, dtype=None) -> None:
     role = ROLES[operator]
     others = {name: array for name, array in values.items() if name != role}
-    got = run(operator, case, values, dtype, blocks)
+    got = run(operator, case, values, dtype, tile)
     oracle.assert_right(got, role, case, **others)
 
 
 def random_case(rng: random.Random) -> Case:
-    """A small depthwise convolution that the kernels take, of any rank, its sizes unequal."""
+    """A small depthwise convolution of any rank that the kernels support, of unequal sizes."""
     while True:
         rank = rng.choice((1, 2, 2, 2, 3))
         channels, multiplier = rng.choice((32, 33, 40, 130)), rng.choice((1, 1, 1, 1, 2, 3))
         longest = {1: 40, 2: 12, 3: 5}[rank]
         spatial = [rng.randint(1, longest) for _ in range(rank)]
-        if rng.random() < 0.25:  # long rows, which lie on lanes where nothing forbids it
+        if rng.random() < 0.25:  # long rows, which are on lanes if possible
             spatial = [*[min(n, 4) for n in spatial[:-1]], rng.randint(50, 140)]
         case = Case(
             batch=rng.choice((1, 2, 3, 8)),
@@ -111,25 +114,25 @@ def random_case(rng: random.Random) -> Case:
         )
         cropped = [n + min(lo, 0) + min(hi, 0) for n, _, _, (lo, hi), _ in case.axes]
         spec = as_spec(case)
-        served = all(entry.unsupported_reason(op, spec, np.float32) is None for op in Operator)
-        if served and min(cropped) > 0 and spec.macs <= MACS:
+        supported = all(entry.unsupported_reason(op, spec, np.float32) is None for op in Operator)
+        if supported and min(cropped) > 0 and spec.macs <= MAX_MACS:
             return case
 
 
 @pytest.mark.parametrize("seed", range(SPECS))
 def test_random_specs(interpreted, seed):
-    """Every operator, cut as the kernels would and in a way drawn from all that fit."""
+    """Every operator, with a tile drawn from all that fit."""
     rng = random.Random(seed)
     case = random_case(rng)
     dtype = DTYPES[seed % 2]
     values = dict(zip("xkg", operands(case, dtype), strict=True))
     for operator in Operator:
-        cuts = entry.candidates(operator, as_spec(case), np.dtype(dtype), "v5e", 64)
-        assert_kernel(operator, case, values, rng.choice(cuts))
+        tiles = entry.candidates(operator, as_spec(case), np.dtype(dtype), "v5e", 64)
+        assert_kernel(operator, case, values, rng.choice(tiles))
 
 
 # Strides, phases without taps, windows moved inwards at both ends, a batch or channels on sublanes,
-# lane tails, a single image and features spread over channels; each in more than one block.
+# incomplete lanes, a single image and several features per channel; each in more than one tile.
 NAMED = {
     "2-D in rows": Case(2, 40, 40, (9, 7), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 40),
     "batch on sublanes": Case(16, 33, 33, (6, 7), (3, 3), (2, 2), ((1, 1), (0, 2)), (1, 1), 33),
@@ -150,15 +153,17 @@ NAMED = {
 
 @by_operator
 @pytest.mark.parametrize("name", NAMED)
-def test_several_blocks(interpreted, name, operator):
+def test_several_tiles(interpreted, name, operator):
     case = NAMED[name]
     values = dict(zip("xkg", operands(case), strict=True))
     p = plan(operator, as_spec(case))
-    cuts = entry.candidates(operator, as_spec(case), np.dtype(np.float32), "v5e", 64)
-    several = [cut for cut in cuts if max(blocks.grid_of(p, cut)[1:4]) > 1]
+    tiles = entry.candidates(operator, as_spec(case), np.dtype(np.float32), "v5e", 64)
+    several = [tile for tile in tiles if max(tile_config.grid_of(p, tile)[1:4]) > 1]
     assert several or case.rank == 1
-    lies = "channels" if "on lanes" in name else "batch" if name.startswith("batch") else "pixels"
-    assert p.arrangement.value == lies
+    expected = (
+        "channels" if "on lanes" in name else "batch" if name.startswith("batch") else "pixels"
+    )
+    assert p.arrangement.value == expected
     assert_kernel(operator, case, values, several[0] if several else None)
 
 
@@ -167,10 +172,10 @@ def test_several_blocks(interpreted, name, operator):
 def test_two_cores_share_the_grid(on_two_cores, name, operator):
     case = NAMED[name]
     values = dict(zip("xkg", operands(case), strict=True))
-    cuts = entry.candidates(operator, as_spec(case), np.dtype(np.float32), "v5p", 64)
+    tiles = entry.candidates(operator, as_spec(case), np.dtype(np.float32), "v5p", 64)
     p = plan(operator, as_spec(case))
-    cut = next(cut for cut in cuts if max(blocks.grid_of(p, cut)[1:4]) > 1)
-    assert_kernel(operator, case, values, cut)
+    tile = next(tile for tile in tiles if max(tile_config.grid_of(p, tile)[1:4]) > 1)
+    assert_kernel(operator, case, values, tile)
 
 
 @by_operator
@@ -182,7 +187,7 @@ def test_mixed_operands(interpreted, operator):
     assert_kernel(operator, case, values, dtype=np.dtype(np.float32))
 
 
-def test_wrong_results_are_seen(interpreted):
+def test_wrong_results_fail(interpreted):
     case = NAMED["2-D in rows"]
     x, k, g = operands(case)
     flipped = run(Operator.CONV, case, {"x": x, "k": k[::-1].copy()})
@@ -193,12 +198,15 @@ def test_wrong_results_are_seen(interpreted):
         assert_adjoint(case, flipped, x, k, x, k, g)
 
 
-# --- in the family --------------------------------------------------------------------------------
+# --- in jaxconv's primitives ----------------------------------------------------------------------
 
 
 def on_kernels(fn, ran: list):
-    """``fn`` with every convolution of its jaxpr computed by the interpreted kernels, outside any
-    lowering, where the interpreter's ordered effects have no place; and noted in ``ran``."""
+    """``fn`` with every convolution of its jaxpr computed by the interpreted kernels.
+
+    They run outside of any lowering, which does not support the interpreter's ordered effects. The
+    operators that ran are added to ``ran``.
+    """
 
     def evaluate(jaxpr, consts, *args):
         values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
@@ -227,7 +235,7 @@ def on_kernels(fn, ran: list):
     return run
 
 
-FAMILY = {
+TRANSFORMED = {
     "1-D strided": Case(2, 32, 32, (9,), (3,), (2,), ((1, 2),), (1,), 32),
     "2-D on lanes": Case(1, 33, 33, (4, 60), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 33),
 }
@@ -239,7 +247,7 @@ def curvature(loss, k, x):
 
 
 def each_gradient(loss, k, x):
-    """A gradient for each example, of each example."""
+    """The gradient of each example."""
     return jax.vmap(jax.grad(loss, (0, 1)), (None, 0))(k, x[:, None])
 
 
@@ -247,7 +255,7 @@ def mapped_kernels(loss, k, x):
     return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(jnp.stack([k, 2 * k, -k]), x)
 
 
-@pytest.mark.parametrize("case", FAMILY.values(), ids=FAMILY)
+@pytest.mark.parametrize("case", TRANSFORMED.values(), ids=TRANSFORMED)
 @pytest.mark.parametrize("transform", [curvature, each_gradient, mapped_kernels])
 def test_transforms_run_on_the_kernels(interpreted, transform, case):
     x, k, _ = map(jnp.asarray, operands(case))
@@ -264,21 +272,21 @@ def test_transforms_run_on_the_kernels(interpreted, transform, case):
         np.testing.assert_allclose(got / scale, wanted / scale, atol=1e-5)
 
 
-# What the kernels cannot take, as a user would meet it, and why.
-REFUSED = {
+# What the kernels do not support, and why.
+UNSUPPORTED = {
     "few channels": (
         Case(1, 3, 3, (5, 6), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 3),
-        "3 channels leave most of a TPU's 128 lanes empty",
+        "at least 32 channels, .* but there are 3",
     ),
     "a huge kernel": (
         Case(1, 32, 32, (2, 3), (1, 65), (1, 1), ((0, 0), (40, 40)), (1, 1), 32),
-        "65 taps on the last axis are too many to unroll",
+        "at most 64 taps on the last axis, but there are 65",
     ),
     "a large multiplier": (
         Case(1, 32, 288, (3, 4), (2, 3), (1, 1), ((0, 1), (1, 1)), (1, 1), 32),
-        "a channel multiplier of 9 needs more than 8 blocks",
+        "multipliers of at most 8, not 9",
     ),
-    "float64": (NAMED["2-D in rows"], "the TPU kernels compute float32 and bfloat16, not float64"),
+    "float64": (NAMED["2-D in rows"], "the TPU kernels support float32 and bfloat16, not float64"),
 }
 
 
@@ -292,30 +300,32 @@ def for_tpu(case: Case, dtype, **options) -> str:
     return jax.jit(gradients).trace(x, k, g).lower(lowering_platforms=("tpu",)).as_text()
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_runs_as_plain_xla_and_is_not_forced(name, x64):
-    case, reason = REFUSED[name]
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_unsupported_convolutions_run_in_plain_xla_and_cannot_be_forced(name, x64):
+    case, reason = UNSUPPORTED[name]
     dtype = np.float64 if name == "float64" else np.float32
     assert "tpu_custom_call" not in for_tpu(case, dtype)
-    with pytest.raises(ValueError, match=f'implementation "pallas" cannot serve.*: .*{reason}'):
+    with pytest.raises(
+        ValueError, match=f'implementation "pallas" does not support .*: .*{reason}'
+    ):
         for_tpu(case, dtype, implementation="pallas")
     x, k, g = operands(case, dtype)
     values = {"x": x, "k": k, "g": g}
     for operator in Operator:
-        choice = choose.choose(operator, "tpu", as_spec(case), np.dtype(dtype))
-        assert reason in choice.against["pallas"]
+        choice = choose_implementation(operator, "tpu", as_spec(case), np.dtype(dtype))
+        assert re.search(reason, choice.reasons_against["pallas"])
         role = ROLES[operator]
         others = {key: array for key, array in values.items() if key != role}
-        form = getattr(choose.IMPLEMENTATIONS[choice.implementation]["tpu"], operator.value)
-        got = form(*(values[role] for role in OPERANDS[operator]), as_spec(case))
+        compute = getattr(registry.IMPLEMENTATIONS[choice.implementation]["tpu"], operator.value)
+        got = compute(*(values[role] for role in OPERANDS[operator]), as_spec(case))
         oracle.assert_right(got, role, case, **others)
 
 
 @by_operator
-def test_tiny_extents_are_served(interpreted, operator):
+def test_tiny_extents_are_supported(interpreted, operator):
     case = Case(1, 32, 32, (1, 1), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 1), 32)
     assert (
-        choose.choose(operator, "tpu", as_spec(case), np.dtype(np.float32)).implementation
+        choose_implementation(operator, "tpu", as_spec(case), np.dtype(np.float32)).implementation
         == "pallas"
     )
     assert_kernel(operator, case, dict(zip("xkg", operands(case), strict=True)))

@@ -1,4 +1,4 @@
-"""ByteNet: its decoder never sees the future, and its time and memory are linear in length."""
+"""ByteNet: a causal decoder, and time and memory that are linear in length."""
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ def pair(source=12, target=10, batch=2):
     ]
 
 
-def test_the_decoder_never_sees_the_future():
-    """A token changes the logits after it, and neither its own nor any before, bit for bit."""
+def test_the_decoder_is_causal():
+    """A token changes the logits after it, but not its own or earlier ones, bit for bit."""
     network = small(dilations=(1, 2, 4))
     source, target = pair(batch=1)
     apply = nnx.jit(lambda network, target: network(source, target))
@@ -42,8 +42,8 @@ def test_the_decoder_never_sees_the_future():
 
 
 @pytest.mark.parametrize("sets", [1, 2])
-def test_fields_of_encoder_and_decoder(sets):
-    """A set of blocks of three taps sees 62 columns beside the present: all before, or half."""
+def test_receptive_fields_of_encoder_and_decoder(sets):
+    """A set of blocks of three taps sees 62 other columns: half of them later in the encoder."""
     network = ByteNet(
         SOURCE, TARGET, features=2, dilations=(1, 2, 4, 8, 16) * sets, rngs=nnx.Rngs(0)
     )
@@ -71,12 +71,12 @@ def test_every_position_sees_the_source():
             x = block(x)
         return network.decode(x[:, : target.shape[1]])
 
-    slopes = jax.jit(jax.jacrev(decoded))(columns)
-    seen = np.asarray(jnp.abs(slopes).sum((0, 2, 3, 5)))
+    derivatives = jax.jit(jax.jacrev(decoded))(columns)
+    seen = np.asarray(jnp.abs(derivatives).sum((0, 2, 3, 5)))
     assert (seen[-1, :] > 0).all()  # the last logits depend on every source token
 
 
-def test_the_encoder_gives_columns_for_a_fifth_more_and_zeros_after():
+def test_the_encoder_returns_a_fifth_more_columns_than_tokens_and_then_zeros():
     network = small()
     source, _ = pair(source=10)
     columns = network.encode(source, 20)
@@ -86,7 +86,7 @@ def test_the_encoder_gives_columns_for_a_fifth_more_and_zeros_after():
     assert jnp.array_equal(network.encode(source, 7), columns[:, :7])
 
 
-def test_translating_reads_off_what_the_whole_network_finds_likeliest():
+def test_translation_is_the_most_likely_one_of_the_whole_network():
     network = small()
     source, _ = pair(batch=3)
     translate = nnx.jit(lambda network, source: network.translate(source, 18))
@@ -104,8 +104,8 @@ def test_time_is_linear_in_length():
     network = small()
     lengths = (50, 100, 200, 3200)
     for call in (network, lambda source, target: network.translate(source, target.shape[1])):
-        spent = [macs(network, length, call) for length in lengths]
-        assert spent == [spent[0] * length // lengths[0] for length in lengths]
+        counts = [macs(network, length, call) for length in lengths]
+        assert counts == [counts[0] * length // lengths[0] for length in lengths]
 
 
 def test_gradients_reach_every_parameter():
@@ -116,8 +116,8 @@ def test_gradients_reach_every_parameter():
     def gradient(network):
         return nnx.grad(lambda network: jnp.square(network(source, target)).mean())(network)
 
-    for path, slope in jax.tree.leaves_with_path(gradient(network)):
-        assert np.any(np.asarray(slope) != 0), jax.tree_util.keystr(path)
+    for path, leaf in jax.tree.leaves_with_path(gradient(network)):
+        assert np.any(np.asarray(leaf) != 0), jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize(
@@ -126,16 +126,16 @@ def test_gradients_reach_every_parameter():
         ([[SOURCE]], [[0]], ValueError, "source must be ids from 0 to 10, but got 11 to 11"),
         ([[0]], [[-1]], ValueError, "target must be ids from 0 to 6, but got -1 to -1"),
         ([0], [[0]], ValueError, r"source must be \[N, L\], but got shape \(1,\)"),
-        ([[0], [0]], [[0]], ValueError, r"as many sequences, but got \[N, S\] = \(2, 1\) and"),
+        ([[0], [0]], [[0]], ValueError, r"the same batch size N, but got \[N, S\] = \(2, 1\) and"),
         ([[0]], [[0.5]], TypeError, "target must be integers, but got float"),
     ],
 )
-def test_bad_tokens_are_refused(source, target, error, said):
+def test_invalid_tokens_are_refused(source, target, error, said):
     with pytest.raises(error, match=said):
         small()(np.array(source), np.array(target))
 
 
-def test_other_bad_values_are_refused():
+def test_other_invalid_values_are_refused():
     with pytest.raises(ValueError, match="target_classes must be a positive int, but got 0"):
         ByteNet(SOURCE, 0, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="even number, but got 7"):

@@ -1,4 +1,4 @@
-"""The context network: the paper's table of receptive fields, and its identity at the start."""
+"""The context network: the paper's receptive fields, and its initialization to the identity."""
 
 import functools
 
@@ -14,7 +14,7 @@ from jaxconv.models.context import identity_init
 
 pytestmark = pytest.mark.models
 
-# Table 1 of Yu and Koltun: what each of the eight layers sees, and the large network's features.
+# Table 1 of Yu and Koltun: each layer's receptive field, and the large network's features.
 FIELDS = (3, 5, 9, 17, 33, 65, 67, 67)
 LARGE = (2, 2, 4, 8, 16, 32, 32, 1)
 sizes = pytest.mark.parametrize("large", [False, True], ids=["basic", "large"])
@@ -25,7 +25,7 @@ def layers_of(network):
 
 
 @sizes
-def test_layers_see_what_the_papers_table_says(large):
+def test_receptive_fields_of_the_papers_table(large):
     network = ContextNetwork(1, large=large, rngs=nnx.Rngs(0))
     image = jax.ShapeDtypeStruct((1, 150, 160, 1), jnp.float32)
 
@@ -40,14 +40,14 @@ def test_layers_see_what_the_papers_table_says(large):
 
 
 @sizes
-def test_features_are_the_tables(large):
+def test_features_of_the_papers_table(large):
     network = nnx.eval_shape(lambda: ContextNetwork(3, large=large, rngs=nnx.Rngs(0)))
     out = [layer.kernel.shape[-1] for layer in layers_of(network)]
     assert out == [3 * ratio for ratio in (LARGE if large else (1,) * 8)]
     assert [layer.kernel.shape[0] for layer in layers_of(network)] == [3] * 7 + [1]
 
 
-def test_dilation_widens_the_field_at_no_cost():
+def test_dilation_enlarges_the_receptive_field_at_no_cost():
     image = jax.ShapeDtypeStruct((1, 80, 80, 4), jnp.float32)
     dilated = ContextNetwork(4, rngs=nnx.Rngs(0))
     plain = ContextNetwork(4, dilations=(1,) * 7, rngs=nnx.Rngs(0))
@@ -57,22 +57,22 @@ def test_dilation_widens_the_field_at_no_cost():
 
 
 @sizes
-def test_it_starts_as_the_identity(large):
+def test_it_is_initialized_to_the_identity(large):
     network = ContextNetwork(2, large=large, noise=0.0, rngs=nnx.Rngs(0))
     x = jax.random.uniform(jax.random.key(0), (2, 19, 23, 2))
     y = nnx.jit(lambda network, x: network(x))(network, x)
     # At most 32 terms of a 32nd each, rounded at every one of eight layers.
     np.testing.assert_allclose(y, x, rtol=8 * 32**0.5 * 6e-8)
     network.layers[3].kernel[...] = jnp.flip(network.layers[3].kernel[...], 3)
-    assert np.abs(np.asarray(network(x) - x)).max() > 0.1  # features in another order would show
+    assert np.abs(np.asarray(network(x) - x)).max() > 0.1  # detects features in another order
 
 
-def test_the_initial_noise_is_as_large_as_asked():
+def test_standard_deviation_of_the_initial_noise():
     clean, noisy = (
         identity_init(8, noise)(jax.random.key(0), (3, 3, 16, 32), jnp.float32)
         for noise in (0.0, 0.1)
     )
-    # 4,608 values: the deviation of their deviation is a hundredth of it.
+    # 4,608 values: the relative error of their standard deviation is about 1 %.
     assert np.std(noisy - clean) == pytest.approx(0.1 * 8 / 32, rel=0.05)
 
 
@@ -92,7 +92,7 @@ def test_it_equals_plain_flax():
     ("shape", "said"),
     [((8, 8, 3), r"must be \[N, H, W, C\]"), ((1, 8, 8, 4), "C = in_features = 3, but got C = 4")],
 )
-def test_other_feature_maps_are_refused(shape, said):
+def test_invalid_feature_maps_are_refused(shape, said):
     with pytest.raises(ValueError, match=f"ContextNetwork: .*{said}"):
         ContextNetwork(3, rngs=nnx.Rngs(0))(jnp.ones(shape))
 
@@ -101,9 +101,12 @@ def test_other_feature_maps_are_refused(shape, said):
     ("said", "options"),
     [
         ("features must be a positive int, but got 0", {"features": 0}),
-        ("dilations must be those of 7 layers, but got 2", {"features": 4, "dilations": (1, 2)}),
+        (
+            "dilations must have 7 entries, one per layer, but got 2",
+            {"features": 4, "dilations": (1, 2)},
+        ),
     ],
 )
-def test_other_sizes_are_refused(said, options):
+def test_invalid_sizes_are_refused(said, options):
     with pytest.raises(ValueError, match=f"^ContextNetwork: {said}"):
         ContextNetwork(rngs=nnx.Rngs(0), **options)

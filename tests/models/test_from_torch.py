@@ -1,4 +1,4 @@
-"""``from_torch`` against PyTorch modules of random weights, in torchvision's layout."""
+"""``from_torch`` against PyTorch modules with random weights, in torchvision's layout."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ FULL = {
 }
 
 
-def randomised(twin):
-    """Every entry random, statistics, scales and biases too, so that none can be left out."""
+def randomized(twin):
+    """Randomizes every entry, including statistics, scales and biases, so that each one matters."""
     generator = torch.Generator().manual_seed(0)
     for name, entry in twin.state_dict().items():
         if entry.dtype.is_floating_point:
@@ -46,7 +46,7 @@ def apply(network, x):
 
 
 def difference(network, twin, size: int) -> float:
-    """The largest, in units of the largest output."""
+    """The largest difference of the outputs, relative to the largest output."""
     x = np.random.default_rng(1).standard_normal((2, size, size, 3)).astype(np.float32)
     with torch.no_grad():
         expected = twin(torch.from_numpy(x.transpose(0, 3, 1, 2))).numpy()
@@ -57,17 +57,17 @@ def difference(network, twin, size: int) -> float:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_outputs_equal_pytorch_s(name):
+def test_outputs_equal_pytorchs(name):
     make, make_twin, options = SMALL[name]
-    twin = randomised(make_twin(classes=7, **options))
+    twin = randomized(make_twin(classes=7, **options))
     network = make(7, **options, rngs=nnx.Rngs(0))
-    assert difference(network, twin, 33) > 1e-2  # before: its own initial values
+    assert difference(network, twin, 33) > 1e-2  # with its own initial values
     assert from_torch(network, twin.state_dict()) is network
     assert difference(network, twin, 33) < 1e-4
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_the_published_networks_by_torchvision_s_name(name):
+def test_published_networks_by_torchvisions_name(name):
     entries = FULL[name](classes=11).state_dict()
     network = from_torch(name, {key: entry.numpy() for key, entry in entries.items()})
     loaded = jax.tree.leaves(nnx.state(network, (nnx.Param, nnx.BatchStat)))
@@ -77,10 +77,10 @@ def test_the_published_networks_by_torchvision_s_name(name):
 
 
 def test_every_entry_matters():
-    """Each entry, changed alone, changes the outputs: none is dropped or read twice."""
+    """Changing any single entry changes the outputs: none is dropped or read twice."""
     make, make_twin, options = SMALL["ResNet50"]
     options = {**options, "depths": (1, 1)}
-    twin = randomised(make_twin(classes=3, **options))
+    twin = randomized(make_twin(classes=3, **options))
     network = make(3, **options, rngs=nnx.Rngs(0))
     for name, entry in twin.state_dict().items():
         if entry.dtype.is_floating_point:
@@ -100,15 +100,15 @@ def tiny() -> ResNet50:
     return ResNet50(3, width=4, depths=(1,), rngs=nnx.Rngs(0))
 
 
-def test_one_error_names_all_that_does_not_fit():
-    given = entries()
-    del given["layer1.0.bn2.running_var"]
-    given["layer1.0.conv9.weight"] = np.zeros(3)
-    given["fc.weight"] = given["fc.weight"].T
+def test_one_error_lists_every_mismatch():
+    state_dict = entries()
+    del state_dict["layer1.0.bn2.running_var"]
+    state_dict["layer1.0.conv9.weight"] = np.zeros(3)
+    state_dict["fc.weight"] = state_dict["fc.weight"].T
     network = tiny()
     before = np.asarray(network.stem.conv.kernel[...])
     with pytest.raises(ValueError, match="does not fit ResNet50") as caught:
-        from_torch(network, given)
+        from_torch(network, state_dict)
     for part in (
         "missing layer1.0.bn2.running_var",
         "unknown layer1.0.conv9.weight",
@@ -118,7 +118,7 @@ def test_one_error_names_all_that_does_not_fit():
     assert np.array_equal(before, network.stem.conv.kernel[...])  # nothing was loaded
 
 
-def test_what_cannot_be_loaded_is_refused():
+def test_unsupported_networks_are_refused():
     for network in (MobileNetV1(2, width=0.25, rngs=nnx.Rngs(0)), "alexnet", "mobilenet_v1"):
         with pytest.raises((TypeError, ValueError), match="torchvision has no MobileNetV1"):
             from_torch(network, {})
@@ -129,12 +129,12 @@ def test_what_cannot_be_loaded_is_refused():
         from_torch(tiny(), [1])
 
 
-def test_values_take_the_network_s_dtype():
-    """bfloat16 tensors and float64 arrays both."""
-    given = {name: torch.from_numpy(v).bfloat16() for name, v in entries().items() if v.ndim}
-    network = from_torch(tiny(), given)
+def test_values_are_cast_to_the_networks_dtype():
+    """For bfloat16 tensors and float64 arrays."""
+    state_dict = {name: torch.from_numpy(v).bfloat16() for name, v in entries().items() if v.ndim}
+    network = from_torch(tiny(), state_dict)
     assert network.stem.conv.kernel.dtype == jnp.float32
-    expected = given["conv1.weight"].float().numpy().transpose(2, 3, 1, 0)
+    expected = state_dict["conv1.weight"].float().numpy().transpose(2, 3, 1, 0)
     assert np.array_equal(network.stem.conv.kernel[...], expected)
     from_torch(network, {name: v.astype(np.float64) for name, v in entries().items()})
     assert network.stem.norm.var.dtype == jnp.float32

@@ -1,4 +1,4 @@
-"""The networks: published sizes, training, modes, dtypes and what they refuse."""
+"""The image networks: published sizes, training, modes, dtypes and invalid inputs."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def parameters(network) -> int:
 
 
 def tiny(make, **options):
-    size, chosen = TINY[make]
-    network = make(5, **chosen, **options, rngs=nnx.Rngs(0))
+    size, small = TINY[make]
+    network = make(5, **small, **options, rngs=nnx.Rngs(0))
     images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)
     return network, jnp.asarray(images)
 
@@ -65,7 +65,7 @@ def test_published_parameters(make):
     ("separable", "millions"), [(True, 569), (False, 4866)], ids=["separable", "dense"]
 )
 def test_published_multiplications_of_mobilenet(separable, millions):
-    """Table 4 of the paper; to a million, for it is not said whether the classifier counts."""
+    """Table 4 of the paper, to a million: it does not say whether the classifier is included."""
     network = abstract(MobileNetV1, separable=separable)
     counted = jaxconv.cost(
         lambda network, x: network(x), network, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
@@ -73,7 +73,7 @@ def test_published_multiplications_of_mobilenet(separable, millions):
     assert abs(counted.macs / 1e6 - millions) < 1.5
 
 
-def test_the_paper_s_narrower_mobilenets():
+def test_published_parameters_of_narrower_mobilenets():
     """Tables 6 and 7: α = 0.75, 0.5 and 0.25 have 2.6, 1.3 and 0.5 million parameters."""
     millions = [round(parameters(abstract(MobileNetV1, width=w)) / 1e6, 1) for w in (0.75, 0.5)]
     assert millions == [2.6, 1.3]
@@ -108,7 +108,7 @@ def test_a_network_learns(make):
 
 
 @each
-def test_evaluation_depends_on_no_other_image_and_draws_nothing(make):
+def test_evaluation_is_deterministic_and_independent_of_other_images(make):
     network, images = tiny(make)
     network.eval()
     whole = apply(network, images)
@@ -118,7 +118,7 @@ def test_evaluation_depends_on_no_other_image_and_draws_nothing(make):
 
 
 @pytest.mark.parametrize("make", [MobileNetV1, MobileNetV2, ResNet50], ids=lambda m: m.__name__)
-def test_training_normalises_by_the_batch_and_moves_the_statistics(make):
+def test_training_updates_the_batch_statistics(make):
     network, images = tiny(make)
     before = jax.tree.map(np.asarray, nnx.state(network, nnx.BatchStat))
     network.train()
@@ -131,7 +131,7 @@ def test_training_normalises_by_the_batch_and_moves_the_statistics(make):
 @pytest.mark.lenient  # Flax's LayerNorm multiplies half by single precision
 @each
 def test_half_precision(make):
-    """bfloat16 computes from float32 parameters: within a few of its units of float32's result."""
+    """bfloat16 computes from float32 parameters, to within a few of its units of rounding."""
     network, images = tiny(make, dtype=jnp.bfloat16)
     exact, _ = tiny(make)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(network, nnx.Param))} == {
@@ -148,14 +148,14 @@ def test_half_precision(make):
     }
 
 
-NORMED = (MobileNetV1, MobileNetV2, ResNet50)
+WITH_BATCH_NORM = (MobileNetV1, MobileNetV2, ResNet50)
 
 
 @each
-def test_plain_flax_is_the_same_network(make):
+def test_plain_flax_gives_the_same_network(make):
     """With Flax's own layers: the same parameters, the same outputs."""
     network, images = tiny(make)
-    norm = {"norm": nnx.BatchNorm} if make in NORMED else {}
+    norm = {"norm": nnx.BatchNorm} if make in WITH_BATCH_NORM else {}
     plain, _ = tiny(make, conv=nnx.Conv, **norm)
     assert not any(isinstance(layer, Conv | BatchNorm) for _, layer in nnx.iter_modules(plain))
     assert jax.tree.structure(nnx.state(plain)) == jax.tree.structure(nnx.state(network))
@@ -165,7 +165,7 @@ def test_plain_flax_is_the_same_network(make):
 
 @pytest.mark.lenient  # Flax's own promotes bfloat16 statistics
 @pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
-def test_batch_norm_is_flax_s(dtype):
+def test_batch_norm_equals_flax(dtype):
     """Outputs, statistics and gradients, in training and evaluation."""
     random = np.random.default_rng(0)
     x, g = (random.standard_normal((4, 5, 3, 6)).astype(np.float32) * 2 + 1 for _ in range(2))
@@ -200,7 +200,7 @@ def test_batch_norm_is_flax_s(dtype):
 
 @each
 @pytest.mark.parametrize("name", ["classes", "in_features"])
-def test_sizes_that_are_no_positive_ints_are_refused(make, name):
+def test_sizes_must_be_positive_ints(make, name):
     with pytest.raises(
         ValueError, match=f"^{make.__name__}: {name} must be a positive int, but got 0"
     ):
@@ -208,7 +208,7 @@ def test_sizes_that_are_no_positive_ints_are_refused(make, name):
 
 
 @each
-def test_wrong_images_are_refused_in_one_sentence(make):
+def test_invalid_images_are_refused(make):
     network, images = tiny(make)
     name = make.__name__
     with pytest.raises(ValueError, match=rf"{name}: images must have C = in_features = 3, but got"):
@@ -217,9 +217,11 @@ def test_wrong_images_are_refused_in_one_sentence(make):
         network(images[0])
 
 
-def test_wrong_sizes_are_refused():
+def test_invalid_image_sizes_are_refused():
     alexnet, _ = tiny(AlexNet)
-    with pytest.raises(ValueError, match=r"must be 67×67 pixels.* but got 68×67"):
+    with pytest.raises(
+        ValueError, match=r"must be 67×67 pixels, but got 68×67 .*another image_size"
+    ):
         alexnet(jnp.zeros((1, 68, 67, 3)))
     with pytest.raises(ValueError, match="image_size must be at least 67, but got 66"):
         AlexNet(image_size=66, rngs=nnx.Rngs(0))
@@ -244,7 +246,7 @@ def test_stochastic_depth_skips_whole_images():
     assert not (block(x) == x).all((1, 2, 3)).any()
 
 
-def test_alexnet_normalises_responses_over_neighbouring_features():
+def test_alexnet_normalises_over_neighbouring_features():
     """Section 3.3 of the paper, by a loop over features."""
     from jaxconv.models.alexnet import _normalise
 

@@ -1,4 +1,4 @@
-"""WaveNet: what it sees, and that its stream is the network itself at a constant cost a sample."""
+"""WaveNet: its receptive field, and streaming at a constant cost per sample."""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ def reference(network, ids):
 
 
 @pytest.mark.parametrize(("stacks", "size"), [(1, 1024), (2, 2047)])
-def test_a_stack_sees_1024_samples_and_none_to_come(stacks, size):
+def test_receptive_field_of_a_stack_is_causal_and_1024_samples(stacks, size):
     network = WaveNet(features=2, skip=2, dilations=STACK * stacks, rngs=nnx.Rngs(0))
     embedded = jax.ShapeDtypeStruct((1, 5000, 2), jnp.float32)
     field = jaxconv.receptive_field(network.predict, embedded)
@@ -59,11 +59,11 @@ def test_the_network_computes_the_papers_equations(x64):
     # A dozen sums of at most 16 terms of order 1 follow one another.
     np.testing.assert_allclose(network(ids), expected, atol=1e-13)
     network.layers[2].conv.kernel[...] = network.layers[2].conv.kernel[...][::-1]
-    assert np.abs(network(ids) - expected).max() > 1e-3  # taps the wrong way round would show
+    assert np.abs(network(ids) - expected).max() > 1e-3  # detects reversed taps
 
 
 @pytest.mark.parametrize("chunks", [(1,) * 12, (5, 1, 6)], ids=str)
-def test_any_chunking_of_the_stream_equals_the_whole(x64, chunks):
+def test_streaming_in_chunks_equals_the_whole(x64, chunks):
     network, ids = small(jnp.float64), tokens(3, 12)
     step = nnx.jit(lambda network, states, ids: network.step(states, ids))
     states, parts = network.init_state(3), []
@@ -73,8 +73,8 @@ def test_any_chunking_of_the_stream_equals_the_whole(x64, chunks):
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), network(ids), atol=1e-13)
 
 
-def test_generating_draws_what_the_whole_network_would(x64):
-    """Cold enough, the likeliest sample is drawn each time; the whole sequence agrees."""
+def test_generating_at_low_temperature_equals_the_whole_network(x64):
+    """At a low temperature the most likely sample is drawn each time."""
     network, prompt, count = small(jnp.float64), tokens(2, 7), 20
     draw = nnx.jit(lambda network, prompt, key: network.generate(prompt, count, key, 1e-6))
     drawn = draw(network, prompt, jax.random.key(0))
@@ -88,7 +88,7 @@ def test_generating_follows_the_distribution_and_the_key():
     draw = nnx.jit(lambda network, key: network.generate(jnp.repeat(prompt, 4000, 0), 1, key)[:, 0])
     drawn, again, other = (np.asarray(draw(network, jax.random.key(key))) for key in (0, 0, 1))
     expected = 4000 * np.asarray(jax.nn.softmax(network(prompt)[0, -1]))
-    # Counts vary by the square root of what is expected: five of those for thirteen levels.
+    # The standard deviation of a count is the square root of its mean; five of them are allowed.
     assert np.all(np.abs(np.bincount(drawn, minlength=LEVELS) - expected) < 5 * expected**0.5)
     assert np.array_equal(drawn, again)
     assert not np.array_equal(drawn, other)
@@ -100,8 +100,8 @@ def generating(network, length, count):
     return jaxconv.cost(lambda prompt, key: network.generate(prompt, count, key), prompt, key)
 
 
-def test_a_generated_sample_costs_the_same_however_many_there_are():
-    """State and work of a step are the receptive field's and the layers', at any length."""
+def test_cost_of_a_generated_sample_is_constant():
+    """The state and work of a step do not depend on the length of the stream."""
     network = small()
     states = jax.eval_shape(lambda: network.init_state(1))
     assert sum(state.shape[1] for state in states) == 1 + 2 + 4
@@ -119,12 +119,12 @@ def test_a_generated_sample_costs_the_same_however_many_there_are():
         assert generating(network, length, count).macs == (length + count) * one
 
 
-def test_no_sample_depends_on_a_later_one():
+def test_logits_do_not_depend_on_later_samples():
     network, ids = small(), tokens(1, 20)
     changed = ids.at[0, 11].set((ids[0, 11] + 1) % LEVELS)
     differs = np.any(np.asarray(network(ids) != network(changed)), axis=(0, 2))
     assert not differs[:11].any()
-    assert differs[11:19].all()  # as far as 8 samples see
+    assert differs[11:19].all()  # the receptive field of 8 samples
     assert not differs[19:].any()
 
 
@@ -137,28 +137,30 @@ def test_no_sample_depends_on_a_later_one():
         (np.array([[0.5]]), TypeError, "integers, but got float"),
     ],
 )
-def test_bad_tokens_are_refused(ids, error, said):
+def test_invalid_tokens_are_refused(ids, error, said):
     network = small()
     for call in (network, lambda ids: network.step(network.init_state(1), ids)):
         with pytest.raises(error, match=said):
             call(ids)
 
 
-@pytest.mark.parametrize(("length", "count", "heat"), [(0, 1, 1.0), (3, 0, 1.0), (3, 1, 0.0)])
-def test_generating_nothing_or_from_nothing_is_refused(length, count, heat):
+@pytest.mark.parametrize(
+    ("length", "count", "temperature"), [(0, 1, 1.0), (3, 0, 1.0), (3, 1, 0.0)]
+)
+def test_invalid_arguments_of_generate_are_refused(length, count, temperature):
     with pytest.raises(
         ValueError, match=r"WaveNet\.generate: needs a prompt of at least one sample"
     ):
-        small().generate(tokens(1, length), count, jax.random.key(0), heat)
+        small().generate(tokens(1, length), count, jax.random.key(0), temperature)
 
 
 @pytest.mark.parametrize(
     ("said", "options"),
     [
         ("classes must be a positive int, but got 0", {"classes": 0}),
-        ("dilations must name one layer or more", {"dilations": ()}),
+        ("dilations must have an entry for each layer", {"dilations": ()}),
     ],
 )
-def test_sizes_of_nothing_are_refused(said, options):
+def test_invalid_sizes_are_refused(said, options):
     with pytest.raises(ValueError, match=f"^WaveNet: {said}"):
         WaveNet(rngs=nnx.Rngs(0), **options)

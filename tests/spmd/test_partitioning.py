@@ -1,4 +1,4 @@
-"""A jit over several devices runs the kernels on shards: values, shardings, and what is sent."""
+"""A jit over several devices runs each implementation on shards: values, shardings, collectives."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ BOTH = P(None, "b", "f")
 
 
 def assert_engine(program) -> None:
+    """The CPU engine computes all three operators, if it is available."""
     if (
         native.unsupported_reason(
             Operator.CONV,
@@ -48,7 +49,7 @@ def assert_engine(program) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch(kind):
-    """Nothing is sent but the filter gradient's sum, once."""
+    """The only collective is one all-reduce of the filter gradient."""
     case = case_of(kind)
     program, placed, arrays = compiled(case, (BATCH, P(), BATCH))
     results = program(*placed)
@@ -60,7 +61,7 @@ def test_batch(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_space(kind):
-    """Halos of two rows in all are sent, for each activation that a window is taken of."""
+    """Each operator that reads an activation exchanges a halo of two rows in all."""
     case = case_of(kind)
     program, placed, arrays = compiled(case, (HEIGHT, P(), HEIGHT))
     results = program(*placed)
@@ -75,7 +76,7 @@ def test_space(kind):
 
 
 def test_two_shards_swap_their_edges():
-    """One permute for both directions, of each activation that has a halo; and one border each."""
+    """One permute carries both directions of a halo, and each shard computes one boundary."""
     case = case_of("depthwise", padding=((1, 1), (1, 1)))
     spec = P("b", None, "f")
     program, placed, arrays = compiled(case, (spec, P(), spec))
@@ -86,7 +87,7 @@ def test_two_shards_swap_their_edges():
         "all-reduce": [math.prod(case.shape("k"))],
     }
     calls = re.findall(r'custom_call_target="jaxconv_\w+"', program.as_text())
-    assert len(calls) in (0, 2 * 3)  # without the engine there is none
+    assert len(calls) in (0, 2 * 3)  # none if the engine is not available
 
 
 TWO = {
@@ -107,7 +108,7 @@ TWO = {
 @pytest.mark.parametrize("spec", [P("b", None, "f"), P(None, "r", "f"), P(None, ("r", "b"), "f")])
 @pytest.mark.parametrize("case", TWO.values(), ids=TWO)
 def test_two_shards(case, spec, dtype):
-    """Also where an axis before it is in two parts, or in four of axes in another order."""
+    """Also over the second mesh axis, and in four shards over mesh axes in another order."""
     mesh = mesh_of((2, 2, 2), ("b", "r", "f"))
     program, placed, arrays = compiled(case, (spec, P(), spec), dtype, mesh)
     assert_all_right(case, arrays, program(*placed))
@@ -116,7 +117,7 @@ def test_two_shards(case, spec, dtype):
 
 @pytest.mark.parametrize("kind", ["depthwise", "grouped", "even groups"])
 def test_groups(kind):
-    """Groups of features are convolutions apart."""
+    """Groups are independent convolutions, so nothing is communicated."""
     case = case_of(kind)
     last = P(None, None, None, "f")
     program, placed, arrays = compiled(case, (last, last, last))
@@ -126,8 +127,8 @@ def test_groups(kind):
     assert [result.sharding.spec for result in results] == [last] * 3
 
 
-def test_groups_that_divide_one_of_two_axes():
-    """The features are cut over eight devices, and there are four groups."""
+def test_groups_that_one_of_two_mesh_axes_divides():
+    """The features are sharded over eight devices, and there are four groups."""
     case = Case(2, 16, 16, (6, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
     last = P(None, None, None, ("b", "f"))
     program, placed, arrays = compiled(case, (last, P(), P()), mesh=mesh_of((2, 4), ("b", "f")))
@@ -146,7 +147,7 @@ def test_out_features_beside_the_batch():
 
 
 def test_in_features():
-    """Each device convolves its features, and the sum is reduced."""
+    """Each device convolves its own features, and an all-reduce adds the results."""
     case = case_of("dense")
     specs = P(None, None, None, "f"), P(None, None, "f"), P()
     program, placed, arrays = compiled(case, specs)
@@ -182,7 +183,7 @@ SPATIAL = {
         case_of("depthwise", kernel_spatial=(5, 3), padding=((0, 0), (1, 1))),
         HEIGHT,
     ),
-    "strides that shards are no multiple of": (
+    "shards that are no multiple of the stride": (
         case_of(
             "dense",
             input_spatial=(12, 4),
@@ -229,8 +230,8 @@ SPATIAL = {
 }
 
 
-def test_shards_are_convolved_where_they_are():
-    """No array has the rows of a shard and of its halo together, nor some of both."""
+def test_shards_are_convolved_in_place():
+    """No array contains rows of a shard together with rows of its halo."""
     case = case_of("depthwise", batch=2, input_spatial=(32, 5), padding=((1, 1), (1, 1)))
     program, *_ = compiled(case, (HEIGHT, P(), HEIGHT))
     shapes = re.findall(r"= \w+\[2,(\d+),5,8\]", program.as_text())
@@ -240,7 +241,7 @@ def test_shards_are_convolved_where_they_are():
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("case", "spec"), SPATIAL.values(), ids=SPATIAL)
 def test_spatial_geometries(case, spec):
-    """No activation is gathered, whatever the geometry, and float64 values are right."""
+    """Values are right in float64, and no activation is gathered, for any geometry."""
     program, placed, arrays = compiled(case, (spec, P(), spec))
     assert_all_right(case, arrays, program(*placed))
     sent = collectives(program)
@@ -259,15 +260,15 @@ def test_explicit_types():
     assert collectives(program) == {"all-reduce": [math.prod(case.shape("k"))]}
 
 
-def test_half_precision_sums_are_not_rounded_between():
-    """The devices' parts of a bfloat16 filter gradient are added in float32."""
+def test_partial_sums_are_not_rounded_to_half_precision():
+    """The devices' partial sums of a bfloat16 filter gradient are added in float32."""
     case = case_of("depthwise")
     program, placed, arrays = compiled(case, (BATCH, P(), BATCH), "bfloat16")
     assert_all_right(case, arrays, program(*placed))
     assert re.search(r"= f32\[\S+ all-reduce", program.as_text())
 
 
-def test_forced_kernels_run_on_shards():
+def test_forced_implementations_run_on_shards():
     case = case_of("depthwise")
     with jaxconv.use_implementation("taps"):
         program, placed, arrays = compiled(case, (BATCH, P(), BATCH))

@@ -1,4 +1,4 @@
-"""What is cut where arrays are cut as a convolution cannot be, and what XLA is told of it."""
+"""Partition plans, also for arrays that are sharded as a convolution cannot be; Shardy's rules."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.spmd import partitioning
-from jaxconv._src.spmd.plan import plan
+from jaxconv._src.spmd.plan import make_plan
+from jaxconv._src.spmd.sharding_rule import sharding_rule
 from support.cases import build, operand
 from support.family import as_spec, assert_all_right
 from support.meshes import BATCH, HEIGHT, case_of, collectives, compiled, mesh_of, on_eight_devices
@@ -28,8 +28,8 @@ SPEC = ConvSpec(8, 4, 8, (16, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
 # --- extents that do not divide -------------------------------------------------------------------
 
 
-def trained(conv, layers: int):
-    """A network of equal layers: its loss and all of its gradients."""
+def training_step(conv, layers: int):
+    """The loss and all gradients of a network of equal layers."""
 
     def loss(x, *kernels):
         for kernel in kernels:
@@ -49,15 +49,15 @@ UNEVEN = {
 
 
 @pytest.mark.parametrize(("layers", "shape", "kernel", "options"), UNEVEN.values(), ids=UNEVEN)
-def test_activations_stay_cut_where_extents_do_not_divide(layers, shape, kernel, options):
-    """Layer after layer over four devices: of 14, 12 and 10 rows, for one."""
+def test_activations_stay_sharded_where_extents_do_not_divide(layers, shape, kernel, options):
+    """Several layers over four devices, with activations of 14, 12 and 10 rows for example."""
     conv = functools.partial(jaxconv.conv, **options)
     arrays = [operand(shape, np.float64)]
     arrays += [operand(kernel, np.float64, seed) / 4 for seed in range(layers)]
     mesh = mesh_of((4, 2), ("b", "f"))
     specs = [P(None, "b"), *[P()] * layers]
     placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in zip(arrays, specs, strict=True)]
-    step = trained(conv, layers)
+    step = training_step(conv, layers)
     program = step.lower(*placed).compile()
     results = program(*placed)
     jax.tree.map(
@@ -72,13 +72,13 @@ def test_activations_stay_cut_where_extents_do_not_divide(layers, shape, kernel,
 
 
 def test_batches_that_do_not_divide():
-    """Nine of ten examples over four devices: the filter gradient sums those that there are."""
+    """Nine examples over four devices: the filter gradient sums only these nine."""
     x, k = operand((12, 5, 3), np.float64), operand((2, 3, 4), np.float64)
     mesh = mesh_of((4, 2), ("b", "f"))
 
     def loss(x, k):
-        ours = jax.lax.with_sharding_constraint(x[:9] / x[:9, :1], NamedSharding(mesh, P("b")))
-        return jnp.sum(jnp.sin(jaxconv.conv(ours, k)))
+        examples = jax.lax.with_sharding_constraint(x[:9] / x[:9, :1], NamedSharding(mesh, P("b")))
+        return jnp.sum(jnp.sin(jaxconv.conv(examples, k)))
 
     step = jax.jit(jax.grad(loss, (0, 1)))
     placed = [jax.device_put(a, NamedSharding(mesh, s)) for a, s in ((x, P("b")), (k, P()))]
@@ -93,13 +93,13 @@ def test_batches_that_do_not_divide():
 
 @pytest.mark.parametrize("kernel", [P(), P(None, None, "b"), FEATURES], ids=str)
 @pytest.mark.parametrize(
-    ("batch", "images"), [(None, 8), ("f", 8), (None, 1)], ids=["whole", "cut", "one image"]
+    ("batch", "images"), [(None, 8), ("f", 8), (None, 1)], ids=["whole", "sharded", "one image"]
 )
 def test_in_features_and_out_features_over_one_axis(kernel, batch, images):
-    """Sums are reduced to where they belong, and activations sent on: none is gathered."""
+    """Partial sums are reduce-scattered, and no activation is gathered."""
     case = case_of("dense", batch=images, in_features=8, out_features=12)
-    cut = P(batch, None, None, "b")
-    program, placed, arrays = compiled(case, (cut, kernel, cut))
+    spec = P(batch, None, None, "b")
+    program, placed, arrays = compiled(case, (spec, kernel, spec))
     assert_all_right(case, arrays, program(*placed))
     sent = collectives(program)
     assert "all-gather" not in sent
@@ -109,7 +109,7 @@ def test_in_features_and_out_features_over_one_axis(kernel, batch, images):
 @pytest.mark.parametrize(
     ("x", "g"), [(BATCH, HEIGHT), (HEIGHT, BATCH), (FEATURES, BATCH), (BATCH, FEATURES)], ids=str
 )
-def test_activations_that_are_cut_differently(x, g):
+def test_activations_that_are_sharded_differently(x, g):
     case = case_of("dense", in_features=8, out_features=12)
     program, placed, arrays = compiled(case, (x, P(), g))
     assert_all_right(case, arrays, program(*placed))
@@ -117,8 +117,8 @@ def test_activations_that_are_cut_differently(x, g):
 
 
 @pytest.mark.parametrize("kernel", [P(), FEATURES], ids=str)
-def test_groups_that_are_cut_apart(kernel):
-    """Six groups of four features over four devices: activations go to where examples are."""
+def test_groups_that_would_be_split(kernel):
+    """Six groups of four features over four devices: the batch is partitioned instead."""
     case = case_of("grouped", in_features=24, out_features=24, groups=6)
     program, placed, arrays = compiled(case, (FEATURES, kernel, FEATURES))
     results = program(*placed)
@@ -128,8 +128,8 @@ def test_groups_that_are_cut_apart(kernel):
     assert [result.sharding.spec for result in results[:2]] == [FEATURES, FEATURES]
 
 
-def test_groups_that_are_cut_apart_into_others():
-    """Results whose features are others than the operand's are whole; the values are right."""
+def test_groups_that_would_be_split_with_other_out_features():
+    """The values are right, though the results are not sharded."""
     case = case_of("grouped", in_features=12, out_features=24, groups=6)
     program, placed, arrays = compiled(case, (FEATURES, P(), FEATURES))
     assert_all_right(case, arrays, program(*placed))
@@ -138,52 +138,51 @@ def test_groups_that_are_cut_apart_into_others():
 # --- the plan -------------------------------------------------------------------------------------
 
 
-def test_a_mesh_axis_cuts_one_factor():
+def test_a_mesh_axis_partitions_one_factor():
     partitions = {"x": ("b", None, None, None), "k": (None, None, None, "b"), "g": (None,) * 4}
-    cut = plan(Operator.CONV, SPEC, {"b": 4}, partitions)
-    assert cut.axes == {"n": ("b",)}
-    assert cut.outside("k") == [()] * 4
-    assert cut.summed(Operator.FILTER_GRAD) == ("b",)
+    plan = make_plan(Operator.CONV, SPEC, {"b": 4}, partitions)
+    assert plan.mesh_axes == {"n": ("b",)}
+    assert plan.outer_partition("k") == [()] * 4
+    assert plan.reduced_mesh_axes(Operator.FILTER_GRAD) == ("b",)
 
 
-def test_sums_are_scattered_where_the_result_is_cut():
-    """Weights that are kept in parts: their gradient is reduced to the parts."""
+def test_sums_are_scattered_where_the_result_is_sharded():
+    """The gradient of sharded weights is reduce-scattered to their shards."""
     x, k = ("b", None, None, None), (None, None, None, "b")
-    cut = plan(Operator.FILTER_GRAD, SPEC, {"b": 4}, {"x": x, "g": x, "k": k})
-    assert cut.scattered == {"f": ("b",)}
-    assert cut.inside("k") == [()] * 4
-    assert cut.outside("k", result=True) == [(), (), (), ("b",)]
+    plan = make_plan(Operator.FILTER_GRAD, SPEC, {"b": 4}, {"x": x, "g": x, "k": k})
+    assert plan.scattered == {"f": ("b",)}
+    assert plan.inner_partition("k") == [()] * 4
+    assert plan.outer_partition("k", is_result=True) == [(), (), (), ("b",)]
 
 
-def test_axes_of_a_few_entries_are_not_cut():
+def test_axes_with_fewer_entries_than_devices_are_not_partitioned():
     thin = SPEC.replace(input_spatial=(3, 8), batch=2)
     partitions = {"x": (None, "b", None, None), "k": (None,) * 4, "g": (None, "b", None, None)}
-    cut = plan(Operator.CONV, thin, {"b": 4}, partitions)
-    assert cut.axes == {"s1": ("b",)}
+    plan = make_plan(Operator.CONV, thin, {"b": 4}, partitions)
+    assert plan.mesh_axes == {"s1": ("b",)}
 
 
 def test_the_rule_for_shardy():
     spec = SPEC.replace(groups=2)
-    assert partitioning.rule(Operator.CONV, spec) == (
-        "n s0 s1 (j u), t0 t1 i (j v) -> n s0 s1 (j v)"
-    )
-    assert partitioning.rule(Operator.FILTER_GRAD, SPEC) == "n s0 s1 c, n s0 s1 f -> t0 t1 c f"
-    apart = partitioning.rule(Operator.INPUT_GRAD, spec, together=False)
-    assert apart == "n s0 s1 jg, t0 t1 i jk -> n s0 s1 jx"
+    assert sharding_rule(Operator.CONV, spec) == ("n s0 s1 (j u), t0 t1 i (j v) -> n s0 s1 (j v)")
+    assert sharding_rule(Operator.FILTER_GRAD, SPEC) == "n s0 s1 c, n s0 s1 f -> t0 t1 c f"
+    separate = sharding_rule(Operator.INPUT_GRAD, spec, compound=False)
+    assert separate == "n s0 s1 jg, t0 t1 i jk -> n s0 s1 jx"
 
 
-# --- whatever the geometry ------------------------------------------------------------------------
+# --- random geometries ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_geometries(seed):
-    """Long shards and short ones, even and not, on the first axis, of one to three dimensions."""
+    """Long and short shards, even and uneven, of the first axis, in one to three dimensions."""
     rng = np.random.default_rng(seed)
     case = build(lambda sequence: sequence[rng.integers(len(sequence))])
     first = int(rng.integers(1, 13)) * 4
     case = case.replace(input_spatial=(first, *case.input_spatial[1:]))
     if as_spec(case).empty:
         pytest.skip("the kernel does not fit")
-    cut = P(None, "b") if case.shape("g")[1] % 4 == 0 else P()
-    program, placed, arrays = compiled(case, (P(None, "b"), P(), cut))
+    even = case.shape("g")[1] % 4 == 0
+    specs = P(None, "b"), P(), P(None, "b") if even else P()
+    program, placed, arrays = compiled(case, specs)
     assert_all_right(case, arrays, program(*placed))

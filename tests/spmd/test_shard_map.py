@@ -1,4 +1,4 @@
-"""Eight devices: under ``shard_map`` the family computes what one device does."""
+"""Under ``shard_map`` over eight devices, the primitives compute what they do on one device."""
 
 import functools
 
@@ -19,7 +19,7 @@ pytestmark = on_eight_devices
 
 @by_case
 def test_batch_over_eight_devices(case):
-    """A kernel that all devices share: its gradient is summed over them once, not eight times."""
+    """The gradient of a replicated kernel is summed over the devices once, not eight times."""
     arrays = operands(case, np.float64)
     mapped = jax.shard_map(
         training(case),
@@ -32,7 +32,7 @@ def test_batch_over_eight_devices(case):
 
 
 @by_case
-def test_gradients_from_outside_of_shard_map(case):
+def test_gradients_from_outside_shard_map(case):
     x, k, g = operands(case, np.float64)
     conv = jax.shard_map(
         functools.partial(jaxconv.conv, **case.options()),
@@ -51,7 +51,7 @@ def test_gradients_from_outside_of_shard_map(case):
 
 
 def test_loss_with_psum_inside():
-    """Training as one writes it: local loss, ``psum``, gradient within the mapped function."""
+    """The usual training step: a local loss, ``psum``, the gradient inside the mapped function."""
     case = CASES["dense"]
     x, k, g = operands(case, np.float64)
 
@@ -106,8 +106,8 @@ def varying(x) -> frozenset:
 @pytest.mark.parametrize("k_varies", [False, True])
 @pytest.mark.parametrize("x_varies", [False, True])
 def test_varying_types(x_varies, k_varies):
-    """A result varies where an operand does; a cotangent exactly where its operand does, and
-    otherwise it is the sum over the devices."""
+    """A result varies over the mesh axes of its operands, and a cotangent over exactly those of its
+    operand: over other axes it is summed."""
     case = CASES["dense"].replace(batch=1)
     varies = dict(zip("xkg", (x_varies, k_varies, x_varies or k_varies), strict=True))
     arrays = {
@@ -140,7 +140,7 @@ def test_varying_types(x_varies, k_varies):
 
 
 def test_second_order_inside_shard_map():
-    """A Hessian-vector product in the shared kernel."""
+    """A Hessian-vector product in a replicated kernel."""
     case = CASES["grouped"]
     x, k = operands(case, np.float64, "xk")
     w = operands(case, np.float64, "k")[0][::-1]
@@ -163,12 +163,12 @@ def test_second_order_inside_shard_map():
 
 
 def test_vmap_inside_shard_map():
-    """Per-example gradients of each device's share."""
+    """Per-example gradients of each device's examples."""
     case = CASES["dense"]
     x, k, g = operands(case, np.float64)
 
     def per_example(x, k, g):
-        k = jax.lax.pcast(k, "b", to="varying")  # or the examples of all devices are summed
+        k = jax.lax.pcast(k, "b", to="varying")  # otherwise the examples of all devices are summed
         return jax.vmap(lambda x, g: training(case)(x[None], k, g[None])[2])(x, g)
 
     mapped = jax.shard_map(

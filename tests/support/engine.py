@@ -1,8 +1,10 @@
-"""The CPU engine: random specs, a NumPy oracle that shares no code with it, and its plain entry."""
+"""Testing the CPU engine: random specs, an independent NumPy oracle, and calls without XLA."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import itertools
 import math
 import os
@@ -15,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library, native
 
 OPERATORS = {
     Operator.CONV: native.conv,
@@ -34,14 +36,14 @@ LINE = 64  # of a cache
 
 
 def random_spec(rng: random.Random) -> ConvSpec:
-    """A small convolution of any kind, its sizes unequal more often than not."""
+    """A small convolution of any kind, mostly with unequal sizes."""
     while True:
         rank = rng.choice((1, 2, 2, 3))
         kind = rng.random()
         if kind < 0.4:  # depthwise
             groups = rng.choice((1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 48, 70, 512))
             channels, features = groups, groups * rng.choice((1, 1, 1, 2, 3, 5, 8))
-        elif kind < 0.5:  # narrow groups, as many as fill whole vectors
+        elif kind < 0.5:  # narrow groups, which together fill whole vectors
             groups = rng.choice((2, 4, 8, 16, 24))
             channels = features = groups * rng.choice((2, 4, 8))
         else:
@@ -115,7 +117,7 @@ def oracle(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> 
 
 
 def terms(operator: Operator, spec: ConvSpec) -> int:
-    """The longest sum that makes one element of the result."""
+    """The number of products that are summed to one element of the result."""
     return {
         Operator.CONV: spec.taps * spec.group_in,
         Operator.INPUT_GRAD: spec.taps * spec.group_out,
@@ -124,7 +126,7 @@ def terms(operator: Operator, spec: ConvSpec) -> int:
 
 
 def allowed(operator, spec, expected, dtype: str) -> float:
-    """The error of one element: of its sum, and of rounding it to the dtype."""
+    """The allowed error of one element: of its sum, and of rounding it to the dtype."""
     scale = np.abs(expected).max(initial=0) + 1
     accumulator = EPS["float64" if dtype == "float64" else "float32"]
     return (4 * accumulator * math.sqrt(terms(operator, spec)) + EPS[dtype]) * scale
@@ -138,7 +140,8 @@ def close(operator, spec, result, expected, dtype: str) -> bool:
 def adjoint(spec, dtype: str, operands, results) -> bool:
     """Whether ``<g, conv(x, k)> = <x, input_grad(g, k)> = <k, filter_grad(x, g)>``.
 
-    Errors of elements are independent: a pairing's is that of one, times the other side's norm.
+    Errors of elements are independent, so that the error of an inner product is that of one element
+    times the norm of the other array.
     """
     pairings, bounds = [], []
     for operator, other in zip(OPERATORS, operands, strict=True):
@@ -157,25 +160,26 @@ def operands(operator, spec, dtype, seed=0):
 
 
 def run_engine(operator, spec, dtype, a, b, result, threads=1) -> None:
-    """The library's plain entry, without XLA, on these arrays' memory."""
-    words = ctypes.create_string_buffer(512)
-    sizes = np.array(native._sizes(spec), np.int64)
-    refused = native._loaded().jaxconv_run(
+    """Calls the library on these arrays' memory, without XLA."""
+    message = ctypes.create_string_buffer(512)
+    sizes = np.array(native.sizes(spec), np.int64)
+    failed = library.load().jaxconv_run(
         ctypes.c_int64(native.OPERATORS.index(operator)),
         ctypes.c_int64(native.ELEMENTS.index(dtype)),
         ctypes.c_int64(spec.rank),
         *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, a, b, result)),
         ctypes.c_int64(threads),
-        words,
-        ctypes.c_int64(len(words)),
+        message,
+        ctypes.c_int64(len(message)),
     )
-    assert not refused, words.value
+    assert not failed, message.value
 
 
 def bare(operator, spec, dtype, a, b, threads=1, past_line=None) -> np.ndarray:
-    """The operator on memory of exactly its size, canaries around the result and both operands.
+    """The operator without XLA, with canaries around the result and both operands.
 
-    Arrays begin ``past_line`` bytes into a cache line (XLA's 0), or wherever NumPy has memory.
+    Arrays begin ``past_line`` bytes into a cache line (0 for XLA's arrays), or wherever NumPy
+    allocates them.
     """
     buffers = []
     for shape, source in zip(
@@ -198,14 +202,32 @@ def bare(operator, spec, dtype, a, b, threads=1, past_line=None) -> np.ndarray:
     return buffers[2][2]
 
 
+ISAS = ("avx512", "avx2", "baseline")
+
+
+@functools.cache
 def instruction_sets() -> list[str]:
-    best = native.instruction_set()
-    names = ["avx512", "avx2", "baseline"]
-    return names[names.index(best) :]
+    """Those that this machine supports, the best one first."""
+    supported = []
+    for name in ISAS:
+        with contextlib.suppress(ValueError), using_instruction_set(name):
+            supported.append(name)
+    return supported
+
+
+@contextlib.contextmanager
+def using_instruction_set(name: str):
+    """Uses ``name`` within the context; ValueError if this machine does not support it."""
+    before = native.instruction_set()
+    native.use_instruction_set(name)
+    try:
+        yield
+    finally:
+        native.use_instruction_set(before)
 
 
 def check_random(count: int, seed: int, dtypes=tuple(DTYPES)) -> None:
-    """Every operator of each spec against the oracle, and the three against one another."""
+    """Compares every operator of random specs with the oracle, and the three with one another."""
     rng = random.Random(seed)
     for index in range(count):
         spec, dtype = random_spec(rng), dtypes[index % len(dtypes)]

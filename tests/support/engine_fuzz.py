@@ -2,8 +2,9 @@
 
     python -m support.engine_fuzz SEED COUNT
 
-In a process of its own: what is looked for is a crash. The last line on stderr is then the call
-that crashed. Every call must either raise a sentence, or be a convolution, and return its values.
+Run it in a process of its own, because it looks for crashes: the last line on stderr is the call
+that crashed. Every call must either raise an error with a reason, or be a valid convolution and
+return its values.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library
 from support.engine import DTYPES, close, operands, oracle, random_spec
 
 EXTREMES = (0, 1, 2, 3, -1, -7, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1, -(2**63))
@@ -25,7 +26,7 @@ SHAPES = ("strides", "padding", "dilation")
 
 
 class Call:
-    """One call of a handler, right until ``spoil`` has been at it."""
+    """One call of a handler, valid until ``spoil`` changes it."""
 
     def __init__(self, rng: random.Random):
         self.rng = rng
@@ -45,7 +46,7 @@ class Call:
         self.rng.choice((self.size, self.attribute, self.attribute, self.kind, self.number))()
 
     def array(self) -> int | None:
-        """One of the operands that are left, or None for the result."""
+        """One of the remaining operands, or None for the result."""
         return self.rng.choice((*range(len(self.operands)), None))
 
     def size(self) -> None:
@@ -68,7 +69,7 @@ class Call:
             self.operands[at] = np.ones(shape, self.operands[at].dtype)
 
     def attribute(self) -> None:
-        """An attribute that is missing, unknown, of another type, too long or extreme."""
+        """A missing, unknown, mistyped, too long or extreme attribute."""
         name = self.rng.choice((*SHAPES, "groups"))
         change = self.rng.choice(("value", "value", "value", "length", "missing", "type", "more"))
         if change == "missing":
@@ -133,9 +134,9 @@ class Call:
 
 
 def main(seed: int, count: int) -> None:
-    native._loaded()
+    library.load()
     rng = random.Random(seed)
-    refused = 0
+    errors = 0
     for index in range(count):
         call = Call(rng)
         for _ in range(index % 3):
@@ -145,19 +146,19 @@ def main(seed: int, count: int) -> None:
         try:
             result = call.run()
         except Exception as error:
-            words = str(error)
-            assert index % 3, words
-            assert "jaxconv: " in words or words.startswith("INVALID_ARGUMENT"), words
-            refused += 1
+            message = str(error)
+            assert index % 3, message
+            assert "jaxconv: " in message or message.startswith("INVALID_ARGUMENT"), message
+            errors += 1
             continue
-        if 0 in result.shape:  # XLA computes nothing, and calls nobody
+        if 0 in result.shape:  # XLA does not call the handler
             continue
         spec, dtype = call.meant(), call.results[0][1]
         expected = oracle(call.operator, spec, *call.operands)
         assert dtype in DTYPES
         assert close(call.operator, spec, result, expected, dtype)
-    print(f"{count} calls, {refused} refused in words, the rest right")
-    assert count / 3 < refused < count
+    print(f"{count} calls: {errors} errors, the rest computed")
+    assert count / 3 < errors < count
 
 
 if __name__ == "__main__":

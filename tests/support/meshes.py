@@ -1,10 +1,8 @@
-"""Eight host devices: meshes, cases that are sharded over them, and what compiled programs send."""
+"""Tests on eight host devices: meshes, cases to shard, and the collectives of compiled programs."""
 
 from __future__ import annotations
 
 import collections
-import math
-import re
 
 import jax
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from benchmarks.common import traffic
 from support.cases import operands
 from support.family import training
 from support.oracle import Case
@@ -36,7 +35,6 @@ KINDS = {
     "dense": (6, 4, 1),
 }
 BATCH, HEIGHT = P("b"), P(None, "b")
-COLLECTIVES = "all-gather|all-reduce|collective-permute|all-to-all|reduce-scatter"
 
 
 def mesh_of(shape, names, kind=AxisType.Auto):
@@ -44,14 +42,14 @@ def mesh_of(shape, names, kind=AxisType.Auto):
 
 
 def case_of(kind: str, **changes) -> Case:
-    """3x3 over 8 x 16x8 pixels at stride 1, padded unevenly on the second axis."""
+    """A 3x3 kernel on eight images of 16x8 pixels, padded unevenly on the second axis."""
     c, f, groups = KINDS[kind]
     case = Case(8, c, f, (16, 8), (3, 3), (1, 1), ((1, 1), (2, 0)), (1, 1), groups)
     return case.replace(**changes)
 
 
 def compiled(case: Case, specs, dtype=np.float64, mesh=None):
-    """The training step compiled for sharded operands, these, and the unplaced ones."""
+    """The training step compiled for sharded operands; the sharded and the unsharded operands."""
     mesh = mesh or mesh_of((4, 2), ("b", "f"))
     arrays = operands(case, dtype)
     placed = [
@@ -62,9 +60,8 @@ def compiled(case: Case, specs, dtype=np.float64, mesh=None):
 
 
 def collectives(program) -> dict[str, list[int]]:
-    """The elements that each device sends or gathers, by the kind of collective."""
+    """The sizes of the results of all collectives, in elements per device, by kind."""
     found = collections.defaultdict(list)
-    for results, name in re.findall(rf"= (.*?) ({COLLECTIVES})(?:-start)?\(", program.as_text()):
-        shapes = re.findall(r"\w+\[([\d,]*)\]", results)  # of one array, or of a tuple's
-        found[name] += [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
+    for kind, arrays in traffic.collectives(program.as_text()):
+        found[kind] += [array.size for array in arrays]
     return {name: sorted(sizes) for name, sizes in found.items()}

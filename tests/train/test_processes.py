@@ -1,4 +1,4 @@
-"""Several processes that train as one: the roll call, what is refused, and real runs of two."""
+"""Several processes that train as one: the checks before they start, and real runs of two."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -25,130 +24,50 @@ from jaxconv.train.processes import Member
 
 ROOT = Path(__file__).parents[2]
 
-# --- the roll call --------------------------------------------------------------------------------
+# --- before they train ----------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as server:
-        return server.getsockname()[1]
+def facts(**changes):
+    return {**dict.fromkeys(processes.FIXES, "same"), **changes}
 
 
-def roll_call(*members: tuple[int, int, dict], patience: float = 20) -> list[str]:
-    """What each of these processes is told: ``(index, processes, further facts)``."""
-    address, said = f"localhost:{free_port()}", [""] * len(members)
-
-    def take_part(at: int, index: int, count: int, facts: dict) -> None:
-        try:
-            known = {"processes": count, **dict.fromkeys(processes.MENDS, "same"), **facts}
-            member = Member(index, count, address)
-            processes.roll_call(member, known | {"processes": count}, patience)
-        except BadInputError as error:
-            said[at] = str(error)
-
-    threads = [
-        threading.Thread(target=take_part, args=(at, *member)) for at, member in enumerate(members)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return said
+def test_equal_facts_are_no_difference():
+    assert not processes.describe_differences([facts()] * 4, processes.FIXES)
 
 
-def test_processes_that_agree_go_on():
-    assert roll_call(*((index, 4, {}) for index in (3, 1, 0, 2))) == [""] * 4
+@pytest.mark.parametrize("name", processes.FIXES)
+def test_a_difference_names_the_processes_the_values_and_the_fix(name):
+    values = [facts(**{name: value}) for value in ("this", "that", "this")]
+    message = processes.describe_differences(values, processes.FIXES)
+    assert (
+        message
+        == f"{name} differs: this in processes 0, 2, that in process 1; " + (processes.FIXES[name])
+    )
 
 
-def test_another_number_of_processes():
-    for said in roll_call((0, 2, {}), (1, 4, {})):
-        assert "process 1 has processes 4, process 0 has 2; give all of them the same --" in said
-
-
-@pytest.mark.parametrize("fact", ["run", "versions", "engine", "tuning"])
-def test_what_else_must_be_the_same(fact):
-    for said in roll_call((0, 2, {fact: "this"}), (1, 2, {fact: "that"})):
-        assert f"process 1 has {fact} that, process 0 has this; " in said
-
-
-def test_one_does_not_come():
-    said = roll_call((0, 3, {}), (2, 3, {}), patience=1)
-    for each in said:
-        assert (
-            "2 of 3 processes came: 1 did not come in time; start them with --coordinator" in each
-        )
-        assert each.endswith("or all with --processes 2")
-
-
-def test_the_first_does_not_come():
-    (said,) = roll_call((1, 2, {}), patience=0.2)
-    assert re.search(r"process 0 was not there at localhost:\d+ .*; start it with --index 0", said)
-
-
-def test_two_with_one_number():
-    said = roll_call((0, 3, {}), (1, 3, {}), (1, 3, {}))
-    assert all("two processes say that they are process 1; give each another" in s for s in said)
-
-
-def test_who_comes_while_the_others_train_is_turned_away():
-    """Then jax listens there, and would end the run of the others."""
-    with socket.create_server(("localhost", 0)) as server:
-        member = Member(1, 2, f"localhost:{server.getsockname()[1]}")
-
-        def other():
-            with server.accept()[0] as connection:
-                connection.sendall(b"\x00\x00\x12\x04\n")  # as the first of gRPC's frames begin
-
-        thread = threading.Thread(target=other)
-        thread.start()
-        with pytest.raises(BadInputError, match="holds no roll call: it has ended, or trains"):
-            processes.roll_call(member, {}, 20)
-        thread.join()
-
-
-def test_strangers_do_not_disturb():
-    address = f"localhost:{free_port()}"
-    verdicts = []
-
-    def first():
-        verdicts.append(processes.roll_call(Member(0, 2, address), {}, 20))
-
-    thread = threading.Thread(target=first)
-    thread.start()
-    host, port = address.split(":")
-    while True:
-        try:
-            with socket.create_connection((host, int(port))) as stranger:
-                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            break
-        except ConnectionRefusedError:
-            time.sleep(0.01)
-    processes.roll_call(Member(1, 2, address), {}, 20)
-    thread.join()
-    assert verdicts == [None]
-
-
-def test_port_that_is_taken():
-    with socket.create_server(("", 0)) as server:
-        member = Member(0, 2, f"localhost:{server.getsockname()[1]}")
-        with pytest.raises(BadInputError, match=r"cannot listen on port \d+ .*; choose another"):
-            processes.roll_call(member, {}, 1)
+def test_every_difference_is_named():
+    message = processes.describe_differences(
+        [facts(), facts(run="other", tuning="other")], processes.FIXES
+    )
+    assert message.count("differs: same in process 0, other in process 1; ") == 2
 
 
 @pytest.mark.parametrize(
     ("member", "said"),
     [
-        ((2, 2, "localhost:1"), "there is no process 2 of 2; they are 0 to 1"),
-        ((-1, 2, "localhost:1"), "there is no process -1 of 2"),
+        ((2, 2, "localhost:1"), "--index must be from 0 to 1 for 2 processes, but got 2"),
+        ((-1, 2, "localhost:1"), "--index must be from 0 to 1 for 2 processes, but got -1"),
         ((0, 2, "localhost"), "a host and a port, such as localhost:9876, but got 'localhost'"),
+        ((0, 2, ":9876"), "a host and a port, such as localhost:9876, but got ':9876'"),
     ],
 )
-def test_members_that_cannot_be(member, said):
+def test_invalid_members_are_refused(member, said):
     with pytest.raises(BadInputError, match=said):
         Member(*member)
 
 
-def test_what_a_tuning_table_is_known_by(tmp_path, monkeypatch):
-    """Its content, and the device whose section is read; where none is named there is none."""
+def test_fingerprint_of_a_tuning_table(tmp_path, monkeypatch):
+    """It depends on the content and on the device whose section is read."""
     monkeypatch.setattr(tuning_cache, "_named", [])
     path = tmp_path / "table.json"
     path.write_text("{}")
@@ -175,36 +94,96 @@ def test_batches_and_heights_that_do_not_divide():
     Placement(jax.devices()[:4]).check_batch(IMAGES, 64)
     Placement(jax.devices()[:4], "height").check_batch(IMAGES, 3)
     with pytest.raises(
-        BadInputError, match=r"over mesh axis 'batch', but 64 is no multiple of its 3"
+        BadInputError, match=r"by the 3 devices of mesh axis 'batch', but got 64; choose"
     ):
         Placement(jax.devices()[:3]).check_batch(IMAGES, 64)
-    with pytest.raises(BadInputError, match=r"height of 'image', 64×40×30×1, .* its 3 devices; ch"):
+    with pytest.raises(
+        BadInputError, match=r"height of 'image', 64×40×30×1, must .* the 3 devices"
+    ):
         Placement(jax.devices()[:3], "height").check_batch(IMAGES, 64)
 
 
 @needs_devices
 @pytest.mark.lenient  # optax promotes by itself
 def test_layers_whose_height_does_not_divide():
-    """The digits' network halves 28 rows twice; 7 rows are no strips of two devices."""
+    """The digits' network halves 28 rows twice; 7 rows cannot be divided over two devices."""
     from jaxconv.train import digits
-    from jaxconv.train.loop import Training
+    from jaxconv.train.training import Training
 
-    said = r"the height of a layer, 64×7×7×64, must divide over mesh axis 'height', but 7 is no mu"
+    said = r"the height of a layer, 64×7×7×64, must be divisible by the 2 devices .*, but got 7"
     with pytest.raises(BadInputError, match=said):
         Training(digits.RECIPE, 0, 1, Placement(jax.devices()[:2], "height"))
 
 
-def test_mesh_axes_that_are_not_there():
-    with pytest.raises(BadInputError, match=r"no mesh axis 'width'.*'batch' and 'height' are"):
+def test_unknown_mesh_axis_is_refused():
+    with pytest.raises(BadInputError, match=r"axis must be 'batch' or 'height', but got 'width'"):
         Placement(jax.devices()[:1], "width")
 
 
 # --- real processes -------------------------------------------------------------------------------
 
+JOIN = """
+import json, os, sys
+from jaxconv.train import processes
+from jaxconv.train.errors import BadInputError
+
+index, count, address, timeout, epochs = json.loads(sys.argv[1])
+try:
+    processes.join(processes.Member(index, count, address), {"epochs": epochs}, timeout)
+except BadInputError as error:
+    print(error, file=sys.stderr, flush=True)
+    os._exit(error.code)  # as the examples end
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("localhost", 0)) as server:
+        return server.getsockname()[1]
+
+
+def joining(*members: list, port: int | None = None) -> list[tuple[int, str]]:
+    """The exit code and the error output of each process: ``[index, count, timeout, epochs]``."""
+    address = f"localhost:{port or free_port()}"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN, json.dumps([index, count, address, timeout, epochs])],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index, count, timeout, epochs in members
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    return [(process.returncode, error) for process, error in zip(running, errors, strict=True)]
+
+
+def test_processes_with_different_arguments_are_refused():
+    for code, error in joining([0, 2, 60, 3], [1, 4, 60, 5]):
+        assert code == BadInputError.code
+        assert "processes differs: 2 in process 0, 4 in process 1; give all of them the" in error
+        assert "run differs: {'epochs': 3} in process 0, {'epochs': 5} in process 1; st" in error
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_missing_process_ends_the_other_with_a_sentence(index):
+    ((code, error),) = joining([index, 2, 3, 1])
+    assert code == BadInputError.code
+    assert error.startswith(f"process {index} of 2: not all 2 processes connected to localhost:")
+    assert error.endswith("from 0 to 1, with the same --processes and --coordinator\n")
+    assert error.count("\n") == 1
+
+
+def test_port_in_use_is_refused():
+    with socket.create_server(("", 0)) as server:
+        ((code, error),) = joining([0, 2, 20, 1], port=server.getsockname()[1])
+    assert code == BadInputError.code
+    assert re.search(r"cannot listen at or connect to --coordinator .*; choose another port", error)
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> dict[str, str]:
-    """Where the processes keep what they compiled: seconds of each are saved."""
+    """A compilation cache that the processes share, which saves seconds of each run."""
     return {
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -226,13 +205,15 @@ def start(cache: dict[str, str], example: str, *arguments: str) -> subprocess.Po
 def assert_equal_losses(process: subprocess.Popen) -> str:
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    assert re.search(r"\d+ losses, .*; those together differ .* by \S+ at first and \S+e-1\d", said)
+    assert re.search(
+        r"\d+ losses, .*; relative difference .* \S+ at the first step, at most \S+e-1\d", said
+    )
     return said
 
 
 def test_spatial_run_equals_one_process(tmp_path, cache):
     said = assert_equal_losses(start(cache, "spatial", "--epochs=1", f"--output={tmp_path}"))
-    assert "each height cut over 2 devices of 2 processes; from step 0 to 20" in said
+    assert "height sharded over 2 devices of 2 processes; steps 0 to 20" in said
 
 
 def test_a_killed_process_ends_the_other_and_the_run_resumes(tmp_path, cache):
@@ -255,10 +236,10 @@ def test_a_killed_process_ends_the_other_and_the_run_resumes(tmp_path, cache):
     rest, _ = process.communicate(timeout=120)
     assert time.monotonic() - killed < 60
     assert process.returncode == 128 + signal.SIGKILL
-    assert "process 1 was ended by SIGKILL" in rest
-    assert "process 0 of 2: another process has ended, and this one with it (" in rest
-    assert "start all of them again: they go on from what is saved" in rest
+    assert "process 1 was killed by SIGKILL" in rest
+    assert "process 0 of 2: stopped because another process ended (" in rest
+    assert "start all of them again to resume from the last checkpoint" in rest
     said = assert_equal_losses(start(cache, *arguments))
-    assert re.search(r"2 processes; from step 15 to 30", said)
-    assert "of 1:" not in said  # the run alone is finished, and not made again
+    assert re.search(r"2 processes; steps 15 to 30", said)
+    assert "of 1:" not in said  # the finished run of one process is not repeated
     assert len(json.loads((tmp_path / "2x1/losses.json").read_text())["loss"]) == 30

@@ -17,61 +17,19 @@ import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
 import pytest
-from flax import nnx
 from rich.console import Console
 
 from jaxconv import train
-from jaxconv.nnx import Conv
-from jaxconv.train import bytenet, context, digits, mobilenet, report, twins, wavenet
+from jaxconv.train import bytenet, context, digits, mobilenet, tables, timing, twins, wavenet
 from jaxconv.train.__main__ import main
 from jaxconv.train.checkpoint import Checkpoints
 from jaxconv.train.errors import TrainingError
-from jaxconv.train.loop import History, Training, fit
-from jaxconv.train.recipe import Data, Recipe, Score
+from jaxconv.train.loop import fit
+from jaxconv.train.recipe import Data
+from jaxconv.train.training import History, Training
+from support.tiny_recipe import TINY, TinyNetwork
 
 pytestmark = pytest.mark.lenient  # optax promotes by itself
-
-# --- A recipe small enough to train many times, on sequences rather than images ---------------
-
-
-class TinyNetwork(nnx.Module):
-    def __init__(self, rngs, features=3):
-        self.conv = Conv(2, features, (3,), rngs=rngs)
-        self.norm = nnx.BatchNorm(features, rngs=rngs)
-        self.dense = nnx.Linear(features, 1, rngs=rngs)
-
-    def __call__(self, x):
-        return self.dense(jax.nn.relu(self.norm(self.conv(x))).mean(1))[:, 0]
-
-
-def tiny_data():
-    random = np.random.default_rng(0)
-    parts = []
-    for count in (22, 7):
-        x = random.normal(size=(count, 5, 2)).astype(np.float32)
-        parts.append({"x": x, "y": x[:, :, 0].sum(1)})
-    return Data(*parts)
-
-
-def squared_error(outputs, batch):
-    return jnp.mean((outputs - batch["y"]) ** 2)
-
-
-TINY = Recipe(
-    name="tiny",
-    unit="sequences",
-    data=tiny_data,
-    network=TinyNetwork,
-    outputs=lambda network, batch: network(batch["x"]),
-    loss=squared_error,
-    score=Score("error", squared_error, "{:.3f}"),
-    report=lambda run: None,
-    batch_size=4,
-    epochs=3,
-    learning_rate=1e-2,
-    short_epochs=1,
-    augment=lambda key, batch: {**batch, "x": batch["x"] + 0.1 * jax.random.normal(key, (4, 5, 2))},
-)
 
 
 @pytest.fixture
@@ -80,7 +38,11 @@ def tiny(monkeypatch):
 
     def register(**changes):
         recipe = dataclasses.replace(TINY, **changes)
-        monkeypatch.setitem(sys.modules, "jaxconv.train.tiny", SimpleNamespace(RECIPE=recipe))
+        monkeypatch.setitem(
+            sys.modules,
+            "jaxconv.train.tiny",
+            SimpleNamespace(RECIPE=recipe, report=lambda run: None),
+        )
         monkeypatch.setitem(train.RECIPES, "tiny", ())
 
     register()
@@ -151,8 +113,8 @@ def test_training_lowers_the_loss_and_reports_every_epoch(tiny, tmp_path, capfd)
     assert len(history.held_out_score) == 20
     assert history.held_out_loss[-1] < 0.7 * history.held_out_loss[0]
     out = capfd.readouterr().out
-    assert "22 sequences to learn from, 7 held out" in out
-    assert f"Held-out error {history.held_out_score[-1]:.3f}" in out
+    assert "22 training sequences, 7 held out" in out
+    assert f"Held-out error: {history.held_out_score[-1]:.3f}" in out
 
 
 def test_held_out_examples_are_each_seen_once_whatever_the_batch_size():
@@ -199,7 +161,7 @@ def test_finished_run_is_reported_again_and_not_trained(run, capfd):
     before = contents(folder)
     assert main(command) == 0
     assert contents(folder) == before
-    assert "Trained already" in capfd.readouterr().out
+    assert "Already trained" in capfd.readouterr().out
 
 
 def test_fresh_trains_anew_and_only_the_last_checkpoint_is_kept(run):
@@ -221,7 +183,13 @@ DAMAGE = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     "emptied": lambda path: path.write_bytes(b""),
     "deleted": lambda path: path.unlink(),
+    "one bit flipped": lambda path: path.write_bytes(flipped(path.read_bytes())),
 }
+
+
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
@@ -230,6 +198,9 @@ def test_damaged_checkpoint_is_refused_and_nothing_else_changes(run, capfd, dama
     intact = contents(folder)
     for path in (path for path in intact if path.parent != folder and intact[path]):
         damage(path)
+        if not path.exists() and path.name == "digests.json":  # the next test's subject
+            path.write_bytes(intact[path])
+            continue
         damaged = contents(folder)
         assert main(command) == 2
         line = one_line(capfd)
@@ -240,21 +211,42 @@ def test_damaged_checkpoint_is_refused_and_nothing_else_changes(run, capfd, dama
     assert main(command) == 0
 
 
-def test_half_written_checkpoint_is_passed_over_and_removed(run):
-    """A kill can leave orbax's temporary folder, or a checkpoint without its digests."""
+def test_checkpoint_without_digests_is_restored(run):
+    """A kill may come between orbax's commit and the digests."""
     folder, _ = run
-    saved = folder / "checkpoint" / "15"
-    shutil.copytree(saved, folder / "checkpoint" / "20")
-    (folder / "checkpoint" / "20" / "digests.json").unlink()
-    (folder / "checkpoint" / "25.orbax-checkpoint-tmp").mkdir()
+    (folder / "checkpoint" / "15" / "digests.json").unlink()
+    assert saved_state(folder)[1].step == 15
+
+
+# Each moment, as a Python audit event and the end of a path in it, and the step that is restored.
+KILLED = {
+    "while orbax writes": ("open", "array_metadatas/process_0", 15),
+    "before the commit": ("os.rename", "checkpoint/20", 15),
+    "after the commit": ("shutil.rmtree", "checkpoint/15", 20),
+    "while the previous is deleted": ("os.rmdir", "", 20),
+    "before the digests": ("os.rename", "checkpoint/20/digests.json", 20),
+}
+
+
+@pytest.mark.parametrize(("event", "path", "step"), KILLED.values(), ids=KILLED)
+def test_killed_save_resumes_from_a_complete_checkpoint(run, event, path, step):
+    folder, _ = run
+    checkpoint = folder / "checkpoint"
+    state, _ = saved_state(folder)
+    command = [sys.executable, "-m", "support.killed_save", str(checkpoint), event, path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
     training = Training(TINY, 0, TINY.epochs)
-    checkpoints = Checkpoints(folder / "checkpoint", training)
+    checkpoints = Checkpoints(checkpoint, training)
     history = checkpoints.restore()
-    assert history.step == 15
-    history.loss += [1.0] * 5
+    assert history.step == step
+    chex.assert_trees_all_equal(training.state, state)
+    history.loss += [1.0] * (25 - step)
     checkpoints.save(history)
-    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["20"]
-    assert checkpoints.restore().step == 20
+    assert [path.name for path in checkpoint.iterdir()] == ["25"]
+    assert checkpoints.restore().step == 25
 
 
 def test_save_that_fails_keeps_the_one_before(run, monkeypatch):
@@ -268,9 +260,11 @@ def test_save_that_fails_keeps_the_one_before(run, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(TrainingError, match=r"cannot save in .*checkpoint.*No space left"):
-        checkpoints.save(history)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", full)  # with which orbax commits
+        with pytest.raises(TrainingError, match=r"cannot save to .*checkpoint.*No space left"):
+            checkpoints.save(history)
+    assert checkpoints.restore().step == 15
     assert contents(folder) == before
 
 
@@ -284,7 +278,11 @@ def test_checkpoint_that_is_no_folder_is_refused(tiny, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("changes", "arguments", "said"),
     [
-        ({"network": lambda rngs: TinyNetwork(rngs, features=4)}, [], "is 3 there, 4 here"),
+        (
+            {"network": lambda rngs: TinyNetwork(rngs, features=4)},
+            [],
+            "must be 4, but is 3 in the checkpoint",
+        ),
         ({}, ["--seed", "1"], "of a run with seed 0, not 1"),
         ({}, ["--epochs", "9"], "of a run with epochs 3, not 9"),
     ],
@@ -310,7 +308,7 @@ def test_checkpoint_of_another_run_is_refused(tiny, run, capfd, changes, argumen
     [
         (["digit"], "unknown recipe 'digit'; choose from digits"),
         ([], "recipe"),
-        (["digits", "--epochs", "0"], "'0' is not a number from 1"),
+        (["digits", "--epochs", "0"], "'0' is not an integer from 1"),
         (["digits", "--seed", "-1"], "seed"),
         (["digits", "--fast"], "--fast"),
     ],
@@ -360,7 +358,7 @@ def test_output_that_cannot_be_written_is_refused(tiny, tmp_path, capfd):
     for folder in (blocked, blocked / "inside"):
         assert main(["tiny", "--output", str(folder)]) == 2
         line = one_line(capfd)
-        assert f"cannot write in {folder}" in line
+        assert f"cannot write to {folder}" in line
         assert "--output" in line
     assert blocked.read_text() == "in the way"
 
@@ -378,7 +376,7 @@ def test_too_little_memory_is_one_line_and_keeps_what_was_saved(run, monkeypatch
 
     monkeypatch.setattr(Training, "held_out", exhausted)
     assert main(command) == 1
-    assert "not enough memory; the same command goes on" in one_line(capfd)
+    assert "out of memory; run the same command again" in one_line(capfd)
     assert contents(folder) == before
 
 
@@ -407,9 +405,9 @@ def test_augmentation_moves_the_digit_and_keeps_the_label():
     assert not np.allclose(moved["image"], batch["image"], atol=0.1)
 
 
-def test_ledger_counts_dense_against_separable():
+def test_costs_of_a_dense_and_a_separable_convolution():
     written = io.StringIO()
-    Console(file=written, width=80).print(report.ledger((20, 20), (3, 3), (8, 32)))
+    Console(file=written, width=80).print(tables.dense_and_separable((20, 20), (3, 3), (8, 32)))
     rows = [line.split() for line in written.getvalue().splitlines()]
     assert ["dense", "2,304", "746,496", "18×18×32"] in rows
     assert ["separable", "328", "106,272", "18×18×32"] in rows
@@ -435,7 +433,7 @@ def test_digits_stopped_by_ctrl_c_resumes_and_reports(tmp_path):
     assert not second.stderr
     for line in (
         "Resuming after step",
-        "Held-out accuracy",
+        "Held-out accuracy:",
         "2,304",
         "328",
         "depthwise 3×3",
@@ -457,9 +455,9 @@ def test_digits_stopped_by_ctrl_c_resumes_and_reports(tmp_path):
 @pytest.fixture
 def briefly(monkeypatch, tmp_path, capfd):
     """Trains a recipe for two small batches, through the command, and returns what it said."""
-    monkeypatch.setattr(report, "BLOCKS", 1)
-    monkeypatch.setattr(report, "DROPPED", 0)
-    monkeypatch.setattr(report, "KEPT", 1)
+    monkeypatch.setattr(timing, "ROUNDS", 1)
+    monkeypatch.setattr(timing, "DISCARDED", 0)
+    monkeypatch.setattr(timing, "KEPT", 1)
 
     def train_briefly(recipe, batch_size=4):
         data = recipe.data()
@@ -489,7 +487,7 @@ def briefly(monkeypatch, tmp_path, capfd):
     return train_briefly
 
 
-def test_mobilenet_reports_what_separable_layers_save(briefly):
+def test_mobilenet_reports_the_cost_of_both_networks(briefly):
     said = briefly(mobilenet.RECIPE)
     for figure in ("36,874", "2,217,152", "283,386", "17,273,088", "7.8× fewer multiply-adds"):
         assert figure in said
@@ -549,14 +547,14 @@ def test_markov_models_by_hand():
 def test_bytenet_reports_its_own_translations(briefly):
     said = briefly(bytenet.RECIPE)
     assert "exactly right" in said
-    assert "Linear in length" in said
+    assert "linear in its length" in said
 
 
 def test_number_names_are_spelled_and_held_out():
     data = bytenet.data()
-    learned, held_out = (set(part["number"].tolist()) for part in data)
-    assert (len(learned), len(held_out)) == (bytenet.LEARNED, bytenet.HELD_OUT)
-    assert not learned & held_out
+    trained, held_out = (set(part["number"].tolist()) for part in data)
+    assert (len(trained), len(held_out)) == (bytenet.TRAINED, bytenet.HELD_OUT)
+    assert not trained & held_out
     at = data.train["number"].tolist().index(2_024)
     english = bytenet.decoded(data.train["english"][at : at + 1], bytenet.ENGLISH)
     french = bytenet.decoded(data.train["french"][at : at + 1], bytenet.FRENCH)
@@ -575,7 +573,12 @@ def test_exact_match_wants_every_character_and_the_end():
 
 def test_context_reports_what_dilation_gains(briefly):
     said = briefly(context.RECIPE, batch_size=8)  # as many scenes as are pictured
-    for figure in ("69×69 pixels", "17×17 pixels", "points of mean IoU", "3×3 dilation 16"):
+    for figure in (
+        "69×69 pixels",
+        "17×17 pixels",
+        "Dilation changes mean IoU by",
+        "3×3 dilation 16",
+    ):
         assert figure in said
 
 

@@ -1,4 +1,4 @@
-"""Pictures: what they show is what the oracle computes, and they read on any background."""
+"""Pictures: they show what the oracle computes, and look the same in every style."""
 
 import itertools
 
@@ -31,13 +31,13 @@ def minus(value):
 
 
 def expected(x, kernel, options):
-    """By the library's own functional form, which has the oracle's tests of its own."""
+    """By ``jaxconv.conv``, which is tested against the oracle elsewhere."""
     y = jaxconv.conv(x[None, ..., None].astype(np.float32), kernel[..., None, None], **options)
     return np.asarray(y)[0, ..., 0]
 
 
 @pytest.mark.parametrize("options", CASES, ids=str)
-def test_sliding_shows_the_result_and_a_window_that_gives_it(options):
+def test_sliding_shows_the_result_and_the_window_it_comes_from(options):
     x, kernel = rng.integers(-5, 9, (6, 7)), rng.integers(-3, 4, (3, 2)).astype(np.float32)
     result = expected(x, kernel, options)
     drawn = viz.sliding(x, kernel, **options)
@@ -72,7 +72,7 @@ def test_sliding_of_one_axis():
 
 
 @pytest.mark.parametrize("seconds", [0.2])
-def test_animate_has_a_frame_an_output(tmp_path, seconds):
+def test_animate_has_one_frame_per_output(tmp_path, seconds):
     from PIL import Image
 
     path = viz.animate(np.eye(4), np.ones((2, 2)), tmp_path / "a.gif", strides=2, seconds=seconds)
@@ -85,7 +85,7 @@ def test_animate_has_a_frame_an_output(tmp_path, seconds):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_dilations_colour_the_taps_alone():
+def test_dilations_colour_only_the_taps():
     drawn = viz.dilations(3, (1, 2, 4))
     for axes, extent in zip(drawn.axes, (3, 5, 9), strict=True):
         colours = [patch.get_facecolor() for patch in axes.patches]
@@ -93,7 +93,7 @@ def test_dilations_colour_the_taps_alone():
         assert sorted(map(colours.count, set(colours))) == sorted({9, extent**2 - 9} - {0})
 
 
-def test_the_tree_marks_the_inputs_of_the_last_output():
+def test_dilation_tree_marks_the_inputs_of_the_last_output():
     drawn = viz.dilation_tree((1, 2, 4), kernel_size=3, length=20)
     assert "sees 15 inputs" in drawn.get_suptitle()
     fills = [collection.get_facecolor() for collection in drawn.axes[0].collections]
@@ -131,7 +131,7 @@ def test_influence_fills_the_analytic_box():
     assert (box.get_x(), box.get_width()) == (columns.min(), np.ptp(columns) + 1)
 
 
-def test_costs_have_a_bar_each():
+def test_costs_have_one_bar_each():
     x = np.ones((1, 8, 8, 4), np.float32)
     counted = {
         name: jaxconv.cost(jaxconv.conv, x, np.ones((k, k, 4, 4), np.float32))
@@ -161,7 +161,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
-    """The card is opaque and every colour given, so what the notebook's style says is no matter."""
+    """The background is opaque and every colour explicit, so a notebook's style has no effect."""
     import matplotlib.image
     import matplotlib.style
 
@@ -185,23 +185,23 @@ def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
         (lambda: viz.sliding(np.ones((3, 3)), np.ones((3, 3)), position=1), "3×3 output.* got 1"),
         (lambda: viz.animate(np.ones((3, 3)), np.ones((3, 3)), "x.gif", seconds=0), "positive"),
         (lambda: viz.sliding(np.ones((3, 3)), np.ones((5, 5)), padding="VALID"), "must fit"),
-        (lambda: viz.dilations(3, ()), "there must be a rate"),
-        (lambda: viz.dilations(3, (0,)), "a rate of 1 leaves no gap"),
+        (lambda: viz.dilations(3, ()), "at least one rate is needed"),
+        (lambda: viz.dilations(3, (0,)), "a rate of 1 leaves no gap between taps"),
         (lambda: viz.dilation_tree([2**i for i in range(10)]), "1 to 64 time steps"),
-        (lambda: viz.separable(channels=9), "1 to 8 channels"),
+        (lambda: viz.separable(channels=9), "channels must be 1 to 8"),
         (lambda: viz.pointwise([1, 2], [[1], [2], [3]]), r"\(3, 1\)"),
         (lambda: viz.influence(lambda x: x, np.ones(4)), r"\(4,\)"),
         (lambda: viz.influence(lambda x: x, np.ones((4, 4)), (4, 0)), "4×4 output"),
         (lambda: viz.costs({}), "at least one"),
-        (lambda: viz.costs({"dense": 5}), "'dense' must be what jaxconv.cost returned, but is int"),
+        (lambda: viz.costs({"dense": 5}), "must be a result of jaxconv.cost, but got int"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_drawn_is_refused(call, words):
+def test_errors(call, words):
     with pytest.raises(ValueError, match=words):
         call()
 
 
-def test_a_notebook_shows_the_picture():
+def test_notebooks_display_the_picture():
     assert viz.dilations()._repr_png_().startswith(b"\x89PNG")
 
 
@@ -215,7 +215,7 @@ def test_a_failed_save_leaves_nothing(tmp_path):
         viz.save(drawn, tmp_path / "missing" / "picture.png")
 
 
-def test_without_matplotlib_a_sentence(monkeypatch):
+def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"jaxconv\[demo\]"):
         viz.dilations()

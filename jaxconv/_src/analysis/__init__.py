@@ -1,1 +1,1 @@
-"""What programs hold: convolutions, costs, receptive fields, layers, and measuring them."""
+"""Analysis of traced programs: convolutions, cost, receptive fields, layers, and tuning."""

@@ -1,4 +1,4 @@
-"""Measured choices: the kernels and block sizes that are fastest on this very device."""
+"""Measured choices: the implementations and tiles that are fastest on this device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 import numbers
 import os
 import pathlib
-import statistics
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,82 +15,93 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..dispatch import choose, tuning_cache
+from ..dispatch import tuning_cache
+from ..dispatch.choose import candidate_trials, default_trial
+from ..dispatch.tuning_cache import Trial, Tuned
 from ..geometry.spec import ConvSpec, Operator
 from ..primitives import rules
-from .jaxprs import Found, convolutions, trace
-from .tables import format_shape, format_table
+from .deprecated import Renamed
+from .equations import ConvEquation, ConvResult
+from .jaxprs import convolutions, trace
+from .tables import Table, Tabled, format_shape
+from .timing import interleaved, median_ms, seconds_of
 from .tracing import check_function
 
-# The rules' own choice stays unless another takes less than this share of its time.
-MARGIN = 0.97
+# The default choice is replaced only by one that takes less than this share of its time.
+MAX_WINNING_SHARE = 0.97
 
-# A candidate whose first call takes so many times the best one's is not timed any further.
-HOPELESS = 4
+# A candidate whose first call takes more than this many times the fastest one's is not timed again.
+MAX_SLOWDOWN = 4
 
-# Calls of one timing take at least this long together, in seconds.
-BATCH = 2e-3
+# What is timed is several calls in a row that take about this long together, up to MAX_TURN_CALLS.
+TURN_SECONDS = 2e-3
+MAX_TURN_CALLS = 64
 
-# How far a result may be from lax's at full precision, in shares of its largest entry: a matrix
-# unit rounds to about 1/256, a wrong kernel is off by the size of the result.
-WRONG = 0.05
+# The largest difference from lax at full precision, relative to the largest entry: matrix units
+# round to about 1/256, and the error of a wrong result is as large as the result.
+MAX_RELATIVE_ERROR = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A kernel with one cut; ``milliseconds`` is None where ``note`` says why it was not timed."""
+    """An implementation with one of its tiles, and the time of a call.
 
-    kernel: str
-    blocks: Any
+    If it was not timed, ``milliseconds`` is None and ``note`` says why.
+    """
+
+    implementation: str
+    tile: Any
     milliseconds: float | None
     note: str = ""
 
+    kernel = Renamed("implementation")
+    blocks = Renamed("tile")
 
-class Running(NamedTuple):
-    """A compiled candidate, and the seconds that one call took."""
+
+class Compiled(NamedTuple):
+    """A compiled candidate, and the seconds of one call."""
 
     call: Callable[[], Any]
-    once: float
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
-class TunedConv:
-    """One convolution, all that was measured for it, and the winner among them."""
+class TunedConv(ConvResult):
+    """One convolution, all that was measured for it, and the winner."""
 
-    operator: Operator
-    spec: ConvSpec
-    dtype: Any
     candidates: tuple[Candidate, ...]
     winner: Candidate
 
 
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """The distinct convolutions of a function, and where their winners are kept; prints as a table.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Tuning(Tabled):
+    """The distinct convolutions of a function and their winners; prints as a table.
 
-    ``path`` is None where they could not be written.
+    ``path`` is the file that stores the winners, or None if it could not be written.
     """
 
     convs: tuple[TunedConv, ...]
     device: str
     path: pathlib.Path | None
 
-    def __str__(self) -> str:
-        header = ("operator", "operands", "dtype", "candidate", "blocks", "ms", "")
+    def parts(self) -> list[Table | str]:
         rows = [row for conv in self.convs for row in _rows(conv)]
-        kept = "not kept" if self.path is None else f"kept in {self.path}"
-        return f"{format_table(header, rows)}\n{self.device}; {kept}"
+        stored = "not stored" if self.path is None else f"stored in {self.path}"
+        return [Table(HEADER, rows), f"{self.device}; {stored}"]
+
+
+HEADER = ("operator", "operands", "dtype", "implementation", "tile", "ms", "note")
 
 
 def _rows(conv: TunedConv) -> Iterator[tuple[object, ...]]:
-    operands = " ".join(map(format_shape, conv.spec.operand_shapes(conv.operator)))
+    operator, spec, dtype = _case(conv.equation)
+    operands = " ".join(map(format_shape, spec.operand_shapes(operator)))
     for candidate in conv.candidates:
-        taken = candidate.milliseconds
-        ms = "" if taken is None else f"{taken:.3g}"
+        ms = "" if candidate.milliseconds is None else f"{candidate.milliseconds:.3g}"
         note = "winner" if candidate is conv.winner else candidate.note
-        blocks = "" if candidate.blocks is None else str(candidate.blocks)
-        name = np.dtype(conv.dtype).name
-        yield conv.operator.value, operands, name, candidate.kernel, blocks, ms, note
+        tile = "" if candidate.tile is None else str(candidate.tile)
+        name = np.dtype(dtype).name
+        yield operator.value, operands, name, candidate.implementation, tile, ms, note
 
 
 def autotune(
@@ -102,44 +111,48 @@ def autotune(
     seconds: float = 0.2,
     **kwargs: Any,
 ) -> Tuning:
-    """Times every kernel that can run the convolutions of ``fn(*args)``, and keeps the winners.
+    """Times every implementation of the convolutions in ``fn(*args)`` and stores the fastest.
 
-    ``fn`` is traced, not run; gradients are tuned where it takes them. Each distinct convolution
-    runs alone, on random operands, on this process's default device, with every candidate of
-    ``dispatch`` and each of its block sizes. From then on dispatch follows the table on this kind
-    of device and with these versions of jax. What was jitted or called before keeps its kernels.
-    Calls are timed as Python makes them: on a GPU kernels that take less than a call, some tens of
-    microseconds, tie, and what dispatch would choose anyway stays.
+    ``fn`` is traced, not run; if it takes gradients, their convolutions are tuned too. Each
+    distinct convolution is run by itself, on random operands and this process's default device,
+    with every implementation that supports it and each tile worth trying. From then on jaxconv uses
+    the winners on this kind of device and with these versions of jax. Functions that were jitted or
+    called before keep their implementations.
+
+    Times include the call from Python. On a GPU, implementations that take less than that (some
+    tens of microseconds) tie, and the default choice stays.
 
     Args:
         fn: Any JAX function, such as a training step.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
-        path: The table to read and add to, from now on in this process; later ones name it in the
-            environment variable ``JAXCONV_TUNING``. By default ``tuning.json`` in the user's cache
-            directory, which is read without being named. Several processes need one that is.
-        seconds: Spent on each candidate, beside its compilation.
+        path: The table to add to, which this process reads from now on; other processes read it if
+            the environment variable ``JAXCONV_TUNING`` names it. The default is ``tuning.json`` in
+            the user's cache directory, which is always read. With several processes, the table must
+            be named.
+        seconds: The time to spend on each candidate, in addition to its compilation.
         **kwargs: Its keyword arguments.
 
     Returns:
-        A ``Tuning`` with one entry in ``convs`` for each distinct convolution.
+        A ``Tuning`` with one entry in ``convs`` per distinct convolution.
 
     Raises:
-        TypeError: ``fn`` is not callable, or ``path`` no path.
-        ValueError: There are several processes and no named table, or ``seconds`` is no time.
+        TypeError: ``fn`` is not callable, or ``path`` is not a path.
+        ValueError: There are several processes and no named table, or ``seconds`` is not a finite
+            number of at least 0.
 
     >>> import tempfile, jax.numpy as jnp, jaxconv
     >>> conv = lambda x, kernel: jaxconv.conv(x, kernel)
     >>> with tempfile.TemporaryDirectory() as directory:
     ...     tuned = autotune(conv, jnp.ones((1, 8, 2)), jnp.ones((3, 2, 4)), seconds=0.01,
     ...                      path=f"{directory}/tuning.json")
-    >>> tuned.convs[0].winner.kernel in ("lax", "dots", "native")
+    >>> tuned.convs[0].winner.implementation in ("lax", "dots", "native")
     True
 
     Source: none; this is the project's own.
     """
     check_function("autotune", fn)
     if not (path is None or isinstance(path, str | os.PathLike)):
-        raise TypeError(f"autotune: path must be that of a file, or None, but got {path!r}")
+        raise TypeError(f"autotune: path must be the path of a file or None, but got {path!r}")
     if not isinstance(seconds, numbers.Real) or not 0 <= seconds < math.inf:
         raise ValueError(f"autotune: seconds must be a number of at least 0, but got {seconds!r}")
     found = list(convolutions(trace(fn, *args, **kwargs)))
@@ -148,39 +161,35 @@ def autotune(
     )
     if table is None and jax.process_count() > 1:
         raise ValueError(
-            f"autotune: with {jax.process_count()} processes all must read the same table, so "
-            f"name one that all can read, by path or by the variable {tuning_cache.VARIABLE}"
+            f"autotune: with {jax.process_count()} processes all must read the same table; name a "
+            f"file that all can read, with path or the environment variable {tuning_cache.VARIABLE}"
         )
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     device = tuning_cache.device_of(platform) or platform
     cases = {tuning_cache.key(*_case(conv)): conv for conv in found if _tunable(conv)}
     convs = {key: _tuned(platform, conv, seconds) for key, conv in cases.items()}
     winners = {
-        key: tuning_cache.Tuned(conv.winner.kernel, _text(conv.winner.blocks))
+        key: Tuned(conv.winner.implementation, tuning_cache.text_of(conv.winner.tile))
         for key, conv in convs.items()
     }
-    kept = table if table and winners and _written(table, device, winners) else None
-    if kept is not None and path is not None:
-        tuning_cache.name(kept)
-    return Tuning(tuple(convs.values()), device, kept)
+    stored = table if table and winners and _written(table, device, winners) else None
+    if stored is not None and path is not None:
+        tuning_cache.name(stored)
+    return Tuning(tuple(convs.values()), device, stored)
 
 
-def _case(found: Found) -> tuple[Operator, ConvSpec, Any]:
+def _case(found: ConvEquation) -> tuple[Operator, ConvSpec, Any]:
     assert found.operator is not None
     assert found.spec is not None
     return found.operator, found.spec, found.dtype
 
 
-def _tunable(found: Found) -> bool:
+def _tunable(found: ConvEquation) -> bool:
     """Whether dispatch chooses for it; lax's own convolutions count, for ``install``."""
-    return found.spec is not None and not found.spec.empty and found.implementation is None
+    return found.spec is not None and not found.spec.empty and found.forced is None
 
 
-def _text(blocks: Any) -> str | None:
-    return None if blocks is None else repr(blocks)
-
-
-def _written(table: pathlib.Path, device: str, winners: dict[str, tuning_cache.Tuned]) -> bool:
+def _written(table: pathlib.Path, device: str, winners: dict[str, Tuned]) -> bool:
     if jax.process_index() != 0:
         return True
     try:
@@ -188,62 +197,61 @@ def _written(table: pathlib.Path, device: str, winners: dict[str, tuning_cache.T
     except OSError as error:
         reason = error.strerror or error
         warnings.warn(
-            f"autotune cannot write {table}: {reason}; the winners are not kept", stacklevel=3
+            f"autotune cannot write {table}: {reason}; the winners are not stored", stacklevel=3
         )
         return False
     return True
 
 
-def _tuned(platform: str, found: Found, seconds: float) -> TunedConv:
+def _tuned(platform: str, found: ConvEquation, seconds: float) -> TunedConv:
     operator, spec, dtype = _case(found)
-    usual = choose.usual(operator, platform, spec, dtype)
-    trials = list(dict.fromkeys([usual, *choose.candidates(operator, platform, spec, dtype)]))
-    running, notes = _tried(trials, found)
-    medians = _medians(running, seconds)
+    default = default_trial(operator, platform, spec, dtype)
+    trials = list(dict.fromkeys([default, *candidate_trials(operator, platform, spec, dtype)]))
+    compiled, notes = _compiled_trials(trials, found)
+    medians = _medians(compiled, seconds)
     candidates = {
         trial: Candidate(*trial, medians.get(trial), notes.get(trial, "")) for trial in trials
     }
-    winner = candidates[_winner(usual, medians)]
-    return TunedConv(operator, spec, dtype, tuple(candidates.values()), winner)
+    winner = candidates[_winner(default, medians)]
+    return TunedConv(found, tuple(candidates.values()), winner)
 
 
-def _winner(
-    usual: tuning_cache.Trial, medians: dict[tuning_cache.Trial, float]
-) -> tuning_cache.Trial:
-    best = min(medians, key=lambda trial: medians[trial], default=usual)
-    close = usual in medians and medians[best] >= MARGIN * medians[usual]
-    return usual if close else best
+def _winner(default: Trial, medians: dict[Trial, float]) -> Trial:
+    best = min(medians, key=lambda trial: medians[trial], default=default)
+    close = default in medians and medians[best] >= MAX_WINNING_SHARE * medians[default]
+    return default if close else best
 
 
-def _tried(
-    trials, found: Found
-) -> tuple[dict[tuning_cache.Trial, Running], dict[tuning_cache.Trial, str]]:
-    """The candidates that are worth timing, and what is to be said of the others."""
+def _compiled_trials(
+    trials: list[Trial], found: ConvEquation
+) -> tuple[dict[Trial, Compiled], dict[Trial, str]]:
+    """The candidates that are worth timing, and for the others the reason why they are not."""
     operator, spec, dtype = _case(found)
-    operands = _operands(operator, spec, found.operand_dtypes)
+    operands = _operands(operator, spec, found.dtypes[:2])
     reference = _reference(operator, spec, dtype, operands)
-    running: dict[tuning_cache.Trial, Running] = {}
-    notes: dict[tuning_cache.Trial, str] = {}
+    compiled: dict[Trial, Compiled] = {}
+    notes: dict[Trial, str] = {}
     for trial in trials:
         try:
-            call = _compiled(operator, spec, dtype, operands, trial)
+            call = _compile(operator, spec, dtype, operands, trial)
             wrong = _wrong(call(), reference)
-        except Exception as error:  # a compiler or a device refuses, each in its own way
+        except Exception as error:  # compilers and devices raise errors of any type
             first_line, *_ = str(error).splitlines() or [type(error).__name__]
             notes[trial] = f"failed: {first_line[:80]}"
             continue
-        taken = _timed(call, 1)
+        seconds = seconds_of(_turn(call, 1))
+        fastest = min((other.seconds for other in compiled.values()), default=seconds)
         if wrong:
             notes[trial] = "its result is wrong"
-        elif taken > HOPELESS * min((other.once for other in running.values()), default=taken):
-            notes[trial] = f"slow: {1e3 * taken:.3g} ms"
+        elif seconds > MAX_SLOWDOWN * fastest:
+            notes[trial] = f"slow: {1e3 * seconds:.3g} ms"
         else:
-            running[trial] = Running(call, taken)
-    return running, notes
+            compiled[trial] = Compiled(call, seconds)
+    return compiled, notes
 
 
 def _operands(operator: Operator, spec: ConvSpec, dtypes) -> tuple[jax.Array, ...]:
-    """Random ones, scaled so that results are of order 1."""
+    """Random operands, scaled so that results are of order 1."""
     rng = np.random.default_rng(0)
     terms = spec.macs / math.prod(spec.result_shape(operator))
     shapes = zip(spec.operand_shapes(operator), dtypes, (1.0, terms**-0.5), strict=True)
@@ -273,37 +281,26 @@ def _wide(array) -> np.ndarray:
 
 def _wrong(result, reference: np.ndarray) -> bool:
     error = np.max(np.abs(_wide(result) - reference))
-    return not error <= WRONG * np.max(np.abs(reference))
+    return not error <= MAX_RELATIVE_ERROR * np.max(np.abs(reference))
 
 
-def _compiled(
-    operator: Operator, spec: ConvSpec, dtype, operands, trial: tuning_cache.Trial
-) -> Callable:
+def _compile(operator: Operator, spec: ConvSpec, dtype, operands, trial: Trial) -> Callable:
     with tuning_cache.trial(*trial):
         compiled = jax.jit(_bind(operator, spec, dtype)).lower(*operands).compile()
     return lambda: compiled(*operands)
 
 
-def _timed(call: Callable[[], Any], calls: int) -> float:
-    """Seconds a call, of several one after another."""
-    begin = time.perf_counter()
-    results = [call() for _ in range(calls)]
-    jax.block_until_ready(results)
-    return (time.perf_counter() - begin) / calls
+def _turn(call: Callable[[], Any], calls: int) -> Callable[[], Any]:
+    """Several calls in a row, which blocks until all results are available."""
+    return lambda: jax.block_until_ready([call() for _ in range(calls)])
 
 
-def _medians(
-    running: dict[tuning_cache.Trial, Running], seconds: float
-) -> dict[tuning_cache.Trial, float]:
-    """Median milliseconds, from rounds in which every candidate has its turn."""
-    samples: dict[tuning_cache.Trial, list[float]] = {trial: [] for trial in running}
-    spent = dict.fromkeys(running, 0.0)
-    while unfinished := [
-        trial for trial in running if spent[trial] < seconds or len(samples[trial]) < 3
-    ]:
-        for trial in unfinished:
-            call, once = running[trial]
-            calls = max(1, min(64, round(BATCH / once)))
-            samples[trial].append(_timed(call, calls))
-            spent[trial] += samples[trial][-1] * calls
-    return {trial: 1e3 * statistics.median(taken) for trial, taken in samples.items()}
+def _medians(compiled: dict[Trial, Compiled], seconds: float) -> dict[Trial, float]:
+    """The median milliseconds of a call of each candidate."""
+    calls = {
+        trial: max(1, min(MAX_TURN_CALLS, round(TURN_SECONDS / one.seconds)))
+        for trial, one in compiled.items()
+    }
+    turns = {trial: _turn(one.call, calls[trial]) for trial, one in compiled.items()}
+    samples = interleaved(turns, seconds)
+    return {trial: median_ms(times) / calls[trial] for trial, times in samples.items()}

@@ -1,4 +1,4 @@
-"""Which kernel runs each convolution of a function, and the reason against each of the others."""
+"""Which implementation runs each convolution of a function, and why none of the others does."""
 
 from __future__ import annotations
 
@@ -9,153 +9,158 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..dispatch import choose
-from ..geometry.spec import ConvSpec, Operator
+from ..dispatch.choose import Choice, choose_implementation
+from ..dispatch.registry import check_platforms
 from ..interop.accelerate import UNTRACEABLE, is_accelerated
-from .jaxprs import Found, convolutions, trace
-from .tables import format_shape, format_table
+from .deprecated import Renamed
+from .equations import ConvEquation, ConvResult
+from .jaxprs import convolutions, trace
+from .tables import Table, Tabled, format_shape
 from .tracing import check_function
 
+HEADER = ("#", "operator", "operands", "result", "dtype", "platform", "implementation", "reason")
+OTHERS = ("platform", "not chosen", "#", "reason")
+
 
 @dataclasses.dataclass(frozen=True)
-class ExplainedConv:
-    """One convolution of the function, on one platform.
+class ExplainedConv(ConvResult):
+    """One convolution of a function, on one platform.
 
-    ``kernel`` is the kernel chosen, ``blocks`` how it cuts its work, None where it has no block
-    sizes, and ``reason`` why it was chosen: a rule, or that it was measured by ``autotune``.
-    ``reasons`` maps every other kernel to what speaks against it. A convolution outside the family
-    runs on ``"lax"``; where the family has no such member ``operator`` and ``spec`` are None.
+    ``implementation`` computes it, with the tuned sizes ``tile`` (None if it has none), and
+    ``reason`` says why: a rule, or a measurement by ``autotune``. ``reasons`` maps each of the
+    other implementations to the reason why it is not used. A convolution that is not one of
+    jaxconv's primitives runs on ``"lax"``; if jaxconv cannot express it, ``operator`` and ``spec``
+    are None.
     """
 
-    operator: Operator | None
-    spec: ConvSpec | None
-    dtype: Any
     platform: str
-    kernel: str
+    implementation: str
     reason: str
     reasons: dict[str, str]
-    count: int
-    shapes: tuple[tuple[int, ...], ...]
-    blocks: Any = None
+    tile: Any = None
+
+    kernel = Renamed("implementation")
+    blocks = Renamed("tile")
 
 
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """The convolutions of a function in program order; prints as two tables.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Explanation(Tabled):
+    """The convolutions of a function in program order.
 
-    The first says what runs each convolution, the second what speaks against the other kernels.
-    ``left`` is the reason why ``accelerate`` left a function as it was, which has no convolutions
-    that could be found, or None.
+    Prints as two tables: the implementation of each convolution, and the reasons against the
+    others. If ``accelerate`` could not trace the function, there are no ``convs``, ``unconverted``
+    says so in a sentence, and ``fallback_reason`` says why; otherwise both are None.
     """
 
     convs: tuple[ExplainedConv, ...]
-    left: str | None = None
+    unconverted: str | None = None
+    fallback_reason: str | None = None
 
-    def __str__(self) -> str:
-        if self.left is not None:
-            return self.left
-        header = ("#", "operator", "operands", "result", "dtype", "platform", "kernel", "why")
-        chosen = format_table(header, [(at, *_row(conv)) for at, conv in enumerate(self.convs, 1)])
-        against = format_table(("platform", "not", "#", "because"), list(_against(self.convs)))
-        return f"{chosen}\n\n{against}" if any(conv.reasons for conv in self.convs) else chosen
+    left = Renamed("unconverted")
+
+    def parts(self) -> list[Table | str]:
+        if self.unconverted is not None:
+            return [self.unconverted]
+        chosen = Table(HEADER, [(at, *_row(conv)) for at, conv in enumerate(self.convs, 1)])
+        others = Table(OTHERS, list(_others(self.convs)))
+        return [chosen, others] if others.rows else [chosen]
 
 
 def _row(conv: ExplainedConv) -> tuple[object, ...]:
     operator = "lax convolution" if conv.operator is None else conv.operator.value
     a, b, result = map(format_shape, conv.shapes)
     dtype = np.dtype(conv.dtype).name
-    kernel = conv.kernel if conv.blocks is None else f"{conv.kernel} {conv.blocks}"
-    return operator, f"{a} {b}", result, dtype, conv.platform, kernel, conv.reason
+    tile = "" if conv.tile is None else f" {conv.tile}"
+    implementation = f"{conv.implementation}{tile}"
+    return operator, f"{a} {b}", result, dtype, conv.platform, implementation, conv.reason
 
 
-def _against(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str]]:
-    """Each reason once, with the numbers of the convolutions that it holds for."""
+def _others(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str]]:
+    """Each reason once, with the numbers of the convolutions that it applies to."""
     numbers: dict[tuple[str, str, str], list[str]] = {}
     for at, conv in enumerate(convs, 1):
-        for kernel, reason in conv.reasons.items():
-            numbers.setdefault((conv.platform, kernel, reason), []).append(str(at))
-    for (platform, kernel, reason), held in numbers.items():
-        yield platform, kernel, " ".join(held), reason
+        for implementation, reason in conv.reasons.items():
+            numbers.setdefault((conv.platform, implementation, reason), []).append(str(at))
+    for (platform, implementation, reason), applies_to in numbers.items():
+        yield platform, implementation, " ".join(applies_to), reason
 
 
 def explain(
     fn: Callable[..., Any], *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
 ) -> Explanation:
-    """Lists the convolutions of ``fn(*args)``, the kernel that runs each and why no other does.
+    """Lists the convolutions of ``fn(*args)``, what runs each of them, and why nothing else does.
 
-    The function is traced, not run. Convolutions inside jit, scan, cond and the like are found,
-    and so are those of gradients, if ``fn`` takes them. What is said holds for a program on one
-    device or inside ``shard_map``; a ``jit`` over several devices and an exported program hold
-    plain XLA alone. Only this process's own device has measured choices.
+    The function is traced, not run. Convolutions inside jit, scan, cond and the like are found, and
+    so are those of gradients, if ``fn`` takes them. Choices measured by ``autotune`` apply on this
+    process's own device alone.
+
+    The choices are those for whole arrays on one device. A ``jit`` over several CPUs or GPUs makes
+    them for the shard of each device; over several TPUs it runs plain XLA (``lax``, ``taps`` or
+    ``dots``), because XLA cannot partition a Mosaic kernel. Inside a ``shard_map`` over all axes of
+    the mesh every implementation runs, on any platform. Exported programs hold plain XLA only.
 
     Args:
         fn: Any JAX function or module.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
-        platforms: Any of ``"cpu"``, ``"cuda"``, ``"rocm"`` and ``"tpu"``; by default the one in
-            use.
+        platforms: One or several of ``"cpu"``, ``"cuda"``, ``"rocm"`` and ``"tpu"``; by default the
+            one in use.
         **kwargs: Its keyword arguments.
 
     Returns:
-        An ``Explanation`` with one entry in ``convs`` for each convolution and platform. Of what
-        ``accelerate`` was given that is no JAX function it says so in ``left``.
+        An ``Explanation`` with one entry in ``convs`` per convolution and platform. If
+        ``accelerate`` could not trace the function, ``fallback_reason`` says why.
 
     Raises:
         TypeError: ``fn`` is not callable.
-        ValueError: A platform is none of these, or has no kernel that is forced.
+        ValueError: A platform is none of these, or does not have a forced implementation.
 
     >>> import jax.numpy as jnp, jaxconv
     >>> conv = lambda x, kernel: jaxconv.conv(x, kernel)
     >>> explained = explain(conv, jnp.ones((1, 8, 8, 3)), jnp.ones((3, 3, 3, 4)))
-    >>> explained.convs[0].spec.macs
-    6912
+    >>> explained.convs[0].operator.value, explained.convs[0].spec.macs
+    ('conv', 6912)
 
     Source: none; this is the project's own.
     """
     check_function("explain", fn)
     asked = jax.default_backend() if platforms is None else platforms
-    chosen = choose.check_platforms("explain", asked)
+    names = check_platforms("explain", asked)
     try:
         found = list(convolutions(trace(fn, *args, **kwargs)))
     except UNTRACEABLE as error:
         if not is_accelerated(fn):
             raise
-        return Explanation((), _left(fn, error))
-    return Explanation(tuple(_explain(conv, platform) for conv in found for platform in chosen))
+        return _not_converted(fn, error)
+    return Explanation(tuple(_explain(conv, platform) for conv in found for platform in names))
 
 
-def _left(fn: Any, error: Exception) -> str:
-    why = str(error).partition("\n")[0].rstrip(".")
-    return (
-        f"{getattr(fn, '__name__', 'the function')} was left as it was: it is no JAX function, for "
-        f"it cannot be traced ({type(error).__name__}: {why})"
-    )
+def _not_converted(fn: Any, error: Exception) -> Explanation:
+    """For a function that ``accelerate`` could not trace, and calls as it is."""
+    message = str(error).partition("\n")[0].rstrip(".")
+    reason = f"JAX cannot trace it ({type(error).__name__}: {message})"
+    name = getattr(fn, "__name__", "the function")
+    return Explanation((), f"{name} was not converted and runs unchanged: {reason}", reason)
 
 
-def kernel_of(found: Found) -> str:
-    """The name of the kernel that runs a convolution on the platform in use."""
-    (platform,) = choose.check_platforms("explain", jax.default_backend())
-    return _choice(found, platform).implementation
+def implementation_of(conv: ConvEquation) -> str:
+    """The name of the implementation that runs a convolution on the platform in use."""
+    (platform,) = check_platforms("explain", jax.default_backend())
+    return _choice(conv, platform).implementation
 
 
-def _choice(found: Found, platform: str) -> choose.Choice:
-    if found.family and found.operator is not None and found.spec is not None:
-        return choose.choose(
-            found.operator, platform, found.spec, found.dtype, found.implementation
-        )
-    return choose.Choice("lax", found.reason or "called through lax itself", {})
+def _choice(conv: ConvEquation, platform: str) -> Choice:
+    if conv.primitive and conv.operator is not None and conv.spec is not None:
+        return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
+    return Choice("lax", conv.unsupported_reason or "called through lax itself", {})
 
 
-def _explain(found: Found, platform: str) -> ExplainedConv:
-    choice = _choice(found, platform)
+def _explain(conv: ConvEquation, platform: str) -> ExplainedConv:
+    choice = _choice(conv, platform)
     return ExplainedConv(
-        operator=found.operator,
-        spec=found.spec,
-        dtype=found.dtype,
+        equation=conv,
         platform=platform,
-        kernel=choice.implementation,
+        implementation=choice.implementation,
         reason=choice.reason,
-        reasons=choice.against,
-        count=found.count,
-        shapes=found.shapes,
-        blocks=choice.blocks,
+        reasons=choice.reasons_against,
+        tile=choice.tile,
     )

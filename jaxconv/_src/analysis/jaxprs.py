@@ -1,38 +1,15 @@
-"""Every convolution of a traced program, the family's and lax's, wherever it stands."""
+"""Walks traced programs: every convolution in one, and a program with its calls inlined."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from ..geometry.spec import ConvSpec, Operator
-from ..interop.lax_params import recognise_equation
-from ..primitives.rules import OPERATORS
+from .equations import ConvEquation, conv_equation
 from .tracing import program
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """One convolution: what it is, how often it runs, and its operands' and result's dtypes.
-
-    ``family`` says whether it is one of the family's primitives or lax's. What the family cannot
-    express has no ``operator`` and no ``spec``, but a ``reason``. ``macs`` are those of one run.
-    """
-
-    operator: Operator | None
-    spec: ConvSpec | None
-    dtype: Any
-    operand_dtypes: tuple[Any, Any]
-    shapes: tuple[tuple[int, ...], ...]
-    macs: int
-    count: int
-    family: bool
-    implementation: str | None = None
-    reason: str | None = None
 
 
 def trace(fn: Callable, *args: Any, **kwargs: Any) -> Jaxpr:
@@ -40,19 +17,19 @@ def trace(fn: Callable, *args: Any, **kwargs: Any) -> Jaxpr:
     return program(fn, *args, **kwargs).jaxpr
 
 
-def convolutions(jaxpr: Jaxpr, count: int = 1) -> Iterator[Found]:
-    """All convolutions in program order; those in a scan count once an iteration."""
+def convolutions(jaxpr: Jaxpr, count: int = 1) -> Iterator[ConvEquation]:
+    """All convolutions in program order; those in a scan run once per iteration."""
     for eqn in jaxpr.eqns:
-        found = find(eqn, count)
-        if found is not None:
-            yield found
+        conv = conv_equation(eqn, count)
+        if conv is not None:
+            yield conv
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in inner_jaxprs(eqn):
             yield from convolutions(inner, count * repeats)
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """The programs inside an equation: of a jit, a loop's body, every branch of a cond."""
+    """The programs inside an equation: a jit's, a loop's body, every branch of a cond."""
     for value in eqn.params.values():
         for entry in value if isinstance(value, tuple | list) else (value,):
             inner: Any = getattr(entry, "jaxpr", entry)
@@ -62,7 +39,7 @@ def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
 
 @dataclasses.dataclass(frozen=True)
 class Flat:
-    """A program without calls: those of ``jit``, ``custom_jvp`` and the like are written out."""
+    """A program in which calls, such as those of ``jit`` and ``custom_jvp``, are inlined."""
 
     eqns: tuple[JaxprEqn, ...]
     outvars: tuple[Any, ...]
@@ -70,7 +47,7 @@ class Flat:
 
 @dataclasses.dataclass(eq=False)
 class _Variable:
-    """A variable of a call's body; each call has its own, for programs share bodies."""
+    """A variable of an inlined body; each call needs its own, because calls share bodies."""
 
     aval: Any
 
@@ -79,14 +56,14 @@ LOOPS = ("scan", "while", "cond")
 
 
 def flattened(jaxpr: Jaxpr) -> Flat:
-    """The program with all calls but loops and branches written out."""
+    """The program with all calls inlined, except for loops and branches."""
     eqns: list[JaxprEqn] = []
-    outvars = _write_out(jaxpr, {}, eqns, fresh=False)
+    outvars = _inline(jaxpr, {}, eqns, fresh=False)
     return Flat(tuple(eqns), tuple(outvars))
 
 
-def _write_out(jaxpr: Jaxpr, names: dict[Any, Any], eqns: list[JaxprEqn], fresh: bool) -> list:
-    """Appends the equations under the names that their variables have outside."""
+def _inline(jaxpr: Jaxpr, names: dict[Any, Any], eqns: list[JaxprEqn], fresh: bool) -> list:
+    """Appends the equations of ``jaxpr`` with the caller's variables in place of its own."""
 
     def named(variable: Any) -> Any:
         return variable if isinstance(variable, Literal) else names.get(variable, variable)
@@ -96,7 +73,7 @@ def _write_out(jaxpr: Jaxpr, names: dict[Any, Any], eqns: list[JaxprEqn], fresh:
         body = _body(eqn)
         if body is not None:
             inside = dict(zip(body.invars, operands, strict=True))
-            results = _write_out(body, inside, eqns, fresh=True)
+            results = _inline(body, inside, eqns, fresh=True)
             names.update(zip(eqn.outvars, results, strict=True))
             continue
         if fresh:
@@ -106,7 +83,7 @@ def _write_out(jaxpr: Jaxpr, names: dict[Any, Any], eqns: list[JaxprEqn], fresh:
 
 
 def _body(eqn: JaxprEqn) -> Jaxpr | None:
-    """The program that an equation calls once, on its own operands; None if it is no call."""
+    """The program that an equation calls once, on its own operands; None if it calls none."""
     inner = list(inner_jaxprs(eqn))
     if len(inner) != 1 or eqn.primitive.name in LOOPS:
         return None
@@ -117,36 +94,3 @@ def _body(eqn: JaxprEqn) -> Jaxpr | None:
 def _shapes(program: Any) -> list[list[tuple[int, ...]]]:
     sides = (program.invars, program.outvars)
     return [[getattr(v.aval, "shape", ()) for v in variables] for variables in sides]
-
-
-def find(eqn: JaxprEqn, count: int) -> Found | None:
-    """The convolution that an equation is, if it is one."""
-    operator = OPERATORS.get(eqn.primitive)
-    avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
-    if operator is None and eqn.primitive.name != "conv_general_dilated":
-        return None
-    shapes = tuple(tuple(aval.shape) for aval in avals)
-    common = {
-        "dtype": avals[-1].dtype,
-        "operand_dtypes": (avals[0].dtype, avals[1].dtype),
-        "shapes": shapes,
-        "count": count,
-        "family": operator is not None,
-    }
-    if operator is not None:
-        params = eqn.params
-        forced, spec = params["implementation"], params["spec"]
-        return Found(operator, spec, macs=spec.macs, implementation=forced, **common)
-    recognised = recognise_equation(eqn)
-    if isinstance(recognised, str):
-        macs = _macs(shapes, eqn.params["dimension_numbers"].rhs_spec[0])
-        return Found(None, None, macs=macs, reason=recognised, **common)
-    spec = recognised.spec
-    return Found(recognised.operator, spec, macs=spec.macs, **common)
-
-
-def _macs(shapes: tuple[tuple[int, ...], ...], out_features: int) -> int:
-    """Of a convolution by lax: every entry of the result sums the entries of one filter."""
-    _, kernel, result = shapes
-    entries = (n for axis, n in enumerate(kernel) if axis != out_features)
-    return math.prod(result) * math.prod(entries)

@@ -12,20 +12,22 @@ from typing import Any
 from jax.extend.core import JaxprEqn, Literal
 
 from ..geometry.spec import ConvSpec
-from .dependencies import Demand, Interval, demanded, read_by_conv
+from .dependencies import Interval, Region, needed_regions, read_by_conv
 from .jaxprs import flattened, trace
+from .tables import Table, Tabled
 
-# Outputs differ by where they fall between the pixels of an enlarged input, and fields repeat with
-# the enlargement: this many neighbours meet every case up to 64-fold.
-PERIOD = 64
-NOTHING = (0, -1)  # the interval without pixels, of an output that depends on none
+# If a function enlarges its input n-fold, n neighbouring outputs have different fields, because
+# they lie differently between input pixels; then the fields repeat. Up to so many are compared.
+MAX_ENLARGEMENT = 64
+EMPTY = (0, -1)  # the field of an output that depends on no pixel
 
 
 @dataclasses.dataclass(frozen=True)
 class AxisField:
-    """One axis: ``size`` pixels seen, ``stride`` between the fields of neighbouring outputs.
+    """The field on one axis, in input pixels.
 
-    ``offset`` is the first pixel that output 0 sees; negative ones lie in the padding.
+    ``size`` is how many pixels an output depends on, ``stride`` the distance between the fields of
+    neighbouring outputs, and ``offset`` the first pixel of output 0; if negative, it is padding.
     """
 
     size: int
@@ -33,9 +35,9 @@ class AxisField:
     offset: int
 
 
-@dataclasses.dataclass(frozen=True)
-class ReceptiveField:
-    """The fields of all spatial axes; ``field[i]`` is one axis."""
+@dataclasses.dataclass(frozen=True, repr=False)
+class ReceptiveField(Tabled):
+    """The field on all spatial axes; ``field[i]`` is the one on axis ``i``. Prints as a table."""
 
     axes: tuple[AxisField, ...]
 
@@ -57,7 +59,12 @@ class ReceptiveField:
     def __len__(self) -> int:
         return len(self.axes)
 
+    def parts(self) -> list[Table]:
+        rows = [(at, axis.size, axis.stride, axis.offset) for at, axis in enumerate(self.axes)]
+        return [Table(("axis", "size", "stride", "offset"), rows)]
+
     def __str__(self) -> str:
+        """One line."""
         stride = ", ".join(map(str, self.stride)) + ("," if len(self) == 1 else "")
         return f"size {self.size}, stride ({stride}), offset {self.offset}"
 
@@ -67,9 +74,9 @@ def receptive_field(
 ) -> ReceptiveField:
     """The input pixels that one output pixel of ``fn(*args)`` depends on, axis by axis.
 
-    The function is traced, not run. Its first argument with ``[N, *S, C]`` is the input, its first
-    result with as many axes the output. Operations that mix whole axes, such as a global mean or a
-    softmax over space, see the whole input. An output that depends on no pixel has size 0.
+    The function is traced, not run. Its input is the first argument, its output the first result
+    with shape ``[N, *S, C]``. Operations that mix whole axes, such as a global mean or a softmax
+    over space, see the whole input. If an output depends on no pixel, the size is 0.
 
     Args:
         fn: A JAX function or module of one image, sequence or volume, or a sequence of
@@ -78,13 +85,14 @@ def receptive_field(
         **kwargs: Its keyword arguments.
 
     Returns:
-        A ``ReceptiveField``: per axis ``size`` in pixels, ``stride`` in pixels an output pixel (a
-        ``Fraction`` where the function enlarges), and ``offset`` of the first output's first pixel.
+        A ``ReceptiveField``: per axis ``size`` in pixels, ``stride`` in input pixels per output
+        pixel (a ``Fraction`` if the function enlarges its input), and ``offset``, the first pixel
+        that the first output depends on.
 
     Raises:
         TypeError: ``fn`` is neither callable nor a sequence of specs.
-        ValueError: The function has no input or output with spatial axes, of known extents and
-            with pixels, or no spec is given.
+        ValueError: No argument or no result has such a shape, their numbers of axes differ, their
+            extents are symbolic or 0, or no spec is given.
 
     >>> import jax.numpy as jnp, jaxconv
     >>> kernel = jnp.ones((3, 3, 1, 1))
@@ -106,38 +114,41 @@ def receptive_field(
             f"receptive_field: the result must have the argument's spatial axes, but got "
             f"{result.aval.shape} from {source.aval.shape}"
         )
-
     return field_of(flat.eqns, source, result)
 
 
 def field_of(
-    eqns: Sequence[JaxprEqn], source: Any, result: Any, period: int | None = None
+    eqns: Sequence[JaxprEqn], source: Any, result: Any, neighbours: int = MAX_ENLARGEMENT
 ) -> ReceptiveField:
-    """The field of one variable of a flat program, in another; both ``[N, *S, C]``."""
+    """The field of the variable ``result`` of a flat program in ``source``; both ``[N, *S, C]``.
+
+    Fields of ``neighbours`` outputs are compared.
+    """
     rank = source.aval.ndim - 2
+    nothing: Region = (EMPTY,) * (rank + 2)
 
     @functools.cache
-    def field(index: int) -> Demand:
-        demand: Demand = (None, *((index, index),) * rank, None)
-        demands = demanded(eqns, {result: demand})
-        return demands[source] if source in demands else (NOTHING,) * (rank + 2)
+    def region_read(index: int) -> Region:
+        pixel: Region = (None, *((index, index),) * rank, None)
+        return needed_regions(eqns, {result: pixel}).get(source, nothing)
 
-    fields = [lambda i, axis=axis: field(i)[axis + 1] for axis in range(rank)]
-    shapes = source.aval.shape[1:-1], result.aval.shape[1:-1]
-    return _measure(fields, *shapes, period or PERIOD)
+    fields = [lambda i, axis=axis: region_read(i)[axis + 1] for axis in range(rank)]
+    return _measure(fields, source.aval.shape[1:-1], result.aval.shape[1:-1], neighbours)
 
 
 def _of_specs(specs: Any) -> ReceptiveField:
     if not isinstance(specs, Sequence) or not all(isinstance(spec, ConvSpec) for spec in specs):
-        given = type(specs).__qualname__
         raise TypeError(
             f"receptive_field: give a function and its arguments, or a sequence of ConvSpec, but "
-            f"got {given}"
+            f"got {type(specs).__qualname__}"
         )
     if not specs:
         raise ValueError("receptive_field: give one ConvSpec or more, but got none")
-    if len({spec.rank for spec in specs}) > 1:
-        raise ValueError("receptive_field: the specs must have the same number of spatial axes")
+    if len(ranks := {spec.rank for spec in specs}) > 1:
+        raise ValueError(
+            f"receptive_field: all specs must have the same number of spatial axes, but got specs "
+            f"with {' and '.join(map(str, sorted(ranks)))}"
+        )
 
     def field(index: int, axis: int) -> Interval:
         interval: Interval = (index, index)
@@ -154,15 +165,15 @@ def _spatial(variables: Sequence[Any], what: str) -> Any:
     for variable in variables:
         if 3 <= getattr(variable.aval, "ndim", 0) <= 5:
             return _known(variable, what)
-    raise ValueError(f"receptive_field: no {what} is [N, *S, C] with 1 to 3 spatial axes")
+    raise ValueError(f"receptive_field: no {what} has shape [N, *S, C] with 1 to 3 spatial axes")
 
 
 def _known(variable: Any, what: str) -> Any:
     shape = variable.aval.shape
     if not all(isinstance(n, int) for n in shape[1:-1]):
         raise ValueError(
-            f"receptive_field: spatial extents must be known, but those of the {what} are symbolic "
-            f"{shape}; trace the function on extents like those it will see"
+            f"receptive_field: spatial extents must be known, but the {what} has the symbolic "
+            f"shape {shape}; trace the function with typical extents"
         )
     return variable
 
@@ -171,22 +182,22 @@ def _measure(
     fields: Sequence[Callable[[int], Interval]],
     inputs: Sequence[int],
     outputs: Sequence[int],
-    longest: int = PERIOD,
+    neighbours: int = MAX_ENLARGEMENT,
 ) -> ReceptiveField:
     axes = zip(fields, inputs, outputs, strict=True)
-    return ReceptiveField(tuple(_measure_axis(*axis, longest) for axis in axes))
+    return ReceptiveField(tuple(_measure_axis(*axis, neighbours) for axis in axes))
 
 
 def _measure_axis(
-    field: Callable[[int], Interval], inputs: int, outputs: int, longest: int
+    field: Callable[[int], Interval], inputs: int, outputs: int, neighbours: int
 ) -> AxisField:
-    """Measures about the middle, where no materialised border is in the way."""
+    """Measures around the middle of the output, away from borders such as reflected ones."""
     if not outputs:
         raise ValueError(
-            "receptive_field: the result must have pixels, but a spatial axis is empty"
+            "receptive_field: the result must have pixels, but one of its spatial axes is empty"
         )
     half = outputs - outputs // 2
-    count = next(p for p in range(longest, 0, -1) if longest % p == 0 and p <= half)
+    count = next(n for n in range(neighbours, 0, -1) if neighbours % n == 0 and n <= half)
     start = (outputs - count) // 2
     windows = [field(start + i) for i in range(count + 1)]
     known = [window for window in windows if window is not None]
@@ -201,7 +212,10 @@ def _measure_axis(
 
 
 def _stride(lows: Sequence[int]) -> Fraction:
-    """Input pixels an output, of fields that begin at ``lows``: those of the shortest period."""
+    """Input pixels per output, from the first pixels of neighbouring fields.
+
+    Their steps repeat with a period, and the shortest one that fits is taken.
+    """
     steps = [
         {later - low for low, later in zip(lows, lows[period:], strict=False)}
         for period in range(1, len(lows))

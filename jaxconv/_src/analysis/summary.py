@@ -1,4 +1,4 @@
-"""A network layer by layer: shapes, parameters, multiply-accumulates, kernels, receptive fields."""
+"""A network layer by layer: shapes, parameters, cost, implementations and receptive fields."""
 
 from __future__ import annotations
 
@@ -7,114 +7,128 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
 from ..geometry.spec import Operator
-from .cost import intensity, kind
-from .explain import kernel_of
-from .jaxprs import LOOPS, Found, find, flattened, inner_jaxprs
+from .cost import Totals
+from .deprecated import Renamed
+from .equations import ConvEquation, Equation, Shape, conv_equation, intensity
+from .explain import implementation_of
+from .jaxprs import LOOPS, flattened, inner_jaxprs
 from .receptive_field import field_of
-from .tables import Rows, Tabled, format_shape
+from .tables import Table, format_shape
 from .tracing import Argument, check_function, program
 
-# Neighbouring outputs whose fields are compared: enough for a layer enlarged up to 4-fold.
+# How many neighbouring outputs' fields are compared: enough for layers enlarged up to 4-fold.
 NEIGHBOURS = 4
 HEADER = (
     *("layer", "kind", "operands", "result", "runs", "parameters", "MACs", "bytes"),
-    *("FLOP/byte", "kernel", "receptive field"),
+    *("FLOP/byte", "implementation", "receptive field"),
+)
+ENTRIES = (
+    *("name", "kind", "operands", "result", "runs", "parameters", "macs", "bytes"),
+    *("intensity", "implementation", "receptive_field"),
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One convolution or matrix product, or parameters that neither reads; sums of all ``runs``.
+    """One convolution or matrix product, or an operation with parameters that neither reads.
 
-    ``name`` is the path of its parameters in the module. ``macs`` counts those on padding too;
-    ``bytes`` is operands plus result, each moved once. ``kernel`` is what computes it here.
-    ``receptive_field`` is the number of input pixels, axis by axis, that one pixel of the result
-    depends on, or None where the result has no such axes or stands in a loop.
+    ``name`` is the path of its parameters in the module, ``equation`` the operation of the traced
+    program: a ``ConvEquation``, with ``operator`` and ``spec``, if it is a convolution.
+    ``implementation`` is what computes it on the platform in use. ``receptive_field`` is the number
+    of input pixels on each axis that one pixel of the result depends on; it is None if the result
+    has no such axes, and in a loop.
     """
 
     name: str
     kind: str
-    operands: tuple[tuple[int, ...], ...]
-    result: tuple[int, ...]
-    runs: int
+    equation: Equation
     parameters: int
-    macs: int
-    bytes: int
-    kernel: str
+    implementation: str
     receptive_field: tuple[int, ...] | None
 
-    @property
-    def intensity(self) -> float:
-        """Floating-point operations, two a multiply-accumulate, for each byte moved."""
-        return intensity(self.macs, self.bytes)
-
-    def cells(self) -> tuple[object, ...]:
-        field = format_shape(self.receptive_field) if self.receptive_field else ""
-        operands = " ".join(map(format_shape, self.operands))
-        sums = (self.runs, self.parameters, self.macs, self.bytes)
-        intensity = f"{self.intensity:.1f}" if self.macs else ""
-        head = (self.name, self.kind, operands, format_shape(self.result))
-        return *head, *sums, intensity, self.kernel, field
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary(Tabled):
-    """The layers of a network in program order, and totals; prints as a table, in notebooks too."""
-
-    layers: tuple[Layer, ...]
+    kernel = Renamed("implementation")
 
     @property
-    def parameters(self) -> int:
-        return sum(layer.parameters for layer in self.layers)
+    def operands(self) -> tuple[Shape, ...]:
+        return self.equation.shapes[:-1]
+
+    @property
+    def result(self) -> Shape:
+        return self.equation.shapes[-1]
+
+    @property
+    def runs(self) -> int:
+        return self.equation.count
 
     @property
     def macs(self) -> int:
-        return sum(layer.macs for layer in self.layers)
+        """Multiply-accumulates of all runs, those on padding included."""
+        return self.equation.macs
 
     @property
     def bytes(self) -> int:
-        return sum(layer.bytes for layer in self.layers)
+        """Bytes of operands plus result, each moved once per run; 0 if nothing is multiplied."""
+        return self.equation.bytes if self.operands else 0
 
     @property
     def intensity(self) -> float:
+        """Floating-point operations, two per multiply-accumulate, for each byte moved."""
         return intensity(self.macs, self.bytes)
 
     def as_dict(self) -> dict[str, Any]:
-        """The layers and totals as plain lists, dicts and numbers."""
-        layers = [
-            dataclasses.asdict(layer) | {"intensity": layer.intensity} for layer in self.layers
-        ]
-        totals = {"parameters": self.parameters, "macs": self.macs, "bytes": self.bytes}
-        return {"layers": layers, **totals, "intensity": self.intensity}
+        entries = {name: getattr(self, name) for name in ENTRIES}
+        return entries | {"kernel": self.implementation}  # the old name, see DEPRECATIONS.md
 
-    def table(self) -> tuple[Sequence[str], Rows]:
-        sums = (sum(layer.runs for layer in self.layers), self.parameters, self.macs, self.bytes)
-        total = ("total", "", "", "", *sums, f"{self.intensity:.1f}", "", "")
-        return HEADER, [*(layer.cells() for layer in self.layers), total]
+    def cells(self) -> tuple[object, ...]:
+        operands = " ".join(map(format_shape, self.operands))
+        figures = (self.runs, self.parameters, self.macs, self.bytes)
+        intensity = f"{self.intensity:.1f}" if self.macs else ""
+        field = format_shape(self.receptive_field) if self.receptive_field else ""
+        head = (self.name, self.kind, operands, format_shape(self.result))
+        return *head, *figures, intensity, self.implementation, field
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Summary(Totals):
+    """The layers of a network in program order, and totals. Prints as a table."""
+
+    layers: tuple[Layer, ...]
+
+    def entries(self) -> Sequence[Layer]:
+        return self.layers
+
+    def as_dict(self) -> dict[str, Any]:
+        """The layers and totals as plain lists, dicts and numbers."""
+        return {"layers": [layer.as_dict() for layer in self.layers], **self.totals()}
+
+    def parts(self) -> list[Table]:
+        runs = sum(layer.runs for layer in self.layers)
+        sums = (runs, self.parameters, self.macs, self.bytes, f"{self.intensity:.1f}")
+        total = ("total", "", "", "", *sums, "", "")
+        return [Table(HEADER, [*(layer.cells() for layer in self.layers), total])]
 
 
 def summarize(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Summary:
-    """Lists what a network is made of, layer by layer, and what each layer costs.
+    """Lists the layers of a network, and what each of them costs.
 
-    The network is traced, not run. Its layers are its convolutions, the family's and lax's, and
-    its matrix products, wherever they stand; those in a scan count once an iteration, a while
-    loop's once, and all branches of a cond are listed. A parameter belongs to the layer that reads
-    it, or to the one beside it, as a bias does; what belongs to none has a line of its own.
+    The network is traced, not run. Its layers are its convolutions, jaxconv's and those of ``lax``,
+    and its matrix products, wherever they are. Those in a scan count once per iteration, those in a
+    while loop once, and all branches of a cond are listed. A parameter belongs to the layer that
+    reads it, and a bias to the layer of its module; any others have a line of their own.
 
     Args:
         fn: A module of Flax (nnx or linen) or Equinox, whose trained arrays are the parameters; or
-            a function. Of a function's arguments, the first array that is given by itself is the
-            input, and all other floating arrays are parameters; in a dict with Flax's collections,
-            those in ``"params"``. What a function closes over is none.
+            a function. The first argument of a function that is an array is the input. All other
+            floating-point arrays in its arguments are parameters; in a dict of Flax's collections,
+            only those in ``"params"``. Arrays that a function closes over are not parameters.
         *args: Its arguments: arrays, ``jax.ShapeDtypeStruct`` or pytrees of them.
         **kwargs: Its keyword arguments.
 
     Returns:
-        A ``Summary`` with one entry in ``layers`` for each, and totals.
+        A ``Summary`` with one entry in ``layers`` per layer, and totals.
 
     Raises:
         TypeError: ``fn`` is not callable.
@@ -130,7 +144,8 @@ def summarize(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Summary:
     >>> summary.parameters
     108
 
-    Source: none; this is the project's own. ``receptive_field`` and ``cost`` name theirs.
+    Source: none; this is the project's own. Sources of the measures: see ``receptive_field`` and
+    ``cost``.
     """
     check_function("summarize", fn)
     traced = program(fn, *args, **kwargs)
@@ -149,46 +164,51 @@ def summarize(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Summary:
     return Summary(tuple(_layers(readings, arguments)))
 
 
-# The arguments that a value was made of; None where the input, or a computation on it, is among it.
+# The arguments that a value was computed from; None if the input is among them.
 Origin = frozenset[Any] | None
 Origins = dict[Any, Origin]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Reading:
-    """An equation that is a convolution or matrix product, or reads arguments beside the input."""
+    """An equation that multiplies, or that reads arguments in addition to the input."""
 
     eqn: JaxprEqn
     count: int
     reads: frozenset[Any]
-    found: Found | None
+    conv: ConvEquation | None
     field: tuple[int, ...] | None = None
 
     @property
-    def product(self) -> bool:
-        return self.found is not None or self.eqn.primitive.name == "dot_general"
+    def multiplies(self) -> bool:
+        """Whether it is a convolution or a matrix product."""
+        return self.conv is not None or self.eqn.primitive.name == "dot_general"
+
+    @property
+    def result_size(self) -> int:
+        return math.prod(self.eqn.outvars[0].aval.shape)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _readings(
     eqns: Sequence[JaxprEqn], origins: Origins, count: int
 ) -> Iterator[tuple[int | None, _Reading]]:
-    """All readings in program order, each with its equation's index where it is in no loop."""
+    """All readings in program order, each with its equation's index unless it is in a loop."""
     for at, eqn in enumerate(eqns):
-        made_of = [origins.get(v, frozenset()) for v in eqn.invars if not isinstance(v, Literal)]
-        of_input = any(origin is None for origin in made_of)
-        reads = frozenset().union(*(origin for origin in made_of if origin))
+        sources = [origins.get(v, frozenset()) for v in eqn.invars if not isinstance(v, Literal)]
+        of_input = any(origin is None for origin in sources)
+        reads = frozenset().union(*(origin for origin in sources if origin))
         origins.update(dict.fromkeys(eqn.outvars, None if of_input else reads))
         if eqn.primitive.name in LOOPS:
             for inner in inner_jaxprs(eqn):
                 yield from ((None, reading) for reading in _inside(eqn, inner, origins, count))
             continue
-        reading = _Reading(eqn, count, reads, find(eqn, count))
-        if reading.product or (of_input and reads):
+        reading = _Reading(eqn, count, reads, conv_equation(eqn, count))
+        if reading.multiplies or (of_input and reads):
             yield at, reading
 
 
 def _inside(eqn: JaxprEqn, inner: Jaxpr, origins: Origins, count: int) -> Iterator[_Reading]:
-    """A loop's body takes the last of the loop's operands; of a cond, all but the index."""
+    """A loop's body takes the last of the loop's operands; a branch, all but the cond's index."""
     operands = eqn.invars[len(eqn.invars) - len(inner.invars) :]
     bound: Origins = {
         variable: frozenset() if isinstance(operand, Literal) else origins.get(operand, frozenset())
@@ -200,84 +220,82 @@ def _inside(eqn: JaxprEqn, inner: Jaxpr, origins: Origins, count: int) -> Iterat
 
 
 def _layers(readings: Sequence[_Reading], arguments: dict[Any, Argument]) -> Iterator[Layer]:
-    """The products, and of the other readings those that own parameters."""
+    """The convolutions and matrix products, and the other readings that own parameters."""
     owned: dict[int | None, list[Any]] = {}
     for variable, argument in arguments.items():
         if argument.parameter:
             owned.setdefault(_owner(variable, readings, arguments), []).append(variable)
     for at, reading in enumerate(readings):
         own = owned.get(at, [])
-        if reading.product or own:
+        if reading.multiplies or own:
             yield _layer(reading, own, arguments)
     for variable in owned.get(None, []):
-        shape = variable.aval.shape
-        nothing = (0, math.prod(shape), 0, 0, "", None)
-        yield Layer(arguments[variable].path, "unused", (), shape, *nothing)
+        equation = _equation((variable,), macs=0, count=0)
+        yield Layer(arguments[variable].path, "unused", equation, _size([variable]), "", None)
 
 
 def _owner(variable: Any, readings: Sequence[_Reading], arguments: dict[Any, Argument]):
-    """The reading that a parameter is counted with: a product of its own, of its module, or any."""
+    """The index of the reading that a parameter is counted with; None if nothing reads it.
+
+    This is the first product that reads it; otherwise, as for a bias, the last product that reads
+    a parameter of the same module; otherwise the largest reading of that module.
+    """
     readers = [at for at, reading in enumerate(readings) if variable in reading.reads]
-    if products := [at for at in readers if readings[at].product]:
+    if products := [at for at in readers if readings[at].multiplies]:
         return products[0]
     module = _module(arguments[variable])
-    beside = [
+    siblings = [
         at
         for at, reading in enumerate(readings)
         if module and any(_module(arguments[other]) == module for other in reading.reads)
     ]
-    if readers and (products := [at for at in beside if readings[at].product]):
+    if readers and (products := [at for at in siblings if readings[at].multiplies]):
         return products[-1]
-    return max(beside or readers, key=lambda at: _size(readings[at])) if readers else None
-
-
-def _size(reading: _Reading) -> int:
-    """Of the result: a normalisation's own rather than its running mean's."""
-    result: Any = reading.eqn.outvars[0].aval
-    return math.prod(result.shape)
+    # The largest result is a normalisation's own, rather than that of its running mean.
+    return max(siblings or readers, key=lambda at: readings[at].result_size) if readers else None
 
 
 def _module(argument: Argument) -> str:
-    """The path of what holds an array: ``layers[0].conv`` of ``layers[0].conv.kernel``."""
+    """The path of the module that holds an array: ``conv`` for ``conv.kernel``."""
     return argument.path.rpartition(".")[0]
 
 
+def _size(variables: Sequence[Any]) -> int:
+    return sum(math.prod(variable.aval.shape) for variable in variables)
+
+
 def _layer(reading: _Reading, own: Sequence[Any], arguments: dict[Any, Argument]) -> Layer:
-    eqn, found = reading.eqn, reading.found
-    avals: list[Any] = [variable.aval for variable in (*eqn.invars[:2], eqn.outvars[0])]
-    shapes = [tuple(aval.shape) for aval in avals]
-    moved = [math.prod(aval.shape) * np.dtype(aval.dtype).itemsize for aval in avals]
     owners = own or sorted(reading.reads, key=lambda variable: arguments[variable].path)
-    return Layer(
-        name=next((_module(arguments[v]) or arguments[v].path for v in owners), ""),
-        kind=_kind(reading),
-        operands=tuple(shapes[:2]) if reading.product else (),
-        result=shapes[-1],
-        runs=reading.count,
-        parameters=sum(math.prod(variable.aval.shape) for variable in own),
-        macs=reading.count * _macs(reading),
-        bytes=reading.count * sum(moved) if reading.product else 0,
-        kernel=kernel_of(found) if found else eqn.primitive.name if reading.product else "",
-        receptive_field=reading.field,
+    name = next((_module(arguments[v]) or arguments[v].path for v in owners), "")
+    kind, equation, implementation = _operation(reading)
+    return Layer(name, kind, equation, _size(own), implementation, reading.field)
+
+
+def _operation(reading: _Reading) -> tuple[str, Equation, str]:
+    """A reading's kind, equation and implementation."""
+    eqn, conv = reading.eqn, reading.conv
+    if conv is not None:
+        return conv.kind, conv, implementation_of(conv)
+    if reading.multiplies:
+        kind = "dense" if reading.reads else "matrix product"
+        equation = _equation((*eqn.invars, *eqn.outvars), _dot_macs(eqn), reading.count)
+        return kind, equation, eqn.primitive.name
+    kind = "gather" if eqn.primitive.name == "gather" else "elementwise"
+    return kind, _equation(eqn.outvars[:1], 0, reading.count), ""
+
+
+def _equation(variables: Sequence[Any], macs: int, count: int) -> Equation:
+    avals = [variable.aval for variable in variables]
+    return Equation(
+        shapes=tuple(tuple(aval.shape) for aval in avals),
+        dtypes=tuple(aval.dtype for aval in avals),
+        macs_per_run=macs,
+        count=count,
     )
 
 
-def _kind(reading: _Reading) -> str:
-    found = reading.found
-    if found is not None:
-        return kind(found.operator, found.spec)
-    if reading.product:
-        return "dense" if reading.reads else "matrix product"
-    return "gather" if reading.eqn.primitive.name == "gather" else "elementwise"
-
-
-def _macs(reading: _Reading) -> int:
-    """Of one run."""
-    eqn, found = reading.eqn, reading.found
-    if found is not None:
-        return found.macs
-    if not reading.product:
-        return 0
+def _dot_macs(eqn: JaxprEqn) -> int:
+    """Of one run: every entry of ``a`` meets every entry of ``b``'s free axes."""
     a, b = (v.aval.shape for v in eqn.invars)  # pyright: ignore[reportAttributeAccessIssue]
     (_, contracting), (_, batch) = eqn.params["dimension_numbers"]
     free = (n for axis, n in enumerate(b) if axis not in (*contracting, *batch))
@@ -286,9 +304,8 @@ def _macs(reading: _Reading) -> int:
 
 def _field(eqns: Sequence[JaxprEqn], source: Any, reading: _Reading) -> tuple[int, ...] | None:
     result: Any = reading.eqn.outvars[0]
-    found = reading.found
     if source is None or not 3 <= source.aval.ndim == result.aval.ndim <= 5:
         return None
-    if found is not None and found.operator is Operator.FILTER_GRAD:
+    if reading.conv is not None and reading.conv.operator is Operator.FILTER_GRAD:
         return None
     return field_of(eqns, source, result, NEIGHBOURS).size

@@ -1,30 +1,44 @@
-"""Tables for what the analysis functions print: plain text, and HTML for notebooks."""
+"""Tables as plain text, HTML and Markdown, and the results that print as tables."""
 
 from __future__ import annotations
 
 import abc
 import html
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 Rows = Sequence[Sequence[object]]
 
 
+class Table(NamedTuple):
+    """A header, and rows with a cell for each of its columns."""
+
+    header: Sequence[str]
+    rows: Rows
+
+
 class Tabled(abc.ABC):
-    """What prints as a table, in notebooks as HTML."""
+    """A result that prints as a table, also at the Python prompt and, as HTML, in notebooks."""
 
     @abc.abstractmethod
-    def table(self) -> tuple[Sequence[str], Rows]:
-        """The header and the rows."""
+    def parts(self) -> Sequence[Table | str]:
+        """Tables, and lines of text between them."""
 
-    def __str__(self) -> str:
-        return format_table(*self.table())
+    def __repr__(self) -> str:
+        return "\n\n".join(
+            part if isinstance(part, str) else format_table(*part) for part in self.parts()
+        )
 
     def _repr_html_(self) -> str:
-        return format_html(*self.table())
+        return "".join(
+            f"<p>{html.escape(part)}</p>" if isinstance(part, str) else format_html(*part)
+            for part in self.parts()
+        )
 
 
 def format_table(header: Sequence[str], rows: Rows) -> str:
-    """Columns as wide as their widest cell; numbers flush right, with thousands separated.
+    """Plain text, with numbers aligned on the right and thousands separated.
 
     >>> print(format_table(("name", "MACs"), [("a", 1234), ("bc", 5)]))
     name   MACs
@@ -59,20 +73,40 @@ def format_html(header: Sequence[str], rows: Rows) -> str:
     return f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
 
 
+def format_markdown(header: Sequence[str], rows: Rows) -> str:
+    """The same as a Markdown table.
+
+    >>> print(format_markdown(("name", "MACs"), [("a|b", 1234)]))
+    | name | MACs |
+    | --- | --- |
+    | a\\|b | 1,234 |
+    """
+    lines = (header, ["---"] * len(header), *rows)
+    return "\n".join(f"| {' | '.join(map(_markdown, line))} |" for line in lines)
+
+
+def _markdown(cell: object) -> str:
+    return _text(cell).replace("|", "\\|")
+
+
 def _html(cell: object, tag: str) -> str:
     align = ' style="text-align: right"' if _text(cell) and _is_number(_text(cell)) else ""
     return f"<{tag}{align}>{html.escape(_text(cell))}</{tag}>"
 
 
 def _is_number(text: str) -> bool:
-    """Digits, thousands and decimals; or nothing, in a column of numbers."""
-    return not text.strip("0123456789,.")
+    """An empty cell counts, so that a column of numbers may have gaps."""
+    return re.fullmatch(r"(-?\d[\d,.]*(/\d+)?)?", text) is not None
 
 
 def _text(cell: object) -> str:
     return f"{cell:,}" if isinstance(cell, int) else str(cell)
 
 
-def format_shape(shape: Sequence[int]) -> str:
-    """``8x56x56x128``"""
-    return "x".join(map(str, shape))
+def format_shape(shape: Sequence[object], times: str = "x") -> str:
+    """The extents with ``times`` between them.
+
+    >>> format_shape((8, 56, 56, 128))
+    '8x56x56x128'
+    """
+    return times.join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Functions and modules as programs, with the names of what they are called with."""
+"""Traces functions and modules to programs whose arguments have names."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
+from ..pytrees import is_array_like, split
+
 
 class Argument(NamedTuple):
     """One array that a program is called with.
 
-    ``path`` is where it stands in its module or argument, such as ``layers[0].conv.kernel``, and
-    empty for an array given by itself. ``parameter`` says whether it is one that is trained.
+    ``path`` is its place in its module or argument, such as ``layers[0].conv.kernel``, and empty
+    for an argument that is an array itself. ``parameter`` is whether it is trained.
     """
 
     path: str
@@ -24,28 +26,29 @@ class Argument(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A traced function; ``arguments`` are those of ``jaxpr.invars``, one each."""
+    """A traced function; ``arguments`` has one entry per variable of ``jaxpr.invars``."""
 
     jaxpr: Jaxpr
     arguments: tuple[Argument, ...]
 
 
 def check_function(name: str, fn: Any) -> None:
-    """Refuses, in the words of the public function ``name``, what cannot be called."""
+    """Raises a ``TypeError`` that names the public function ``name`` if ``fn`` cannot be called."""
     if not callable(fn):
         raise TypeError(
             f"{name}: fn must be callable, a JAX function or a module, but got "
-            f"{type(fn).__qualname__}; give the function and its arguments, {name}(fn, *args), not "
-            f"its result"
+            f"{type(fn).__qualname__}; call {name}(fn, *args) with the function and its arguments, "
+            f"not with its result"
         )
 
 
 def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
     """The program of a function or module on these arguments; nothing is computed.
 
-    A module that is a pytree, as Flax nnx's and Equinox's are, is traced as a function of its
-    arrays too, so that it may change them; one of Flax linen, with the variables that its ``init``
-    would make. These arrays come after the arguments'. What is no array stays as it is.
+    A module that is a pytree, as in Flax nnx and Equinox, is traced as a function of its arrays
+    too, so that it may change them; a Flax linen module is traced with the variables that its
+    ``init`` would make. These arrays come after those of the arguments. Leaves that are not arrays
+    are constants.
     """
     held: Any = fn
     call: Callable = lambda fn, args, kwargs: fn(*args, **kwargs)  # noqa: E731
@@ -53,15 +56,16 @@ def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
         module: Any = fn
         held = _initialised(module, args, kwargs)
         call = lambda variables, args, kwargs: module.apply(variables, *args, **kwargs)  # noqa: E731
-    arrays, whole = _arrays_of((args, kwargs, held))
+    structure, arrays = split((args, kwargs, held), is_array_like)
 
     def of_arrays(arrays):
-        args, kwargs, held = whole(arrays)
+        args, kwargs, held = structure.with_arrays(arrays)
         return call(held, args, kwargs)
 
     jaxpr = jax.make_jaxpr(of_arrays)(arrays).jaxpr
-    given = [argument for value in (*args, *_sorted(kwargs)) for argument in _arguments(value)]
-    return Program(jaxpr, (*_but_the_input(given), *_arguments(held)))
+    values = (*args, *_sorted(kwargs))
+    arguments = [argument for value in values for argument in _arguments(value)]
+    return Program(jaxpr, (*_with_input(arguments), *_arguments(held)))
 
 
 def _sorted(kwargs: dict[str, Any]) -> list[Any]:
@@ -70,65 +74,47 @@ def _sorted(kwargs: dict[str, Any]) -> list[Any]:
 
 def _initialised(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """The variables of a linen module, as shapes."""
-    arrays, whole = _arrays_of((args, kwargs))
+    structure, arrays = split((args, kwargs), is_array_like)
 
     def init(arrays):
-        args, kwargs = whole(arrays)
+        args, kwargs = structure.with_arrays(arrays)
         return module.init(jax.random.key(0), *args, **kwargs)
 
     return jax.eval_shape(init, arrays)
 
 
-def _arrays_of(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The arrays of a tree, and the tree with others in their places."""
-    leaves, structure = jax.tree.flatten(tree)
-    places = [at for at, leaf in enumerate(leaves) if _is_array(leaf)]
-
-    def whole(arrays: list[Any]) -> Any:
-        filled = list(leaves)
-        for at, array in zip(places, arrays, strict=True):
-            filled[at] = array
-        return jax.tree.unflatten(structure, filled)
-
-    return [leaves[at] for at in places], whole
-
-
-def _is_array(leaf: Any) -> bool:
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
-
-
 def _arguments(value: Any) -> Iterator[Argument]:
-    """The arrays of one argument; Flax says what is trained by a collection or by a class."""
+    """The arrays of one argument; in Flax a collection or a class says which ones are trained."""
     collections = isinstance(value, dict) and "params" in value
     for path, leaf in jax.tree.leaves_with_path(value, is_leaf=_is_variable):
-        for inner in filter(_is_array, jax.tree.leaves(leaf)):
+        for inner in filter(is_array_like, jax.tree.leaves(leaf)):
             if _is_variable(leaf):
                 trained = any(kind.__name__ == "Param" for kind in type(leaf).__mro__)
             elif collections:
                 trained = path[0] == jax.tree_util.DictKey("params")
             else:
                 trained = jax.numpy.issubdtype(inner.dtype, np.inexact)
-            yield Argument(_written(path[1:] if collections else path), trained)
+            yield Argument(_path_text(path[1:] if collections else path), trained)
 
 
 def _is_variable(value: Any) -> bool:
-    """Whether this is a variable of Flax nnx, known by name because Flax may be absent."""
+    """Whether this is a variable of Flax nnx; told by its name, because Flax may be absent."""
     return any(
         kind.__name__ == "Variable" and kind.__module__.startswith("flax.")
         for kind in type(value).__mro__
     )
 
 
-def _written(path: tuple[Any, ...]) -> str:
-    """``layers[0].conv.kernel``, and ``Conv_0.kernel`` in a dict as well."""
+def _path_text(path: tuple[Any, ...]) -> str:
+    """``layers[0].conv.kernel``, also if some of these are keys of dicts."""
     words = [
         f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path
     ]
     return "".join(words).removeprefix(".")
 
 
-def _but_the_input(arguments: list[Argument]) -> Iterator[Argument]:
-    """The first array that is given by itself is the input, and no parameter."""
+def _with_input(arguments: list[Argument]) -> Iterator[Argument]:
+    """The first argument that is an array itself is the input, not a parameter."""
     first = next((at for at, (path, _) in enumerate(arguments) if not path), None)
     for at, argument in enumerate(arguments):
         yield argument._replace(parameter=False) if at == first else argument

@@ -1,4 +1,4 @@
-"""The choice of a kernel by name, for one call or for all calls in a ``with`` block."""
+"""Forcing an implementation by name, for one call or for all calls in a ``with`` block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from . import choose
+from .registry import check_name
 
 # A user context is part of jit's cache key: entering it makes jitted functions trace again.
 _forced = jax.make_user_context(None)
@@ -15,18 +15,19 @@ _forced = jax.make_user_context(None)
 
 @contextlib.contextmanager
 def use_implementation(name: str | None) -> Iterator[None]:
-    """Forces one kernel for every convolution that is bound in the block.
+    """Forces one implementation for every convolution called in a ``with`` block.
 
-    The choice is made where an operator is bound, so the gradients of a convolution called in the
-    block inherit it, also when they are taken outside. An ``implementation`` argument of a call
-    goes first, and ``None`` gives the choice back to dispatch.
+    The implementation is fixed when a convolution is called, so its gradients use the same one,
+    even if they are taken outside the block. The ``implementation`` argument of a call takes
+    precedence over the block.
 
     Args:
-        name: ``"lax"``, ``"taps"``, ``"dots"``, another name of ``dispatch.IMPLEMENTATIONS``, or None.
+        name: ``"lax"``, ``"taps"``, ``"dots"``, ``"native"`` or ``"pallas"``; or None, which lets
+            jaxconv choose again inside an enclosing block.
 
     Raises:
-        ValueError: ``name`` is none of these; and from the calls in the block, with the reason,
-            where that kernel cannot serve.
+        ValueError: ``name`` is none of these. Calls in the block raise it, with the reason, if the
+            implementation does not support the convolution.
 
     >>> import jax.numpy as jnp, jaxconv
     >>> with jaxconv.use_implementation("lax"):
@@ -36,7 +37,7 @@ def use_implementation(name: str | None) -> Iterator[None]:
     """
     if name is not None:
         try:
-            choose.check_name(name)
+            check_name(name)
         except ValueError as error:
             raise ValueError(f"use_implementation: {error}") from None
     with _forced(name):
@@ -44,8 +45,8 @@ def use_implementation(name: str | None) -> Iterator[None]:
 
 
 def resolve(name: str | None) -> str | None:
-    """The kernel's name that one call asks for: its argument, else the enclosing block's."""
+    """The implementation forced on one call: its own argument, else the enclosing block's."""
     if name is None:
         return _forced.value
-    choose.check_name(name)
+    check_name(name)
     return name

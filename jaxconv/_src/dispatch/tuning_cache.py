@@ -1,12 +1,13 @@
-"""The table of measured choices: where it is kept, what is in it, and which entry holds.
+"""The table of measured choices: where it is stored, its format, and which entry applies.
 
-``autotune`` writes it and ``dispatch`` reads it. It is one JSON file with a section for each device
-kind, and in it one entry for each operator, spec and dtype. A file that is corrupt, of other
-versions or of another device is ignored, with one warning.
+``autotune`` writes it and ``dispatch`` reads it. It is one JSON file with a section per device
+kind, which has one entry per operator, spec and dtype. A file that is damaged, or was written by
+other versions or on another device, is ignored with one warning.
 
-The file is ``JAXCONV_TUNING``, or the path that ``autotune`` was given last, or ``tuning.json`` in
-the user's cache directory. Several processes must compile the same program: they read none but a
-file that was named. ``JAXCONV_TUNING=off`` reads nothing.
+The file is named by the environment variable ``JAXCONV_TUNING``, else by the last ``path`` passed
+to ``autotune``; otherwise it is ``tuning.json`` in the user's cache directory. Several processes
+must compile the same program, so they read a file only if it was named. ``JAXCONV_TUNING=off``
+reads nothing.
 """
 
 from __future__ import annotations
@@ -29,33 +30,38 @@ import numpy as np
 from ..geometry.spec import ConvSpec, Operator
 
 VARIABLE = "JAXCONV_TUNING"
-FORMAT = "jaxconv tuning 1"
+FORMAT = "jaxconv tuning 2"
 
 
 class Tuned(NamedTuple):
-    """A kernel's name, and its block sizes as they print, or None where it has none."""
+    """An entry: the implementation's name, and its tile as text, or None if it has none."""
 
-    kernel: str
-    blocks: str | None = None
+    implementation: str
+    tile: str | None = None
 
 
 class Trial(NamedTuple):
-    """What ``autotune`` measures: a kernel and its own block sizes."""
+    """What ``autotune`` measures: an implementation with one of its tiles."""
 
-    kernel: str
-    blocks: Any = None
+    implementation: str
+    tile: Any = None
 
 
-# A user context is part of jit's cache key, so that every trial is compiled.
+def text_of(tile: Any) -> str | None:
+    """A tile as the table has it."""
+    return None if tile is None else repr(tile)
+
+
+# A user context is part of jit's cache key, so every trial is compiled anew.
 _trial = jax.make_user_context(None)
 _named: list[pathlib.Path] = []
 _warned: set[pathlib.Path] = set()
 
 
 @contextlib.contextmanager
-def trial(kernel: str, blocks: Any = None) -> Iterator[None]:
-    """Lowers every convolution in the block to one kernel with one cut."""
-    with _trial(Trial(kernel, blocks)):
+def trial(implementation: str, tile: Any = None) -> Iterator[None]:
+    """Lowers every convolution in the ``with`` block to one implementation with one tile."""
+    with _trial(Trial(implementation, tile)):
         yield
 
 
@@ -74,19 +80,19 @@ def lookup(platform: str, operator: Operator, spec: ConvSpec, dtype) -> Tuned | 
 
 def table_path() -> pathlib.Path | None:
     """The file that dispatch reads, whether or not it exists."""
-    named = _given()
+    named = _named_path()
     if named is not None:
         return None if named == "off" else pathlib.Path(named)
     return None if jax.process_count() > 1 else cache_path()
 
 
-def _given() -> str | pathlib.Path | None:
+def _named_path() -> str | pathlib.Path | None:
     return os.environ.get(VARIABLE) or (_named[-1] if _named else None)
 
 
 def fingerprint() -> str:
-    """The same in processes that several processes' rules make choose alike; no backend starts."""
-    named = _given()
+    """Text that is equal in processes whose tables make the same choices; starts no backend."""
+    named = _named_path()
     if named is None or named == "off":
         return "none"
     try:
@@ -98,7 +104,7 @@ def fingerprint() -> str:
 
 
 def name(path: pathlib.Path) -> None:
-    """Makes ``path`` the file that this process reads."""
+    """Makes ``path`` the file that this process reads from now on."""
     _named[:] = [path]
 
 
@@ -126,7 +132,7 @@ def key(operator: Operator, spec: ConvSpec, dtype) -> str:
 
 @functools.cache
 def device_of(platform: str) -> str | None:
-    """What this process's device of a platform is called, or None where it has none."""
+    """The name of this process's device of a platform, or None if it has none."""
     try:
         kind = jax.local_devices(backend=platform)[0].device_kind
     except RuntimeError:
@@ -135,7 +141,7 @@ def device_of(platform: str) -> str | None:
 
 
 def processor() -> str:
-    """The CPU's model, which jax does not tell."""
+    """The CPU's model, which jax does not report."""
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -152,7 +158,7 @@ def versions() -> dict[str, str]:
 
 
 def read(path: pathlib.Path, device: str) -> Mapping[str, Tuned]:
-    """The entries of a device's section; empty, with a warning, if the file is of no use."""
+    """The entries of a device's section; none, with a warning, if the file cannot be used."""
     try:
         return _read(path, path.stat().st_mtime_ns, device)
     except OSError as error:
@@ -171,56 +177,55 @@ def _read(path: pathlib.Path, changed: int, device: str) -> Mapping[str, Tuned]:
     if section is None:
         if device == device_of({"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())):
             others = ", ".join(content["devices"])
-            warn(path, f"it was measured on {others or 'nothing'}, and this is {device}")
+            warn(path, f"it was measured on {others or 'no device'}, but this device is {device}")
         return {}
     if section["versions"] != versions():
-        warn(path, f"it was measured with {section['versions']}, and these are {versions()}")
+        warn(path, f"it was measured with {section['versions']}, but this is {versions()}")
         return {}
-    return {name: Tuned(*entry) for name, entry in section["choices"].items()}
+    return {name: Tuned(**entry) for name, entry in section["choices"].items()}
 
 
 def _content(path: pathlib.Path) -> dict | str:
-    """What a file holds, or why it is no table."""
+    """The content of a file, or the reason why it is not a tuning table."""
     try:
         content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or too deep for Python
-        return f"it is no JSON: {error}"
+    except (ValueError, RecursionError) as error:  # not text, not JSON, or nested too deeply
+        return f"it is not valid JSON: {error}"
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        return f'it is not of the format "{FORMAT}"'
-    return (
-        content
-        if _well_formed(content.get("devices"))
-        else "an entry is not a kernel and its blocks"
-    )
+        return f'its format is not "{FORMAT}"'
+    if not _well_formed(content.get("devices")):
+        return "an entry is not an implementation and its tile"
+    return content
 
 
 def _well_formed(devices: Any) -> bool:
-    def entry(value: Any) -> bool:
-        return (
-            isinstance(value, list)
-            and len(value) == 2
-            and isinstance(value[0], str)
-            and isinstance(value[1], str | None)
-        )
-
     return isinstance(devices, dict) and all(
         isinstance(section, dict)
         and isinstance(section.get("versions"), dict)
         and isinstance(section.get("choices"), dict)
-        and all(map(entry, section["choices"].values()))
+        and all(map(_is_entry, section["choices"].values()))
         for section in devices.values()
     )
 
 
+def _is_entry(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == set(Tuned._fields)
+        and isinstance(value["implementation"], str)
+        and isinstance(value["tile"], str | None)
+    )
+
+
 def distrust(reason: str) -> None:
-    """Says that an entry of the table in use is ignored."""
+    """Warns that an entry of the table in use is ignored."""
     path = table_path()
     if path is not None:
         warn(path, reason)
 
 
 def warn(path: pathlib.Path, reason: str) -> None:
-    """One warning a file."""
+    """Warns once per file."""
     if path not in _warned:
         _warned.add(path)
         message = (
@@ -230,7 +235,7 @@ def warn(path: pathlib.Path, reason: str) -> None:
 
 
 def write(path: pathlib.Path, device: str, choices: Mapping[str, Tuned]) -> None:
-    """Adds a device's choices to the file, which is replaced at once or not at all.
+    """Adds a device's choices to the file, which is replaced atomically.
 
     Raises:
         OSError: The file cannot be written.
@@ -239,7 +244,7 @@ def write(path: pathlib.Path, device: str, choices: Mapping[str, Tuned]) -> None
     content = {"format": FORMAT, "devices": {}} if isinstance(content, str) else content
     section = content["devices"].get(device, {})
     kept = section["choices"] if section.get("versions") == versions() else {}
-    merged = kept | {name: list(tuned) for name, tuned in choices.items()}
+    merged = kept | {name: tuned._asdict() for name, tuned in choices.items()}
     content["devices"][device] = {"versions": versions(), "choices": dict(sorted(merged.items()))}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")

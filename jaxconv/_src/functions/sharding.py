@@ -1,8 +1,9 @@
-"""Convolutions over space or time that is cut over devices, for use inside ``jax.shard_map``.
+"""Convolutions over sharded space or time, for use inside ``jax.shard_map``.
 
-A jit over several devices cuts convolutions by itself; this is for programs that say themselves
-what runs where. Every device holds one shard of an axis, gets from its neighbours the entries that
-its outputs read besides its own, and convolves. All of it can be differentiated to any order.
+A jit over several devices partitions convolutions by itself; these functions are for programs that
+state themselves what runs on which device. Each device holds one shard of an axis, receives from
+its neighbours the entries that its outputs read besides its own, and convolves. All of them can be
+differentiated to any order.
 """
 
 from __future__ import annotations
@@ -14,47 +15,49 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
 from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import Operator
-from ..primitives.call import add_bias, apply, options
+from ..primitives.call import Options, add_bias, apply, options
 from ..primitives.explicit_sharding import match_varying
-from ..spmd import halo
-from ..spmd.interior import Line, Local
-from ..spmd.shard import forward_window, in_blocks, replaced, side
+from ..spmd.halo import with_halo
+from ..spmd.shard_axis import AxisSharding, LocalGeometry, ShardAxis, with_local_geometry
+from ..spmd.spatial_shard import compute_spatial_shard
 
 Array = jax.Array
 
 
 def halo_exchange(
-    x: Array, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
+    x: ArrayLike, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
 ) -> Array:
-    """One shard of an axis with the entries around it that other devices hold.
+    """Extends this device's shard of an axis with entries of the neighbouring shards.
 
-    With the shards of all ``P`` devices joined to ``z`` of ``P*n`` entries, device ``p`` gets
+    Let ``z`` be the concatenation of the shards of all ``P`` devices, with ``P*n`` entries. Device
+    ``p`` gets
 
         z[p*n - low], …, z[(p+1)*n - 1 + high]
 
-    where what lies outside of ``z`` is zero, or wraps around. Just these entries are sent, by one
+    where entries outside ``z`` are zero, or wrap around. Only these entries are sent, by one
     collective permute from each shard that holds some of them.
 
     Args:
-        x: This device's shard, any shape and dtype.
-        axis: The axis of ``x`` that is cut; negative counts from the end.
-        axis_name: The mesh axis that it is cut over.
-        low, high: Entries before and after, ints from 0 to ``P*n``; more than ``n`` come from
-            several neighbours.
+        x: This device's shard, of any shape and dtype.
+        axis: The sharded axis of ``x``; negative values count from the end.
+        axis_name: The mesh axis over which it is sharded.
+        low: Number of entries to add before the shard, from 0 to ``P*n``. More than ``n`` come
+            from several neighbours.
+        high: Number of entries to add after the shard, in the same range.
         circular: Whether the axis wraps around.
 
     Returns:
-        As ``x``, with ``low + n + high`` entries on ``axis``.
+        An array like ``x``, with ``low + n + high`` entries on ``axis``.
 
     Raises:
-        ValueError: There is no such axis, of ``x`` or of the mesh, or ``low`` or ``high`` is out of
-            range.
-        TypeError: ``x`` is not an array.
+        ValueError: If ``x`` or the mesh has no such axis, or ``low`` or ``high`` is out of range.
+        TypeError: If ``x`` is not an array.
 
     >>> import jax, jax.numpy as jnp
     >>> from jax.sharding import PartitionSpec as P
@@ -65,64 +68,68 @@ def halo_exchange(
 
     Source: none; halo exchange is common practice for stencils.
     """
-    x = checks.array("halo_exchange", "x", x)
-    call = checks.Call("halo_exchange", x=x.shape)
-    if not isinstance(axis, int) or not -x.ndim <= axis < x.ndim:
-        raise call.error(f"axis must be one of x's {x.ndim} axes, but got {axis}")
-    axis %= x.ndim
-    shards = _shards(call, axis_name)
+    shard = checks.array("halo_exchange", "x", x)
+    call = checks.Call("halo_exchange", x=shard.shape)
+    rank = shard.ndim
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise call.error(
+            f"axis must be an int from {-rank} to {rank - 1}, one of x's {rank} axes, "
+            f"but got {axis!r}"
+        )
+    axis %= rank
+    shards, n = _shards(call, axis_name), shard.shape[axis]
     for name, width in (("low", low), ("high", high)):
         checks.integer(call, name, width, minimum=0)
-        if width > shards * x.shape[axis]:
+        if width > shards * n:
             raise call.error(
-                f"{name} must not be more than the {shards} shards of mesh axis {axis_name!r} "
-                f"hold, {shards} * {x.shape[axis]} = {shards * x.shape[axis]}, but got {width}; "
-                f"pad the whole array for a wider border"
+                f"{name} must be at most the number of entries on mesh axis {axis_name!r}, "
+                f"{shards} shards * {n} = {shards * n}, but got {width}; to extend the array "
+                f"further, pad it before it is sharded"
             )
-    return halo.extended(x, axis, axis_name, shards, low, high, circular)
+    return with_halo(shard, axis, axis_name, shards, low, high, circular)
 
 
 def conv(
-    x: Any,
-    kernel: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     axis_names: str | Sequence[str | tuple[str, ...] | None],
-    strides: Any = 1,
+    strides: int | Sequence[int] = 1,
     padding: PaddingLike = "SAME",
-    dilation: Any = 1,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
-    """This device's part of ``jaxconv.conv`` of an array that is cut over space.
+    """``jaxconv.conv`` of an array whose spatial axes are sharded.
 
     Args:
-        x: This device's shard of ``[N, *S, C]``.
-        kernel, bias: As in ``jaxconv.conv``, whole.
-        axis_names: For each spatial axis the mesh axis that it is cut over, or None; for one
-            spatial axis the name alone will do.
+        x: This device's shard of an array ``[N, *S, C]``.
+        kernel, bias: As in ``jaxconv.conv``, not sharded.
+        axis_names: For each spatial axis the mesh axis over which it is sharded, a tuple of mesh
+            axes, or None. With one spatial axis, the name alone is accepted.
         strides, dilation, groups, precision, preferred_element_type, implementation: As in
             ``jaxconv.conv``.
-        padding: As in ``jaxconv.conv``, of the whole array; along an axis that is cut neither
-            ``"REFLECT"`` nor ``"REPLICATE"``.
+        padding: As in ``jaxconv.conv``, for the whole array. ``"REFLECT"`` and ``"REPLICATE"`` are
+            not supported on a sharded axis.
 
     Returns:
-        This device's shard of the result, cut as ``x`` is.
+        This device's shard of the result, sharded like ``x``.
 
     Raises:
-        ValueError: As ``jaxconv.conv``; or there is no such mesh axis, or it is named twice, or the
-            outputs do not divide by its size.
+        ValueError: As ``jaxconv.conv``; or if a mesh axis does not exist or is named twice, or if
+            its size does not divide the output extent.
         TypeError: As ``jaxconv.conv``.
 
     >>> import functools, jax, jax.numpy as jnp, jaxconv
     >>> from jax.sharding import PartitionSpec as P
     >>> x, kernel = jnp.ones((2, 8, 6, 3)), jnp.ones((3, 3, 3, 4))
     >>> rows = P(None, "rows")
-    >>> cut = functools.partial(jaxconv.sharding.conv, axis_names=("rows", None))
+    >>> conv = functools.partial(jaxconv.sharding.conv, axis_names=("rows", None))
     >>> mesh = jax.sharding.Mesh(jax.devices()[:1], ("rows",))
-    >>> y = jax.shard_map(cut, mesh=mesh, in_specs=(rows, P()), out_specs=rows)(x, kernel)
+    >>> y = jax.shard_map(conv, mesh=mesh, in_specs=(rows, P()), out_specs=rows)(x, kernel)
     >>> bool((y == jaxconv.conv(x, kernel)).all())
     True
 
@@ -139,26 +146,26 @@ def conv(
 
 
 def causal_conv(
-    x: Any,
-    kernel: Any,
-    bias: Any = None,
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
     *,
     axis_name: str,
-    strides: Any = 1,
-    dilation: Any = 1,
+    strides: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    precision: Any = None,
-    preferred_element_type: Any = None,
+    precision: lax.PrecisionLike = None,
+    preferred_element_type: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
-    """This device's part of ``jaxconv.causal_conv`` of a sequence that is cut over time.
+    """``jaxconv.causal_conv`` of a sequence that is sharded over time.
 
-    Each device gets the ``(K-1)*dilation`` inputs before its own, and nothing from later ones.
+    Each device receives the ``(K-1)*dilation`` inputs before its own, and none after.
 
     Args:
-        x: This device's shard of ``[N, L, C]``.
-        kernel, bias: As in ``jaxconv.causal_conv``, whole.
-        axis_name: The mesh axis that time is cut over.
+        x: This device's shard of an array ``[N, L, C]``.
+        kernel, bias: As in ``jaxconv.causal_conv``, not sharded.
+        axis_name: The mesh axis over which time is sharded.
         strides, dilation, groups, precision, preferred_element_type, implementation: As in
             ``jaxconv.causal_conv``.
 
@@ -166,13 +173,13 @@ def causal_conv(
         This device's shard of the result.
 
     Raises:
-        ValueError, TypeError: As ``jaxconv.causal_conv`` and ``conv`` of this module.
+        ValueError, TypeError: As ``jaxconv.causal_conv`` and ``jaxconv.sharding.conv``.
 
     >>> import functools, jax, jax.numpy as jnp, jaxconv
     >>> from jax.sharding import PartitionSpec as P
-    >>> cut = functools.partial(jaxconv.sharding.causal_conv, axis_name="time")
+    >>> conv = functools.partial(jaxconv.sharding.causal_conv, axis_name="time")
     >>> mesh, time = jax.sharding.Mesh(jax.devices()[:1], ("time",)), P(None, "time")
-    >>> mapped = jax.shard_map(cut, mesh=mesh, in_specs=(time, P()), out_specs=time)
+    >>> mapped = jax.shard_map(conv, mesh=mesh, in_specs=(time, P()), out_specs=time)
     >>> mapped(jnp.arange(4.0).reshape(1, 4, 1), jnp.ones((2, 1, 1)))[0, :, 0]
     Array([0., 1., 3., 5.], dtype=float32)
 
@@ -204,109 +211,109 @@ def _conv(
     call, (x, kernel), bias = checks.arrays(function, axes=axes, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
-    names = _names(call, axis_names, rank)
-    x, kernel = match_varying(x, kernel)  # once: parts of the kernel's gradient are summed here
+    shards = _shard_counts(call, axis_names, rank)
+    x, kernel = match_varying(x, kernel)  # here, so that the kernel's gradient is summed once
     unbatched = x.ndim == rank + 1
     x = x[None] if unbatched else x
-    shards = [1 if name is None else _shards(call, name) for name in names]
-    # An empty axis has nothing to exchange.
-    names = [name if n else None for name, n in zip(names, x.shape[1:-1], strict=True)]
-    spatial = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
-    whole = resolve.conv(call, (x.shape[0], *spatial, x.shape[-1]), kernel.shape, *placement)
+    extents = (n * count for n, (_, count) in zip(x.shape[1:-1], shards, strict=True))
+    whole = resolve.conv(call, (x.shape[0], *extents, x.shape[-1]), kernel.shape, *placement)
     checks.bias(call, bias, whole.spec.out_features)
-    cuts = {
-        axis: (name, count)
-        for axis, (name, count) in enumerate(zip(names, shards, strict=True))
-        if name is not None
+    shardings = {
+        axis: AxisSharding(name, count, wrap=whole.borders[axis] is not None)
+        for axis, (name, count) in enumerate(shards)
+        if name is not None and x.shape[axis + 1]  # an empty axis has nothing to exchange
     }
-    for axis, cut in cuts.items():
-        _check_cut(call, whole, axis, *cut)
+    for axis, sharding in shardings.items():
+        _check_sharding(call, whole, axis, sharding)
     applied = options(call, x.dtype, *chosen)
-    convolve = functools.partial(_applied, whole, applied)
-    lines = {axis: _line(whole, axis, cuts[axis][1]) for axis in cuts}
-    way = _in_blocks if all(line.splits for line in lines.values()) else _in_windows
-    y = add_bias(way(x, kernel, whole, lines, cuts, applied.dtype or x.dtype, convolve), bias)
+    y = compute_spatial_shard(
+        Operator.CONV,
+        {axis: _shard_axis(whole, axis, sharding) for axis, sharding in shardings.items()},
+        shardings,
+        x,
+        kernel,
+        applied.dtype or x.dtype,
+        functools.partial(_convolve, whole, applied),
+    )
+    y = add_bias(y, bias)
     return y[0] if unbatched else y
 
 
-def _in_blocks(x, kernel, whole: ResolvedConv, lines: Mapping[int, Line], cuts, dtype, convolve):
-    """The shard convolved as it is, and the halos' part added at its borders."""
-    sides = {
-        axis: side(line, cuts[axis][0], cuts[axis][1], whole.borders[axis] is not None)
-        for axis, line in lines.items()
-    }
-    return in_blocks(Operator.CONV, lines, sides, x, kernel, dtype, convolve)
-
-
-def _in_windows(x, kernel, whole: ResolvedConv, lines: Mapping[int, Line], cuts, dtype, convolve):
-    """What this device's outputs read, joined to one array, convolved."""
-    locals = {}
-    for axis, (name, count) in cuts.items():
-        window = forward_window(lines[axis], count)
-        wrap = whole.borders[axis] is not None
-        x = halo.window(x, axis + 1, name, window.starts, window.size, wrap)
-        locals[axis] = window.local
-    return convolve(locals, dtype, x, kernel)
-
-
-def _line(whole: ResolvedConv, axis: int, parts: int) -> Line:
-    """One device's part of an axis; the spec counts from the border's first entry."""
-    line, border = Line.of(Operator.CONV, whole.spec, axis, parts), whole.borders[axis]
-    if border is None:
-        return line
-    inputs, low = whole.spatial[axis] // parts, line.low + border.low
-    return dataclasses.replace(line, inputs=inputs, low=low, pair=False)  # two neighbours
+def _shard_counts(call: checks.Call, axis_names: Any, rank: int) -> list[tuple[Any, int]]:
+    """For each spatial axis what it is sharded over, and into how many shards."""
+    names = _names(call, axis_names, rank)
+    return [(name, 1 if name is None else _shards(call, name)) for name in names]
 
 
 def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
     names = (axis_names,) if isinstance(axis_names, str) else axis_names
-    entry = f"one entry a spatial axis, {rank}, a mesh axis, a tuple of them or None"
+    expected = (
+        f"axis_names must have one entry per spatial axis ({rank}): a mesh axis, a tuple of mesh "
+        f"axes, or None; but got {axis_names!r}"
+    )
     if not isinstance(names, Sequence) or len(names) != rank:
-        raise call.error(f"axis_names must have {entry}, but got {names!r}")
+        raise call.error(expected)
     each = [(name,) if isinstance(name, str) else name for name in names if name is not None]
     if not all(isinstance(axes, tuple) and all(isinstance(a, str) for a in axes) for axes in each):
-        raise call.error(f"axis_names must have {entry}, but got {names!r}")
-    cut = [axis for axes in each for axis in axes]
-    if len(set(cut)) < len(cut):
+        raise call.error(expected)
+    mesh_axes = [axis for axes in each for axis in axes]
+    if len(set(mesh_axes)) < len(mesh_axes):
         raise call.error(
-            f"a mesh axis cuts one spatial axis, but axis_names has one twice: {names!r}; name "
-            f"another axis of the mesh, or None for an axis that is whole"
+            f"axis_names must name each mesh axis at most once, but got {axis_names!r}; name "
+            f"another mesh axis, or None for a spatial axis that is not sharded"
         )
     return tuple(names)
 
 
-def _shards(call: checks.Call, name: str) -> int:
+def _shards(call: checks.Call, name: Any) -> int:
     try:
         return lax.axis_size(name)
     except NameError:
         raise call.error(
-            f"there is no mesh axis {name!r} here; call it inside jax.shard_map over a mesh that "
-            f"has this axis"
+            f"there is no mesh axis {name!r} here; call the function inside jax.shard_map over a "
+            f"mesh that has this axis"
         ) from None
 
 
-def _check_cut(call: checks.Call, whole: ResolvedConv, axis: int, name: str, shards: int) -> None:
+def _check_sharding(
+    call: checks.Call, whole: ResolvedConv, axis: int, sharding: AxisSharding
+) -> None:
     border, outputs = whole.borders[axis], whole.spec.output_spatial[axis]
+    name, shards, _ = sharding
     if border is not None and border.mode != "wrap":
         raise call.error(
-            f'spatial axis {axis} is cut over mesh axis {name!r}, and padding "REFLECT" and '
-            f'"REPLICATE" are for axes that are not; use "CIRCULAR" or zeros'
+            f'padding "REFLECT" and "REPLICATE" are not supported on a sharded axis, but spatial '
+            f'axis {axis} is sharded over mesh axis {name!r}; use "CIRCULAR" or zero padding'
         )
     if outputs % shards:
         raise call.error(
-            f"the outputs must divide over mesh axis {name!r}, but on spatial axis {axis} there "
-            f"are {outputs} for {shards} devices; change the padding, such as to "
-            f'"SAME", or the extent'
+            f"mesh axis {name!r} must divide the output extent of spatial axis {axis}, but there "
+            f"are {outputs} outputs for {shards} devices; change the padding (for example to "
+            f'"SAME") or the extent'
         )
 
 
-def _applied(whole: ResolvedConv, chosen, locals: Mapping[int, Local], dtype, x, kernel) -> Array:
-    """The convolution of a part of the array, with those extents of the axes that are cut."""
+def _shard_axis(whole: ResolvedConv, axis: int, sharding: AxisSharding) -> ShardAxis:
+    """One shard of an axis. The spec of a circular axis counts from the border's first entry, but
+    the shards have no border."""
+    shard = ShardAxis.of(Operator.CONV, whole.spec, axis, sharding.shards)
+    border = whole.borders[axis]
+    if border is None:
+        return shard
+    # Around a circular axis each of two shards has two neighbours, both of them the other shard.
+    inputs, low = whole.spatial[axis] // sharding.shards, shard.low + border.low
+    return dataclasses.replace(shard, inputs=inputs, low=low, two_shards=False)
+
+
+def _convolve(
+    whole: ResolvedConv, applied: Options, geometry: Mapping[int, LocalGeometry], dtype, x, kernel
+) -> Array:
+    """The convolution of a part of the array, with this local geometry of the sharded axes."""
     local = dataclasses.replace(
         whole,
-        spec=replaced(whole.spec, locals),
-        borders=tuple(None if i in locals else b for i, b in enumerate(whole.borders)),
+        spec=with_local_geometry(whole.spec, geometry),
+        borders=tuple(None if i in geometry else b for i, b in enumerate(whole.borders)),
         spatial=tuple(x.shape[1:-1]),
         batched=True,
     )
-    return apply(Operator.CONV, x, kernel, local, dataclasses.replace(chosen, dtype=dtype))
+    return apply(Operator.CONV, x, kernel, local, dataclasses.replace(applied, dtype=dtype))

@@ -1,8 +1,9 @@
-"""Serves lax's own convolutions: one line, and no change to the model.
+"""Lowers lax's own convolutions to jaxconv's primitives, without any change to the model.
 
-``lax.conv_general_dilated`` keeps its own autodiff, batching, sharding and rematerialisation; only
-its lowering changes, so the kernels see what is left after all of these, gradients included. What
-the family cannot express, and what it would leave to lax anyway, lowers as before; so does export.
+``lax.conv_general_dilated`` keeps lax's differentiation, batching, sharding and rematerialisation;
+only its lowering changes. So jaxconv computes the convolutions that are left after all of these,
+gradients included. Convolutions that jaxconv does not support, and those that it would compute by
+lax anyway, are lowered as before, and so are exported programs.
 """
 
 from __future__ import annotations
@@ -17,30 +18,33 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch import choose
+from ..dispatch.choose import choose_implementation
+from ..dispatch.registry import check_platforms
 from ..spmd import lowering
-from . import conv_general_dilated
-from .lax_params import Recognised, as_input_gradient, recognise_convolution
+from .recognise import recognise_params
+from .recognised_operator import RecognisedOperator, as_input_grad, compute_recognised
 
-# Entering a user context makes jitted functions trace again, so that the block sees the kernels and
-# the code after it does not.
+# Entering or leaving a user context makes jitted functions trace again, so only code inside the
+# ``with`` block is affected.
 _in_block = jax.make_user_context(frozenset())
 _in_process: set[str] = set()
-_original: dict[str, Any] = {}
+_lax_rules: dict[str, Any] = {}  # lax's own lowering rules, by platform
 
 
 def install(platforms: Sequence[str] = ("cpu",)) -> None:
-    """Lowers every ``lax.conv_general_dilated`` of the process onto the family's kernels.
+    """Makes jaxconv compute every ``lax.conv_general_dilated`` of this process.
 
-    Whatever calls it, Flax, Haiku, Equinox, Keras or plain lax, in whichever transformation. jax's
-    caches are cleared, so functions that were jitted before are compiled again at their next call;
-    only programs compiled ahead of time keep what they have. Installing twice is installing once.
+    This includes the convolutions of Flax, Haiku, Equinox, Keras and other libraries that call lax,
+    under any transformation. jax's caches are cleared, so functions that are already jitted compile
+    again at their next call; programs compiled ahead of time do not change. Calling ``install``
+    again has no further effect.
 
     Args:
-        platforms: The platforms to serve, among ``"cpu"``, ``"cuda"``, ``"rocm"`` and ``"tpu"``.
+        platforms: The platforms to install on: any of ``"cpu"``, ``"cuda"``, ``"rocm"`` and
+            ``"tpu"``.
 
     Raises:
-        ValueError: A platform is none of these.
+        ValueError: If a platform is none of these.
 
     >>> import jax, jax.numpy as jnp, jaxconv
     >>> jaxconv.install()
@@ -50,16 +54,16 @@ def install(platforms: Sequence[str] = ("cpu",)) -> None:
 
     Source: none; this is the project's own.
     """
-    wanted = choose.check_platforms("install", platforms)
+    wanted = check_platforms("install", platforms)
     _intercept(wanted)
     _in_process.update(wanted)
     jax.clear_caches()
 
 
 def uninstall() -> None:
-    """Gives ``lax.conv_general_dilated`` its own lowering back, on every platform.
+    """Undoes ``install`` on every platform: lax computes its convolutions again.
 
-    jax's caches are cleared, as by ``install``. Without an installation it does nothing.
+    jax's caches are cleared, as by ``install``. Without ``install`` before, nothing happens.
     """
     if _in_process:
         _in_process.clear()
@@ -68,7 +72,9 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
-    """Serves lax's convolutions in a ``with`` block only; jitted functions trace again in it.
+    """A context manager that makes jaxconv compute lax's convolutions in a ``with`` block.
+
+    Jitted functions are traced again when they are called in the block for the first time.
 
     Args:
         platforms: As in ``install``.
@@ -82,44 +88,51 @@ def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
     >>> y.shape
     (1, 3, 5)
     """
-    wanted = choose.check_platforms("installed", platforms)
+    wanted = check_platforms("installed", platforms)
     _intercept(wanted)
     with _in_block(_in_block.value | frozenset(wanted)):
         yield
 
 
 def _intercept(platforms: Sequence[str]) -> None:
-    """Puts our rule in front of lax's own, once a platform; it looks up whether to serve."""
-    for platform in set(platforms) - _original.keys():
-        original = compat.lowering_rule(lax.conv_general_dilated_p, platform)
-        rule = functools.partial(_lower, platform, original)
+    """Registers our rule in place of lax's, once per platform. It decides at each lowering which of
+    the two applies."""
+    for platform in set(platforms) - _lax_rules.keys():
+        lax_rule = compat.lowering_rule(lax.conv_general_dilated_p, platform)
+        rule = functools.partial(_lower, platform, lax_rule)
         mlir.register_lowering(lax.conv_general_dilated_p, rule, platform=platform)
-        _original[platform] = original
+        _lax_rules[platform] = lax_rule
 
 
-def _lower(platform: str, original, ctx, lhs, rhs, **params):
-    serving = platform in _in_process or platform in _in_block.value
-    if not serving or lowering.lowering_family():
-        return original(ctx, lhs, rhs, **params)
+def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     (result,) = ctx.avals_out
-    lhs_type, rhs_type = ctx.avals_in
-    found = recognise_convolution(lhs_type, rhs_type, params)
-    if isinstance(found, Recognised):
-        found = as_input_gradient(found)
-    if isinstance(found, str) or _kernel(ctx, platform, found, result.dtype) == "lax":
-        return original(ctx, lhs, rhs, **params)
-    run = functools.partial(
-        conv_general_dilated.rearranged,
-        found=found,
+    recognised = _recognise(platform, ctx, params)
+    if recognised is None or _implementation(ctx, platform, recognised, result.dtype) == "lax":
+        return lax_rule(ctx, lhs, rhs, **params)
+    compute = functools.partial(
+        compute_recognised,
+        recognised=recognised,
         dtype=result.dtype,
         precision=params["precision"],
         implementation=None,
     )
-    return compat.lower_on_shard(
-        ctx, platform, mlir.lower_fun(run, multiple_results=False), lhs, rhs
+    lower = mlir.lower_fun(compute, multiple_results=False)
+    return compat.lower_without_mesh(ctx, platform, lower, lhs, rhs)
+
+
+def _recognise(platform: str, ctx, params) -> RecognisedOperator | None:
+    """The operator to lower instead, or None if lax's convolution is to be lowered by lax."""
+    is_installed = platform in _in_process or platform in _in_block.value
+    if not is_installed or lowering.is_lowering_primitive():
+        return None
+    lhs, rhs = ctx.avals_in
+    recognised = recognise_params(lhs, rhs, params)
+    return None if isinstance(recognised, str) else as_input_grad(recognised)
+
+
+def _implementation(ctx, platform: str, recognised: RecognisedOperator, dtype) -> str:
+    plain = compat.custom_calls_unsupported(ctx)
+    choice = choose_implementation(
+        recognised.operator, platform, recognised.spec, dtype, None, plain
     )
-
-
-def _kernel(ctx, platform: str, found: Recognised, dtype) -> str:
-    plain = compat.why_plain(ctx)
-    return choose.choose(found.operator, platform, found.spec, dtype, None, plain).implementation
+    return choice.implementation

@@ -1,4 +1,4 @@
-"""The dtypes that kernels compute in; operands may be mixed, a cotangent beside a residual."""
+"""The dtypes to compute in. Operands may be of mixed dtypes: a cotangent beside a residual."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import jax.numpy as jnp
 
 
 def promoted(a, b):
-    """Both operands in their common dtype: products take no mixed ones."""
+    """Both operands in their common dtype, which products require."""
     dtype = jnp.promote_types(a.dtype, b.dtype)
     return a.astype(dtype), b.astype(dtype)
 
 
 def results_dtypes(a, b, dtype):
-    """The result's dtype, and the one to accumulate in."""
+    """The dtype of the result, and the dtype to accumulate in."""
     operands = jnp.promote_types(a.dtype, b.dtype)
     dtype = jnp.dtype(dtype or operands)
     sums = jnp.promote_types(operands, dtype)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..dispatch import choose, implementation
+from ..dispatch import implementation
+from ..dispatch.registry import unsupported_message
 from ..geometry import checks, resolve
 from ..geometry.checks import Call
 from ..geometry.padding import Border
@@ -88,13 +89,10 @@ def apply(
 
 
 def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype) -> None:
-    """Refuses in the caller's words what a forced kernel cannot compute."""
-    reason = choose.unsupported_reason(name, operator, spec, dtype)
-    if reason is not None:
-        raise call.error(
-            f'implementation "{name}" cannot serve this convolution: {reason}; '
-            f"leave implementation at None to let dispatch choose"
-        )
+    """Raises an error in the caller's words if a forced implementation does not support this."""
+    message = unsupported_message(name, operator, spec, dtype)
+    if message is not None:
+        raise call.error(message)
 
 
 def with_borders(x: Array, borders: tuple[Border | None, ...]) -> Array:

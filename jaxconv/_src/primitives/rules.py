@@ -28,7 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from .. import compat
-from ..dispatch import choose
+from ..dispatch.registry import unsupported_message
 from ..geometry.spec import ConvSpec, Operator
 from . import explicit_sharding
 
@@ -87,12 +87,9 @@ def _abstract_eval(
             f"{spec.operand_shapes(operator)}, but got {a.shape} and {b.shape}"
         )
     if implementation is not None:
-        reason = choose.unsupported_reason(implementation, operator, spec, dtype)
-        if reason is not None:
-            raise ValueError(
-                f'{PRIMITIVES[operator].name}: implementation "{implementation}" cannot serve '
-                f"{spec}: {reason}"
-            )
+        message = unsupported_message(implementation, operator, spec, dtype)
+        if message is not None:
+            raise ValueError(f"{PRIMITIVES[operator].name} of {spec}: {message}")
     return a.update(
         shape=spec.result_shape(operator),
         dtype=dtype,

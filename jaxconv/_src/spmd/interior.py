@@ -1,19 +1,18 @@
-"""One cut axis of one shard: which of its products need a neighbour's entries.
+"""The interior and the boundary of a shard: which of its products need a neighbour's entries.
 
-The form ``T(x, k, g)`` is a sum of products of an input and an output that lie a tap apart. A shard
-whose outputs begin where its inputs do (inputs = stride * outputs) has the same products as every
-other, and their sum falls into blocks of some inputs with some outputs:
+The form ``T(x, k, g)`` is a sum of products of an input and an output that are a tap apart. If the
+shards of inputs and outputs start together (inputs = stride * outputs), every shard has the same
+products, and their sum splits into regions:
 
-    own      all of the shard's inputs with all of its outputs: no neighbour, no wait, no copy
-    borders  the halo before the shard, and that after it, with what has products with them
-    whole    all of them: targets with all that they read
+    interior   the shard's own sources with its own targets: no neighbour, no wait, no copy
+    boundary   the halo before the shard, and the halo after it, with the targets that they meet
+    full       all targets with all sources that they meet
 
-Each is a convolution of the same form. Source is what is exchanged (x, or g for an input gradient),
-target what stays in place: the result, or g for a filter gradient.
+Each region is a convolution of the same form.
 
-Of two shards each has one neighbour, and so one border: the lower one after it, the upper one
-before it. Where these differ in their place and by a number of taps alone they are one block, whose
-place depends on the shard.
+Of two shards each has one neighbour, so one boundary region: after the lower shard, and before the
+upper one. If the two differ only in position and by a whole number of taps, both devices compute
+one shared region, whose position depends on the device.
 """
 
 from __future__ import annotations
@@ -21,199 +20,137 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
-from ..geometry.spec import ConvSpec, Operator, effective_extent
-
-Range = tuple[int, int]  # first, and past the last, counted from the shard's own first
+from ..geometry.spec import effective_extent
+from .shard_axis import LocalGeometry, Range, ShardAxis
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
-    """Sources, and the targets that they have products with by these taps.
+class Region:
+    """Sources, and the targets that they meet through these taps.
 
-    On the upper of two shards the targets lie ``moved[0]`` further, and the taps ``moved[1]``.
-    Taps outside of the kernel are zeros.
+    On the upper of two shards the targets are ``target_shift`` further on, and the taps
+    ``tap_shift``. Taps outside the kernel are zeros.
     """
 
-    source: Range
-    target: Range
+    sources: Range
+    targets: Range
     taps: Range
-    moved: tuple[int, int] = (0, 0)
+    target_shift: int = 0
+    tap_shift: int = 0
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its position depends on the shard."""
+        return bool(self.target_shift or self.tap_shift)
 
 
-class Local(NamedTuple):
-    """One axis of the spec of one block's convolution."""
-
-    inputs: int
-    padding: tuple[int, int]
-    taps: int
+def interior(axis: ShardAxis) -> Region:
+    return Region((0, axis.sources), (0, axis.targets), (0, axis.taps))
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
-    """One axis of one shard: output ``o`` reads inputs ``stride*o + dilation*tap - low``.
+def boundary(axis: ShardAxis) -> list[Region]:
+    """The regions of the halo: one that two shards share, or those before and after the shard.
 
-    ``pair``: whether it is one of two shards, which have one neighbour each.
+    A shared region is given as on the lower shard. The upper one reads its halo, too, as if it were
+    after the shard.
     """
-
-    operator: Operator
-    inputs: int
-    outputs: int
-    stride: int
-    dilation: int
-    taps: int
-    low: int
-    pair: bool = False
-
-    @staticmethod
-    def of(operator: Operator, spec: ConvSpec, axis: int, parts: int) -> Line:
-        """The line of one of ``parts``, rounded up where they are not even."""
-        return Line(
-            operator,
-            -(-spec.input_spatial[axis] // parts),
-            -(-spec.output_spatial[axis] // parts),
-            spec.strides[axis],
-            spec.dilation[axis],
-            spec.kernel_spatial[axis],
-            spec.padding[axis][0],
-            parts == 2,
-        )
-
-    @property
-    def extent(self) -> int:
-        return effective_extent(self.taps, self.dilation)
-
-    @property
-    def sources(self) -> int:
-        return self.outputs if self._inverse else self.inputs
-
-    @property
-    def targets(self) -> int:
-        return self.inputs if self._inverse else self.outputs
-
-    @property
-    def own(self) -> Block:
-        return Block((0, self.sources), (0, self.targets), (0, self.taps))
-
-    @property
-    def whole(self) -> Block:
-        target = (0, self.targets)
-        return Block(self._across(target), target, (0, self.taps))
-
-    @property
-    def borders(self) -> list[Block]:
-        """The blocks of the halo, which is read as it is held: on the upper of two shards, where
-        one block serves both, after the shard too."""
-        swapped = self._swapped()
-        if swapped:
-            return [swapped]
-        return [block for block in self._sides() if block.target[0] < block.target[1]]
-
-    @property
-    def cover(self) -> list[Block]:
-        """Blocks with all products between them."""
-        return [self.own, *self.borders] if self.swaps else [self.whole]
-
-    @property
-    def swaps(self) -> bool:
-        """Whether one block serves either of two shards."""
-        return self._swapped() is not None
-
-    @property
-    def halo(self) -> tuple[int, int]:
-        """The entries that the whole block reads before the shard and after."""
-        first, end = self.whole.source
-        return max(-first, 0), max(end - self.sources, 0)
-
-    @property
-    def splits(self) -> bool:
-        """Whether the blocks hold, of the next shards alone, and are worth a call each.
-
-        Windows are copied whole, which took depthwise 3x3 8x14x14x512 with both gradients over two
-        devices from 1.4 to 2.5 ms, and 8x4x8x256 from 0.4 to 0.5.
-        """
-        return self.inputs == self.stride * self.outputs and sum(self.halo) <= self.sources
-
-    def local(self, block: Block) -> Local:
-        """The input extent, the padding and the taps of the convolution of one block."""
-        first, extent, outputs = self._place(block)
-        taps = block.taps[1] - block.taps[0]
-        low = first - self.dilation * block.taps[0]
-        reach = self.stride * (outputs - 1) + effective_extent(taps, self.dilation)
-        return Local(extent, (low, reach - extent - low), taps)
-
-    def _place(self, block: Block) -> tuple[int, int, int]:
-        """Where the block's first output begins to read, counted back from its first input; and how
-        many inputs and outputs it has."""
-        inputs, outputs = block.source, block.target
-        if self._inverse:
-            inputs, outputs = outputs, inputs
-        first = self.low + inputs[0] - self.stride * outputs[0]
-        return first, inputs[1] - inputs[0], outputs[1] - outputs[0]
-
-    @property
-    def _inverse(self) -> bool:
-        return self.operator is Operator.INPUT_GRAD
-
-    def _sides(self) -> tuple[Block, Block]:
-        """The blocks of the halo before the shard and of that after it, if there is one."""
-        lower, upper = self._borders()
-        (first, _), (_, end) = self._across(lower), self._across(upper)
-        every = (0, self.taps)
-        return Block((first, 0), lower, every), Block((self.sources, end), upper, every)
-
-    def _swapped(self) -> Block | None:
-        """The one block of a pair: both are of the same extents and lie whole taps apart."""
-        before, after = self._sides()
-        (low, *extents), (high, *others) = self._place(before), self._place(after)
-        apart, rest = divmod(high - low, self.dilation)
-        if not self.pair or min(extents) < 1 or extents != others or rest:
-            return None
-        inputs, outputs = extents
-        # The taps by which any of the outputs reads any of the inputs: d*t = i - s*o + high.
-        first = -((self.stride * (outputs - 1) - high) // self.dilation)
-        taps = first, (inputs - 1 + high) // self.dilation + 1
-        moved = before.target[0] - after.target[0], -apart
-        return Block(after.source, after.target, taps, moved)
-
-    def _borders(self) -> tuple[Range, Range]:
-        """The targets that have products with sources before the shard, and with those after it."""
-        n, m = self.targets, self.sources
-        _, end = self._back((-1, 0))
-        first, _ = self._back((m, m + 1))
-        return (0, min(max(end, 0), n)), (min(max(first, 0), n), n)
-
-    def _across(self, target: Range) -> Range:
-        """The sources that these targets read."""
-        return self._reading(target) if self._inverse else self._read(target)
-
-    def _back(self, source: Range) -> Range:
-        """The targets that read these sources."""
-        return self._read(source) if self._inverse else self._reading(source)
-
-    def _read(self, outputs: Range) -> Range:
-        """The inputs that these outputs read."""
-        first, last = outputs[0], outputs[1] - 1
-        return self.stride * first - self.low, self.stride * last - self.low + self.extent
-
-    def _reading(self, inputs: Range) -> Range:
-        """The outputs that read these inputs."""
-        first, last, reach = inputs[0], inputs[1] - 1, self.extent - 1
-        return -((reach - first - self.low) // self.stride), (last + self.low) // self.stride + 1
+    shared = _shared_boundary(axis)
+    if shared:
+        return [shared]
+    return [region for region in _boundaries(axis) if region.targets[0] < region.targets[1]]
 
 
-def pieces(lines: Mapping[int, Line]) -> Iterator[dict[int, Block]]:
-    """For each convolution that a shard's is the sum of, the block of every axis that is cut.
+def full(axis: ShardAxis) -> Region:
+    targets = (0, axis.targets)
+    return Region(axis.sources_of(targets), targets, (0, axis.taps))
 
-    The shard's own comes first. Where the halos of two axes meet, the earlier axis has the products
-    of both.
+
+def has_shared_boundary(axis: ShardAxis) -> bool:
+    """Whether one region is the boundary of either of two shards."""
+    return _shared_boundary(axis) is not None
+
+
+def halo_widths(axis: ShardAxis) -> Range:
+    """The number of sources that the full region reads before the shard and after it."""
+    first, end = full(axis).sources
+    return max(-first, 0), max(end - axis.sources, 0)
+
+
+def can_split(axis: ShardAxis) -> bool:
+    """Whether shards of inputs and outputs start together, and the halo is no wider than a shard.
+
+    Only then can the regions be computed one by one. The alternative is a window, which is copied
+    whole: a depthwise 3x3 of 8x14x14x512 over two devices, with both gradients, takes 2.5 ms on
+    windows and 1.4 ms by regions; see docs/design/measurements.md.
     """
-    yield {axis: line.own for axis, line in lines.items()}
-    for axis in lines:
-        choices = [
-            line.borders if other == axis else line.cover if other > axis else [line.own]
-            for other, line in lines.items()
-        ]
-        for blocks in itertools.product(*choices):
-            yield dict(zip(lines, blocks, strict=True))
+    return axis.inputs == axis.stride * axis.outputs and sum(halo_widths(axis)) <= axis.sources
+
+
+def local_geometry(axis: ShardAxis, region: Region) -> LocalGeometry:
+    """The input extent, the padding and the taps of the convolution that computes a region."""
+    first, inputs, outputs = _extents(axis, region)
+    taps = region.taps[1] - region.taps[0]
+    low = first - axis.dilation * region.taps[0]
+    reach = axis.stride * (outputs - 1) + effective_extent(taps, axis.dilation)
+    return LocalGeometry(inputs, (low, reach - inputs - low), taps)
+
+
+def regions(axes: Mapping[int, ShardAxis]) -> Iterator[dict[int, Region]]:
+    """The region on every sharded axis of each convolution that a shard's convolution is a sum of.
+
+    The interior comes first. Where the halos of two axes meet, the products belong to the boundary
+    of the earlier axis.
+    """
+    yield {number: interior(axis) for number, axis in axes.items()}
+    for number in axes:
+        choices = []
+        for other, axis in axes.items():
+            if other == number:
+                choices.append(boundary(axis))
+            else:
+                choices.append(complete(axis) if other > number else [interior(axis)])
+        for chosen in itertools.product(*choices):
+            yield dict(zip(axes, chosen, strict=True))
+
+
+def complete(axis: ShardAxis) -> list[Region]:
+    """Regions that have all products of the axis between them."""
+    return [interior(axis), *boundary(axis)] if has_shared_boundary(axis) else [full(axis)]
+
+
+def _boundaries(axis: ShardAxis) -> tuple[Region, Region]:
+    """The regions of the halo before the shard and of the halo after it; either may be empty."""
+    n, m = axis.targets, axis.sources
+    _, end = axis.targets_of((-1, 0))
+    first, _ = axis.targets_of((m, m + 1))
+    before, after = (0, min(max(end, 0), n)), (min(max(first, 0), n), n)
+    (halo_first, _), (_, halo_end) = axis.sources_of(before), axis.sources_of(after)
+    taps = (0, axis.taps)
+    return Region((halo_first, 0), before, taps), Region((m, halo_end), after, taps)
+
+
+def _shared_boundary(axis: ShardAxis) -> Region | None:
+    """The one boundary region of two shards, if both have the same extents and lie a whole number
+    of taps apart."""
+    before, after = _boundaries(axis)
+    (low, *extents), (high, *others) = _extents(axis, before), _extents(axis, after)
+    distance, remainder = divmod(high - low, axis.dilation)
+    if not axis.two_shards or min(extents) < 1 or extents != others or remainder:
+        return None
+    inputs, outputs = extents
+    # The taps by which any of the outputs reads any of the inputs: d*t = i - s*o + high.
+    first = -((axis.stride * (outputs - 1) - high) // axis.dilation)
+    taps = first, (inputs - 1 + high) // axis.dilation + 1
+    target_shift = before.targets[0] - after.targets[0]
+    return Region(after.sources, after.targets, taps, target_shift, -distance)
+
+
+def _extents(axis: ShardAxis, region: Region) -> tuple[int, int, int]:
+    """How far before the region's first input its first output starts to read, at tap 0; and the
+    number of inputs and of outputs."""
+    inputs, outputs = region.sources, region.targets
+    if axis.is_input_grad:
+        inputs, outputs = outputs, inputs
+    first = axis.low + inputs[0] - axis.stride * outputs[0]
+    return first, inputs[1] - inputs[0], outputs[1] - outputs[0]

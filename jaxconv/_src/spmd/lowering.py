@@ -1,4 +1,7 @@
-"""Lowering: dispatch picks a kernel for the platform, after autodiff and batching are done."""
+"""Lowering of jaxconv's primitives: dispatch chooses an implementation for the platform.
+
+This happens after differentiation and batching, so their rules never see the choice.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +13,56 @@ import jax.numpy as jnp
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch import choose
+from ..dispatch.choose import choose_implementation
+from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from ..geometry.spec import Operator
 from ..primitives.rules import PRIMITIVES
 from . import partitioning
 
-# Mosaic kernels cannot be partitioned by XLA; on TPU a jit over several devices gets plain XLA.
-PARTITIONED = ("cpu", "cuda", "rocm")
+# XLA cannot partition Mosaic kernels, so a jit over several TPUs gets plain XLA.
+PARTITIONED_PLATFORMS = ("cpu", "cuda", "rocm")
 
-# Set while one of the family is lowered, so that the "lax" kernel gets lax's own convolution even
-# where lax's convolutions are served by the family.
-_family = contextvars.ContextVar("lowering the family", default=False)
+_lowering_primitive = contextvars.ContextVar("lowering one of jaxconv's primitives", default=False)
 
 
-def lowering_family() -> bool:
-    return _family.get()
+def is_lowering_primitive() -> bool:
+    """Whether one of jaxconv's primitives is being lowered.
+
+    The "lax" implementation must then get lax's own convolution, even after ``install()``.
+    """
+    return _lowering_primitive.get()
 
 
 def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation, **params):
     run = _function(operator, platform, ctx, spec, implementation, params)
-    token = _family.set(True)
+    token = _lowering_primitive.set(True)
     try:
         lower = mlir.lower_fun(run, multiple_results=False)
-        return compat.lower_on_shard(ctx, platform, lower, a, b)
+        return compat.lower_without_mesh(ctx, platform, lower, a, b)
     finally:
-        _family.reset(token)
+        _lowering_primitive.reset(token)
 
 
 def _function(operator: Operator, platform: str, ctx, spec, implementation, params: dict):
-    """What is lowered: one kernel; or where a jit spans several devices, one on every shard."""
+    """The function to lower; if a jit spans several devices, it partitions itself over them."""
     dtype, precision = params["dtype"], params["precision"]
     compute = functools.partial(_compute, operator, platform, implementation, precision)
-    mesh = compat.mesh_to_cut_over(ctx) if platform in PARTITIONED and not spec.empty else {}
+    partitions = platform in PARTITIONED_PLATFORMS and not spec.empty
+    mesh = compat.mesh_to_partition_over(ctx) if partitions else {}
     if mesh:
         compute = functools.partial(compute, None)
         return partitioning.partitioned(operator, platform, spec, dtype, compute, mesh)
-    return functools.partial(compute, compat.why_plain(ctx), spec, dtype)
+    return functools.partial(compute, compat.custom_calls_unsupported(ctx), spec, dtype)
 
 
 def _compute(operator: Operator, platform, implementation, precision, plain, spec, dtype, a, b):
-    """The function that is lowered: it sees arrays of one device and knows no mesh."""
-    choice = choose.choose(operator, platform, spec, dtype, implementation, plain)
+    """The operator on arrays of one device, without a mesh."""
+    choice = choose_implementation(operator, platform, spec, dtype, implementation, plain)
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
-    compute = getattr(choose.IMPLEMENTATIONS[choice.implementation][platform], operator.value)
-    options = {} if choice.blocks is None else {"blocks": choice.blocks}
-    # A caller's stricter promotion rules are about the caller's code; operands here may be mixed.
+    compute = getattr(IMPLEMENTATIONS[choice.implementation][platform], operator.value)
+    options = {} if choice.tile is None else {"tile": choice.tile}
+    # The caller's promotion rules are for the caller's code; here the operands' dtypes may differ.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         widest = max(a.dtype, b.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
         a, b = (_promotable(operand, widest) for operand in (a, b))
@@ -63,7 +70,7 @@ def _compute(operator: Operator, platform, implementation, precision, plain, spe
 
 
 def _promotable(operand, widest):
-    """An operand of 8 bits as the widest dtype beside it, to which jax would not promote it."""
+    """An 8-bit operand as the widest dtype beside it, because jax does not promote 8-bit floats."""
     narrow = operand.dtype.itemsize == 1 < widest.itemsize
     return operand.astype(widest) if narrow else operand
 
@@ -71,7 +78,7 @@ def _promotable(operand, widest):
 def _register() -> None:
     for operator, primitive in PRIMITIVES.items():
         compat.lower_with_devices(primitive)
-        for platform in choose.PLATFORMS:
+        for platform in PLATFORMS:
             rule = functools.partial(_lower, operator, platform)
             mlir.register_lowering(primitive, rule, platform=platform)
 

@@ -1,221 +1,218 @@
-"""What a convolution on several devices cuts: its factors, and over which mesh axes.
+"""The partition plan of a convolution: which factor is partitioned over which mesh axes.
 
-The trilinear form ``T(x, k, g)`` of ``primitives.py`` has these factors, each in two or three of
-its arrays: the batch in x and g; every spatial axis in x and g; the in-features in x and k, and the
-out-features in k and g, or where features are grouped the groups in all three. A factor may be cut
-over mesh axes, and then every device computes the same operator of a smaller spec:
+When a factor (see ``factors.py``) is partitioned, each device computes the same operator with a
+smaller spec:
 
-    a factor of the result     each device computes its part; for a spatial axis it needs a halo
-    a factor that is summed    each device computes a part of the sum, and one all-reduce adds them;
-                               or a reduce-scatter, where the result is to be cut by those devices
+    a factor of the result     each device computes one shard of the result; for a spatial factor
+                               it needs a halo from its neighbours
+    a factor that is summed    each device computes a partial sum, and one all-reduce adds them; or
+                               a reduce-scatter, if the result is sharded over the same devices
 
-so no activation is gathered. One that comes cut as the convolution is not is moved there by an
-all-to-all. Parts that do not come out even are as XLA makes them: all of the extent divided and
-rounded up, with what no array has at the last devices.
+No activation is gathered. One that arrives sharded differently from the convolution is resharded by
+an all-to-all. Uneven shards are sized as XLA sizes them: the extent divided by the number of shards
+and rounded up, so the last shards extend past the end of the array.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..geometry.spec import ConvSpec, Operator
 from ..primitives.rules import RESULT
+from .factors import axis_factors, factor_roles, factor_sizes, summed_factors
 
-Axes = tuple[str, ...]
-
-
-def factors(spec: ConvSpec) -> dict[str, str]:
-    """The letters of every factor, and the roles that carry it."""
-    spatial = {f"s{axis}": "xg" for axis in range(spec.rank)}
-    features = {"c": "xk", "f": "kg"} if spec.groups == 1 else {"j": "xkg"}
-    return {"n": "xg", **spatial, **features}
-
-
-def letters(role: str, spec: ConvSpec) -> tuple:
-    """The factor that each axis of ``role`` is cut along, or None."""
-    spatial = tuple(f"s{axis}" for axis in range(spec.rank))
-    one = spec.groups == 1
-    match role:
-        case "x":
-            return ("n", *spatial, "c" if one else "j")
-        case "g":
-            return ("n", *spatial, "f" if one else "j")
-        case _:
-            return (*(None,) * spec.rank, "c" if one else None, "f" if one else "j")
-
-
-def sums(operator: Operator, spec: ConvSpec) -> list[str]:
-    """The factors that the result does not have."""
-    return [name for name, roles in factors(spec).items() if RESULT[operator] not in roles]
+MeshAxes = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Move:
-    """An array that mesh axes cut along one of its axes outside, and along another in here."""
+class AllToAll:
+    """Reshards the array ``role``: ``mesh_axes`` partition its axis ``outer_axis`` in the
+    surrounding program and its axis ``inner_axis`` in the computation on each device."""
 
     role: str
-    axes: Axes
-    outside: int
-    inside: int
+    mesh_axes: MeshAxes
+    outer_axis: int
+    inner_axis: int
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
-    """The mesh axes that each factor is cut over, and into how many parts.
+class PartitionPlan:
+    """The mesh axes that partition each factor, and the number of shards that this gives.
 
-    ``scattered`` are factors of the result that devices cut which hold parts of one sum.
+    ``scattered`` has the factors of the result that a reduce-scatter partitions.
     """
 
     spec: ConvSpec
-    axes: dict[str, Axes]
-    parts: dict[str, int]
-    scattered: dict[str, Axes] = dataclasses.field(default_factory=dict)
-    moves: tuple[Move, ...] = ()
+    mesh_axes: dict[str, MeshAxes]
+    shards: dict[str, int]
+    scattered: dict[str, MeshAxes] = dataclasses.field(default_factory=dict)
+    all_to_alls: tuple[AllToAll, ...] = ()
 
-    def inside(self, role: str) -> list[Axes]:
-        """The mesh axes along which each axis of an array is cut where it is computed with."""
-        return [self.axes.get(letter, ()) for letter in letters(role, self.spec)]
+    def inner_partition(self, role: str) -> list[MeshAxes]:
+        """The mesh axes that partition each axis of an array in the computation on each device."""
+        return self._partition(role, self.mesh_axes)
 
-    def outside(self, role: str, result: bool = False) -> list[Axes]:
-        """Those along which it comes, or as the result leaves."""
-        axes = self.axes | self.scattered if result else self.axes
-        entries = [axes.get(letter, ()) for letter in letters(role, self.spec)]
-        for move in (move for move in self.moves if move.role == role):
-            entries[move.inside] = entries[move.inside][: -len(move.axes)]
-            entries[move.outside] += move.axes
-        return entries
+    def outer_partition(self, role: str, is_result: bool = False) -> list[MeshAxes]:
+        """The mesh axes that partition each axis of an array in the surrounding program."""
+        mesh_axes = self.mesh_axes | self.scattered if is_result else self.mesh_axes
+        partition = self._partition(role, mesh_axes)
+        for reshard in self.all_to_alls_of(role):
+            inner = partition[reshard.inner_axis]
+            partition[reshard.inner_axis] = inner[: -len(reshard.mesh_axes)]
+            partition[reshard.outer_axis] += reshard.mesh_axes
+        return partition
 
-    def summed(self, operator: Operator) -> Axes:
-        """The mesh axes whose devices hold parts of one sum."""
-        return tuple(a for name in sums(operator, self.spec) for a in self.axes.get(name, ()))
+    def _partition(self, role: str, mesh_axes: dict[str, MeshAxes]) -> list[MeshAxes]:
+        factors = axis_factors(role, self.spec)
+        return [() if factor is None else mesh_axes.get(factor, ()) for factor in factors]
 
-    def spatial(self) -> Iterator[tuple[int, Axes, int]]:
-        """The spatial axes that are cut, their mesh axes, and into how many parts."""
+    def all_to_alls_of(self, role: str) -> list[AllToAll]:
+        return [reshard for reshard in self.all_to_alls if reshard.role == role]
+
+    def reduced_mesh_axes(self, operator: Operator) -> MeshAxes:
+        """The mesh axes whose devices hold partial sums of the same elements."""
+        summed = summed_factors(operator, self.spec)
+        return tuple(axis for factor in summed for axis in self.mesh_axes.get(factor, ()))
+
+    def sharded_spatial_axes(self) -> Iterator[tuple[int, MeshAxes, int]]:
+        """Each partitioned spatial axis, with its mesh axes and its number of shards."""
         for axis in range(self.spec.rank):
-            name = f"s{axis}"
-            if name in self.axes:
-                yield axis, self.axes[name], self.parts[name]
+            factor = f"s{axis}"
+            if factor in self.mesh_axes:
+                yield axis, self.mesh_axes[factor], self.shards[factor]
 
-    def part(self, name: str, size: int) -> int:
-        """The entries of one device, of ``size`` on an axis of factor ``name``."""
-        return -(-size // self.parts.get(name, 1))
+    def shard_size(self, factor: str, size: int) -> int:
+        """The size of one shard of an axis of ``size`` entries that has this factor."""
+        return -(-size // self.shards.get(factor, 1))
 
 
-def plan(
+def make_plan(
     operator: Operator, spec: ConvSpec, mesh: Mapping[str, int], partitions: Mapping[str, tuple]
-) -> Cut:
-    """Cuts factors as the arrays come: as activations do first, for those are the largest.
+) -> PartitionPlan:
+    """Partitions the factors as the arrays arrive, preferring activations, which are the largest.
 
-    A mesh axis cuts one factor. Where it cuts an activation and cannot cut the convolution there,
-    for it would cut groups apart, or cuts another activation along other features, it cuts the
-    batch or space: an activation gets from one to the other by an all-to-all.
+    A mesh axis partitions one factor only. If it partitions an activation in a way that the
+    convolution cannot follow (it would split groups, or it partitions the two activations along
+    different features), it partitions the batch or a spatial axis instead, and an all-to-all
+    reshards the activation.
     """
-    plan = _Plan(spec, mesh)
     result = RESULT[operator]
     activations = [role for role in partitions if role not in ("k", result)]
-    features = [set(_names(partitions[role][-1])) for role in activations]
-    torn = set.intersection(*features) if len(features) > 1 and spec.groups == 1 else set()
-
-    def follow(roles, without: Collection[str] = ()) -> None:
-        for name, carrying in factors(spec).items():
-            for role in (role for role in roles if role in carrying):
-                wanted = _names(partitions[role][letters(role, spec).index(name)])
-                plan.cut(name, tuple(axis for axis in wanted if axis not in without))
-
-    follow(activations, torn)
-    for axis in (a for role in activations for entry in partitions[role] for a in _names(entry)):
-        plan.place(axis)
+    builder = _PlanBuilder(spec, mesh, partitions)
+    builder.follow(
+        activations, without=_contested(spec, [partitions[role] for role in activations])
+    )
+    for entry in (entry for role in activations for entry in partitions[role]):
+        for mesh_axis in _as_tuple(entry):
+            builder.place(mesh_axis)
     for roles in (activations, "k", result):
-        follow(roles)
-    cut = Cut(spec, plan.axes, plan.parts)
-    moves = (m for role in partitions for m in _moves(role, cut, mesh, partitions[role]))
-    cut = dataclasses.replace(cut, moves=tuple(moves))
-    scattered = _scattered(operator, cut, mesh, partitions[result])
-    return dataclasses.replace(cut, scattered=scattered)
+        builder.follow(roles)
+    plan = PartitionPlan(spec, builder.mesh_axes, builder.shards)
+    reshards = (each for role in partitions for each in _all_to_alls(role, plan, mesh, partitions))
+    plan = dataclasses.replace(plan, all_to_alls=tuple(reshards))
+    scattered = _scattered(operator, plan, mesh, partitions[result])
+    return dataclasses.replace(plan, scattered=scattered)
 
 
-class _Plan:
-    """A cut in the making."""
+def _contested(spec: ConvSpec, activations: Sequence[tuple]) -> set[str]:
+    """The mesh axes that partition the in-features of one activation and the out-features of the
+    other."""
+    if len(activations) < 2 or spec.groups != 1:
+        return set()
+    return set.intersection(*(set(_as_tuple(partition[-1])) for partition in activations))
 
-    def __init__(self, spec: ConvSpec, mesh: Mapping[str, int]):
-        self.spec, self.mesh = spec, mesh
-        self.axes: dict[str, Axes] = {}
-        self.parts: dict[str, int] = {}
 
-    def cut(self, name: str, wanted: Axes) -> None:
-        """Cuts a factor that is whole over the leading ones of these axes that can cut it."""
-        if name not in self.axes:
-            while wanted and not self._cuts(name, wanted):
+class _PlanBuilder:
+    """A plan under construction: each factor and each mesh axis is assigned at most once."""
+
+    def __init__(self, spec: ConvSpec, mesh: Mapping[str, int], partitions: Mapping[str, tuple]):
+        self.spec, self.mesh, self.partitions = spec, mesh, partitions
+        self.mesh_axes: dict[str, MeshAxes] = {}
+        self.shards: dict[str, int] = {}
+
+    def follow(self, roles: Collection[str], without: Collection[str] = ()) -> None:
+        """Partitions the factors as these arrays are partitioned, leaving out some mesh axes."""
+        for factor, having in factor_roles(self.spec).items():
+            for role in (role for role in roles if role in having):
+                entry = self.partitions[role][axis_factors(role, self.spec).index(factor)]
+                self.partition(factor, tuple(a for a in _as_tuple(entry) if a not in without))
+
+    def partition(self, factor: str, wanted: MeshAxes) -> None:
+        """Partitions an unassigned factor over as many of the leading ``wanted`` axes as it can."""
+        if factor not in self.mesh_axes:
+            while wanted and not self._can_partition(factor, wanted):
                 wanted = wanted[:-1]
-            self._keep(name, wanted)
+            self._assign(factor, wanted)
 
-    def place(self, axis: str) -> None:
-        """Has an axis that cuts nothing cut the batch or space evenly, if it can."""
-        for name in ("n", *(f"s{i}" for i in range(self.spec.rank))):
-            wanted = (*self.axes.get(name, ()), axis)
-            even = not any(n % self._count(wanted) for n in sizes(name, self.spec))
-            if even and axis not in self._used() and self._cuts(name, wanted):
-                self._keep(name, wanted)
+    def place(self, mesh_axis: str) -> None:
+        """Partitions the batch or a spatial axis evenly over an unassigned mesh axis, if it can."""
+        for factor in ("n", *(f"s{axis}" for axis in range(self.spec.rank))):
+            wanted = (*self.mesh_axes.get(factor, ()), mesh_axis)
+            even = not any(n % self._count(wanted) for n in factor_sizes(factor, self.spec))
+            if even and mesh_axis not in self._assigned() and self._can_partition(factor, wanted):
+                self._assign(factor, wanted)
 
-    def _keep(self, name: str, wanted: Axes) -> None:
+    def _assign(self, factor: str, wanted: MeshAxes) -> None:
         if wanted:
-            self.axes[name], self.parts[name] = wanted, self._count(wanted)
+            self.mesh_axes[factor], self.shards[factor] = wanted, self._count(wanted)
 
-    def _used(self, but: str = "") -> set[str]:
-        return {axis for name, axes in self.axes.items() if name != but for axis in axes}
+    def _assigned(self, except_to: str = "") -> set[str]:
+        return {
+            axis for factor, axes in self.mesh_axes.items() if factor != except_to for axis in axes
+        }
 
-    def _count(self, wanted: Axes) -> int:
+    def _count(self, wanted: MeshAxes) -> int:
         return math.prod(self.mesh[axis] for axis in wanted)
 
-    def _cuts(self, name: str, wanted: Axes) -> bool:
-        """Whether every part but some last ones has entries; and of groups, whole ones."""
-        parts = self._count(wanted)
-        whole = name == "j" and (self.spec.group_in, self.spec.group_out) != (1, 1)
-        return not self._used(but=name).intersection(wanted) and all(
-            n >= parts and not (whole and n % parts) for n in sizes(name, self.spec)
+    def _can_partition(self, factor: str, wanted: MeshAxes) -> bool:
+        """Whether the mesh axes are free, there are enough entries, and no group is split."""
+        shards = self._count(wanted)
+        even = factor == "j" and (self.spec.group_in, self.spec.group_out) != (1, 1)
+        return not self._assigned(except_to=factor).intersection(wanted) and all(
+            n >= shards and not (even and n % shards) for n in factor_sizes(factor, self.spec)
         )
 
 
-def _moves(role: str, cut: Cut, mesh: Mapping[str, int], partition) -> Iterator[Move]:
-    """What an all-to-all moves of an array that comes with this partition: where that is even."""
-    shapes = {"x": cut.spec.input_shape, "k": cut.spec.kernel_shape, "g": cut.spec.output_shape}
-    inside = cut.inside(role)
+def _all_to_alls(
+    role: str, plan: PartitionPlan, mesh: Mapping[str, int], partitions: Mapping[str, tuple]
+) -> Iterator[AllToAll]:
+    """The all-to-alls from an array's partition outside to its partition inside, where both are
+    even."""
+    spec, inner = plan.spec, plan.inner_partition(role)
+    shape = {"x": spec.input_shape, "k": spec.kernel_shape, "g": spec.output_shape}[role]
 
-    def even(axis: int, axes: Axes) -> bool:
-        return shapes[role][axis] % math.prod(mesh[name] for name in axes) == 0
+    def even(axis: int, mesh_axes: MeshAxes) -> bool:
+        return shape[axis] % math.prod(mesh[name] for name in mesh_axes) == 0
 
-    for outside, entry in enumerate(partition):
-        names, kept = _names(entry), inside[outside]
-        rest = names[len(kept) :]
-        if rest and names[: len(kept)] == kept and even(outside, names):
-            for axis, axes in enumerate(inside):
-                if axis != outside and axes[-len(rest) :] == rest and even(axis, axes):
-                    yield Move(role, rest, outside, axis)
+    for outer_axis, entry in enumerate(partitions[role]):
+        outer, kept = _as_tuple(entry), inner[outer_axis]
+        moved = outer[len(kept) :]
+        if moved and outer[: len(kept)] == kept and even(outer_axis, outer):
+            for inner_axis, mesh_axes in enumerate(inner):
+                ends_alike = mesh_axes[-len(moved) :] == moved
+                if inner_axis != outer_axis and ends_alike and even(inner_axis, mesh_axes):
+                    yield AllToAll(role, moved, outer_axis, inner_axis)
 
 
-def _scattered(operator: Operator, cut: Cut, mesh: Mapping[str, int], partition) -> dict[str, Axes]:
-    """The cuts that are asked of the result and can be made while its parts are summed."""
-    free, found = set(cut.summed(operator)), {}
-    for name, entry in zip(letters(RESULT[operator], cut.spec), partition, strict=True):
-        wanted = _names(entry)
-        count = math.prod(mesh[axis] for axis in wanted)
-        even = name is not None and all(size % count == 0 for size in sizes(name, cut.spec))
-        if wanted and even and name not in cut.axes and free.issuperset(wanted):
-            found[name] = wanted
+def _scattered(
+    operator: Operator, plan: PartitionPlan, mesh: Mapping[str, int], partition: tuple
+) -> dict[str, MeshAxes]:
+    """The partitions wanted of the result that a reduce-scatter of its partial sums can make."""
+    free = set(plan.reduced_mesh_axes(operator))
+    scattered: dict[str, MeshAxes] = {}
+    for factor, entry in zip(axis_factors(RESULT[operator], plan.spec), partition, strict=True):
+        wanted = _as_tuple(entry)
+        if not wanted or factor is None or factor in plan.mesh_axes or not free.issuperset(wanted):
+            continue
+        shards = math.prod(mesh[axis] for axis in wanted)
+        if all(size % shards == 0 for size in factor_sizes(factor, plan.spec)):
+            scattered[factor] = wanted
             free -= set(wanted)
-    return found
+    return scattered
 
 
-def sizes(name: str, spec: ConvSpec) -> tuple[int, ...]:
-    """The extents of a factor: two where inputs and outputs differ."""
-    if name.startswith("s"):
-        axis = int(name[1:])
-        return spec.input_spatial[axis], spec.output_spatial[axis]
-    found = {"n": spec.batch, "c": spec.in_features, "f": spec.out_features, "j": spec.groups}
-    return (found[name],)
-
-
-def _names(entry) -> Axes:
+def _as_tuple(entry) -> MeshAxes:
+    """One entry of a ``PartitionSpec`` as a tuple of mesh axes."""
     return (entry,) if isinstance(entry, str) else tuple(entry or ())

@@ -1,7 +1,7 @@
-// Vectors of compile-time size, by the vector extensions that GCC and Clang share.
+// SIMD vectors of compile-time size, on the vector extensions that GCC and Clang share.
 //
-// This header and all that include it are compiled once for each instruction set, inside a
-// namespace of its own (JAXCONV_ISA), so that the linker can never merge two of the copies.
+// This header and everything that includes it is compiled once per instruction set, each time in
+// its own namespace (JAXCONV_ISA), so that the linker never merges two of the copies.
 
 #pragma once
 
@@ -44,7 +44,7 @@ struct float16 {
   uint16_t bits;
 };
 
-// The type that a product is accumulated in.
+// The type in which products of T are summed.
 template <class T>
 struct Accumulator {
   using type = float;
@@ -61,7 +61,7 @@ struct VecOf {
 template <class A, int N>
 using Vec = typename VecOf<A, N>::type;
 
-// Calls f(integral constant) for 0 … N-1; arrays indexed by it stay in registers.
+// Calls f(Index<i>{}) for i = I, …, N-1. Arrays indexed by a constant stay in registers.
 template <int I>
 struct Index {
   static constexpr int value = I;
@@ -104,7 +104,8 @@ JAXCONV_INLINE Vec<uint16_t, N> narrow(Vec<float, N> v, bfloat16) {
   return __builtin_convertvector((quiet_nan & is_nan) | (rounded & ~is_nan), Vec<uint16_t, N>);
 }
 
-// Integer arithmetic wherever a subnormal may appear: XLA's threads flush those to zero.
+// Without F16C, integer arithmetic wherever a subnormal may appear: XLA's threads flush subnormals
+// to zero.
 template <int N>
 JAXCONV_INLINE Vec<float, N> widen(Vec<uint16_t, N> bits, float16) {
 #if defined(__AVX512F__)
@@ -138,8 +139,8 @@ JAXCONV_INLINE uint16_t narrow_float16(float value) {
     const uint32_t rebased = magnitude - (112u << 23);
     return static_cast<uint16_t>(sign | ((rebased + 0xfff + ((rebased >> 13) & 1)) >> 13));
   }
-  if (magnitude < 0x33000000) return static_cast<uint16_t>(sign);  // below half the least one
-  const uint32_t shift = 126 - (magnitude >> 23);                  // 14 … 24
+  if (magnitude < 0x33000000) return static_cast<uint16_t>(sign);  // rounds to zero
+  const uint32_t shift = 126 - (magnitude >> 23);                  // 14 to 24
   const uint32_t mantissa = (magnitude & 0x7fffff) | 0x800000;
   const uint32_t half = 1u << (shift - 1), odd = (mantissa >> shift) & 1;
   return static_cast<uint16_t>(sign | ((mantissa + half - 1 + odd) >> shift));
@@ -162,7 +163,7 @@ JAXCONV_INLINE Vec<uint16_t, N> narrow(Vec<float, N> v, float16) {
   return r;
 }
 
-// Lane by lane, out of line: inlined into every unrolled tile they take GCC minutes to compile.
+// One lane at a time, and out of line: GCC takes minutes to compile them inlined into every tile.
 template <class V, int N, class S>
 __attribute__((noinline)) V load_lanes(const S* p, int64_t n) {
   S lanes[N] = {};
@@ -174,7 +175,8 @@ __attribute__((noinline)) void store_lanes(S* p, V v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = bit_cast<S>(v[i]);
 }
 
-// The first n < N lanes of memory, the rest zero; nothing past them is touched.
+// Loads (below: stores) the first n < N lanes without touching memory past them. The other lanes of
+// a load are zero.
 template <class V, int N, class S>
 JAXCONV_INLINE V load_first(const S* p, int64_t n) {
 #if defined(__AVX512VL__) && defined(__AVX512BW__)
@@ -208,7 +210,7 @@ JAXCONV_INLINE void store_first(S* p, V v, int64_t n) {
   store_lanes<V, N>(p, v, n);
 }
 
-// N elements of memory as accumulators: all of them, or the first n.
+// Loads N elements as accumulators, or if Partial the first n; store() rounds accumulators back.
 template <class A, int N, bool Partial = false, class T>
 JAXCONV_INLINE Vec<A, N> load(const T* p, int64_t n = N) {
   if constexpr (sizeof(T) == 2) {
@@ -237,8 +239,8 @@ JAXCONV_INLINE void store(T* p, Vec<A, N> v, int64_t n = N) {
   }
 }
 
-// Writes past the caches, without reading the line that is overwritten: where a vector is a whole
-// line, at an address that is a multiple of it. Other threads see it after finish_streams() alone.
+// Non-temporal stores: they bypass the caches, and the line that they overwrite is not read first.
+// `p` must be aligned to the vector. Other threads see the data only after finish_streams().
 #if defined(__AVX512F__)
 constexpr bool kStreams = true;
 template <class A, int N>
@@ -255,7 +257,7 @@ JAXCONV_INLINE void stream(A* p, Vec<A, N> v) {
 JAXCONV_INLINE void finish_streams() {}
 #endif
 
-// What was loaded stays in a register: GCC loads it again for each multiply-add that can.
+// Keeps a loaded value in a register: GCC otherwise folds the load into each multiply-add.
 template <class V>
 JAXCONV_INLINE V kept(V v) {
 #if defined(__x86_64__)
@@ -266,10 +268,10 @@ JAXCONV_INLINE V kept(V v) {
 
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> broadcast(A value) {
-  return value - Vec<A, N>{};  // x - 0 is x for every x; -0 + 0 is not
+  return value - Vec<A, N>{};  // x - 0 == x for every x, but -0 + 0 is +0
 }
 
-// Single elements, for packing and tails.
+// Single elements, for packing and for remainders.
 JAXCONV_INLINE float to_accumulator(float v) { return v; }
 JAXCONV_INLINE double to_accumulator(double v) { return v; }
 JAXCONV_INLINE float to_accumulator(bfloat16 v) { return load<float, 1>(&v)[0]; }
@@ -280,7 +282,7 @@ JAXCONV_INLINE void store_element(T* p, A v) {
   store<A, 1>(p, Vec<A, 1>{v});
 }
 
-// Widens `count` elements.
+// Copies `count` elements as accumulators.
 template <class T, class A>
 JAXCONV_INLINE void copy_elements(const T* from, int64_t count, A* to) {
   constexpr int N = kVectorBytes / sizeof(A);
@@ -289,7 +291,7 @@ JAXCONV_INLINE void copy_elements(const T* from, int64_t count, A* to) {
   if (i < count) store<A, N, true>(to + i, load<A, N, true>(from + i, count - i), count - i);
 }
 
-// Narrows `count` accumulators.
+// Rounds `count` accumulators to elements.
 template <class T, class A>
 JAXCONV_INLINE void store_elements(const A* from, int64_t count, T* to) {
   constexpr int N = kVectorBytes / sizeof(A);
@@ -298,7 +300,7 @@ JAXCONV_INLINE void store_elements(const A* from, int64_t count, T* to) {
   if (i < count) store<A, N, true>(to + i, load<A, N, true>(from + i, count - i), count - i);
 }
 
-// Lane l of the result is lane index[l] of v.
+// Lane l of the result is lane index[l] of `v`.
 #if defined(__AVX2__) && !defined(__clang__)
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> permute(Vec<A, N> v, Vec<int32_t, N> index) {
@@ -314,7 +316,7 @@ __attribute__((noinline)) Vec<A, N> permute(Vec<A, N> v, Vec<int32_t, N> index) 
 }
 #endif
 
-// The lanes of a and b in turn: of their lower halves, or their upper.
+// Alternates the lanes of `a` and `b`, taken from their lower or upper halves.
 template <class A, int N, bool Upper, int... L>
 JAXCONV_INLINE Vec<A, N> interleave(Vec<A, N> a, Vec<A, N> b, std::integer_sequence<int, L...>) {
   constexpr int kFirst = Upper ? N / 2 : 0;
@@ -326,8 +328,8 @@ JAXCONV_INLINE Vec<A, N> interleave(Vec<A, N> a, Vec<A, N> b, std::integer_seque
 #endif
 }
 
-// Swaps rows and columns of N vectors: interleaving each with the one half of them further does it,
-// as often as N halves.
+// Transposes the N x N matrix whose rows are the N vectors: log2(N) times, row i is interleaved
+// with row i + N/2.
 template <class A, int N, int Left = N>
 JAXCONV_INLINE void transpose(Vec<A, N> (&row)[N]) {
   if constexpr (Left > 1) {

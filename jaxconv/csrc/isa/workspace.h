@@ -1,4 +1,4 @@
-// Memory for the length of one call, and the pieces of one call as a lambda.
+// Temporary memory for one call, and running the pieces of one call on its team of threads.
 
 #pragma once
 
@@ -25,7 +25,7 @@ class Workspace {
 
   bool ok() const { return memory_ != nullptr; }
 
-  // The next `count` elements, on a cache line of their own.
+  // Returns memory for `count` elements that starts on a new cache line.
   template <class T>
   JAXCONV_INLINE T* take(int64_t count) {
     T* p = reinterpret_cast<T*>(memory_ + used_);
@@ -33,7 +33,7 @@ class Workspace {
     return p;
   }
 
-  // What take<T>(count) uses up.
+  // The bytes that take<T>(count) uses.
   template <class T>
   static int64_t bytes(int64_t count) {
     return round_up(count * static_cast<int64_t>(sizeof(T)));
@@ -46,11 +46,12 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-// How many threads can have `bytes` of workspace each, when `taken` is spent on what they share.
-JAXCONV_INLINE int64_t members_for(const Team& team, int64_t bytes, int64_t taken) {
-  return clamp((kWorkspaceBytes - taken) / larger(bytes, 1), 1, team.members());
+// How many threads can have `member_bytes` of workspace each beside the `shared_bytes` they share.
+JAXCONV_INLINE int64_t members_for(const Team& team, int64_t member_bytes, int64_t shared_bytes) {
+  return clamp((kWorkspaceBytes - shared_bytes) / larger(member_bytes, 1), 1, team.members());
 }
 
+// Calls body(piece, member) for every piece, on at most `members` threads.
 template <class F>
 JAXCONV_INLINE void share(Team& team, int64_t pieces, int64_t members, F&& body) {
   team.run(

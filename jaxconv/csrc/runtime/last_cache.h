@@ -1,10 +1,12 @@
+// The size of the last cache that the cores of this processor share.
+
 #pragma once
 
 #include <cstdint>
 
 namespace jaxconv {
 
-// Bytes of the last cache that this processor's cores share, 32 MiB where it is not known.
+// In bytes; 32 MiB if it is unknown.
 int64_t last_cache_bytes();
 
 }  // namespace jaxconv

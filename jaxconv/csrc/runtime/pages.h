@@ -1,9 +1,8 @@
 // Large pages for results.
 //
-// XLA maps the temporaries of a program anew for every run, as one block, and whoever writes a page
-// of it first pays for the page. At 4 KiB each that is 31,000 faults in a training step of MobileNetV1
-// on 16x96x96 images and 192,000 in one of a ConvNeXt-T stage, which take 114 and 580 ms, and with
-// 2 MiB each 88 and 390. Linux maps as much at a time where it is asked to.
+// XLA maps the temporaries of a program anew for every run, as one mapping, and the first write to
+// each page faults. With 4 KiB pages, a training step of MobileNetV1 on 16x96x96 images takes
+// 31,000 faults and 114 ms; with 2 MiB pages it takes 88 ms (see docs/design/measurements.md).
 
 #pragma once
 
@@ -11,8 +10,9 @@
 
 namespace jaxconv {
 
-// Asks for large pages under the block of anonymous memory that a result lies in, if it is one that
-// was mapped for itself. A hint: nothing is read or written, and pages that are there stay.
+// Asks Linux for large pages in the anonymous mapping that holds a result, if that mapping is so
+// large that it holds a single allocation (32 MiB). This is a hint: no memory is read or written,
+// and pages that exist stay. The environment variable JAXCONV_LARGE_PAGES=0 switches it off.
 void prefer_large_pages(const void* result, int64_t bytes);
 
 }  // namespace jaxconv

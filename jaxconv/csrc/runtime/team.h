@@ -1,9 +1,10 @@
 // Sharing the pieces of one call among threads.
 //
-// Pieces and what each computes depend on shapes alone, so results are the same bit for bit for any
-// number of threads. A call already runs on a thread of XLA's pool: waiting there for tasks that
-// only other pool threads can start would deadlock when all of them are callers. So every piece can
-// be claimed by any thread, the caller claims too, and waits only for pieces already claimed.
+// Pieces and what each computes depend on shapes alone, so results are bit-identical for any number
+// of threads. A call already runs on a thread of XLA's pool: waiting there for tasks that only
+// other pool threads can start would deadlock when all of them are callers. Therefore any thread
+// can claim any piece, the caller claims pieces too, and it waits only for pieces that are already
+// claimed.
 
 #pragma once
 
@@ -17,25 +18,25 @@ class Team {
 
   virtual ~Team() = default;
 
-  // Threads there are to take part.
+  // The number of threads that can take part.
   int64_t members() const { return members_; }
 
-  // Calls body(context, piece, member) once for every piece, and returns when all have returned.
-  // At most `members` threads take part; `member` tells them apart.
+  // Calls body(context, piece, member) once for every piece, and returns when all have returned. At
+  // most `members` threads take part, which `member` identifies.
   void run(int64_t pieces, int64_t members, Body body, void* context);
 
  protected:
-  // `kept`: threads outlive the team, and may wait a little for the next team's work.
-  Team(int64_t members, bool kept) : members_(members < 1 ? 1 : members), kept_(kept) {}
+  // `reusable`: threads outlive the team and may wait briefly for the next team's work.
+  Team(int64_t members, bool reusable) : members_(members < 1 ? 1 : members), reusable_(reusable) {}
 
-  // Runs task(data) on another thread, sooner or later, exactly once.
+  // Runs task(data) on another thread, eventually and exactly once.
   virtual void start(void (*task)(void*), void* data) = 0;
 
  private:
   void run_some(int64_t first, int64_t pieces, int64_t members, Body body, void* context);
 
   int64_t members_;
-  bool kept_;
+  bool reusable_;
 };
 
 }  // namespace jaxconv

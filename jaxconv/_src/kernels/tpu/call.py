@@ -1,4 +1,4 @@
-"""One Mosaic-TPU kernel as a call: its grid, its blocks in HBM and its scratch in VMEM."""
+"""One Mosaic-TPU kernel as a ``pallas_call``: its grid, blocks and scratch memory."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ...geometry.spec import Operator
-from . import blocks, bodies
+from . import bodies, tile_config
+from .generations import GENERATIONS, MIB
 from .job import Job, job_of
 from .layout import Plan, ends, kernel_shape, result_shape, single
-from .tiling import GENERATIONS, MIB, Blocks
+from .tiling import TileConfig
 
-# VMEM for the compiler's own use, beside what the kernel asks for.
-SPARE = 4 * MIB
+# VMEM for the compiler, in addition to what the kernel declares.
+COMPILER_VMEM_BYTES = 4 * MIB
 
 
 def run(
-    operator: Operator, p: Plan, cut: Blocks, a, b, dtype, generation: str, interpret
+    operator: Operator, p: Plan, tile: TileConfig, a, b, dtype, generation: str, interpret
 ) -> jax.Array:
-    """``operator`` of operands as ``tpu_layout`` shapes them."""
-    job = job_of(operator, p, cut, GENERATIONS[generation])
+    """``operator`` of operands in the shapes of ``layout.py``."""
+    job = job_of(operator, p, tile, GENERATIONS[generation])
     filters = operator is Operator.FILTER_GRAD
     sizes = [array.dtype.itemsize for array in (a, b, jnp.zeros((), dtype))]
     if filters:
@@ -36,21 +37,23 @@ def run(
     macs = p.images * math.prod(line.result for line in p.lines) * p.whole[1] * p.taps
     return pl.pallas_call(
         functools.partial(bodies.filters if filters else bodies.correlate, job),
-        grid=blocks.grid_of(p, cut),
+        grid=tile_config.grid_of(p, tile),
         in_specs=[source, result if filters else kernel],
         out_specs=kernel if filters else result,
         out_shape=jax.ShapeDtypeStruct(shape, dtype),
         scratch_shapes=[
-            pltpu.VMEM(shape, jnp.float32) for shape in blocks.scratch_shapes(operator, p, cut)
+            pltpu.VMEM(shape, jnp.float32)
+            for shape in tile_config.scratch_shapes(operator, p, tile)
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=_semantics(job),
-            vmem_limit_bytes=blocks.vmem_bytes(operator, p, cut, max(sizes)) + SPARE,
+            vmem_limit_bytes=tile_config.vmem_bytes(operator, p, tile, max(sizes))
+            + COMPILER_VMEM_BYTES,
         ),
         cost_estimate=pl.CostEstimate(
             flops=2 * macs,
             transcendentals=0,
-            bytes_accessed=blocks.moved_bytes(operator, p, cut, max(sizes)),
+            bytes_accessed=tile_config.moved_bytes(operator, p, tile, max(sizes)),
         ),
         interpret=interpret,
         name=f"depthwise_{operator.value}",
@@ -58,19 +61,19 @@ def run(
 
 
 def _semantics(job: Job) -> tuple[pltpu.GridDimensionSemantics, ...]:
-    """The first axes are parallel unless later steps use what earlier ones left: zeros, unpacked
-    kernels, or sums."""
-    parallel = 0 if job.alone else 1 if job.operator is Operator.FILTER_GRAD else 4
+    """The first axes are parallel unless later steps use what earlier ones leave in scratch memory:
+    zeros, unpacked kernels, or sums."""
+    parallel = 0 if job.one_core else 1 if job.operator is Operator.FILTER_GRAD else 4
     return (pltpu.PARALLEL,) * parallel + (pltpu.ARBITRARY,) * (6 - parallel)
 
 
 def _block_specs(job: Job, source_size: int, result_size: int, kernel_size: int):
-    """Of the source, the result (or, in a filter gradient, the cotangent) and the kernel, whose
-    elements have these many bytes."""
-    p, tile = job.plan, job.blocks.tile
-    grid = blocks.grid_of(p, job.blocks)
+    """Those of the source, the result (the cotangent, in a filter gradient) and the kernel, whose
+    elements have these sizes in bytes."""
+    p, extents = job.plan, job.tile.extents
+    grid = tile_config.grid_of(p, job.tile)
     lanes, whole = (ends(job.operator, p, pair) for pair in (p.block, p.whole))
-    extents = [*[w.extent for w in job.leading], job.side.source]
+    source_extents = [*[w.extent for w in job.leading], job.side.source]
     one, ones = (
         single(p, pixels, size)
         for pixels, size in ((p.lines[3].source, source_size), (p.lines[3].result, result_size))
@@ -78,8 +81,8 @@ def _block_specs(job: Job, source_size: int, result_size: int, kernel_size: int)
 
     def source_at(c, i, j, k, s, n):
         starts = [w.start(t, jnp.clip) for w, t in zip(job.leading, (i, j, k), strict=True)]
-        # Zero where there is one block: the compiler must see that no 8x128 tile is cut.
-        column = s * tile[3] if grid[4] > 1 else 0
+        # A static 0 if there is one tile: the compiler must see that it is aligned to 8x128.
+        column = s * extents[3] if grid[4] > 1 else 0
         return n, *starts, column, *(0,) * len(one), c * lanes[0] if grid[0] > 1 else 0
 
     features = kernel_shape(p, p.block, kernel_size)
@@ -87,13 +90,13 @@ def _block_specs(job: Job, source_size: int, result_size: int, kernel_size: int)
         pl.BlockSpec(
             (
                 None,
-                *map(pl.Element, (*extents, *one)),
+                *map(pl.Element, (*source_extents, *one)),
                 pl.Element(lanes[0], (0, -whole[0] % lanes[0])),
             ),
             source_at,
         ),
         pl.BlockSpec(
-            (None, *tile, *ones, lanes[1]),
+            (None, *extents, *ones, lanes[1]),
             lambda c, i, j, k, s, n: (n, i, j, k, s, *(0,) * len(ones), c),
         ),
         pl.BlockSpec(features, lambda c, i, j, k, s, n: (*(0,) * (len(features) - 1), c)),

@@ -1,4 +1,4 @@
-"""What the body of a Mosaic-TPU kernel knows before it runs, and the loops that it is made of."""
+"""What is static in the body of a Mosaic-TPU kernel, and the loops it is made of."""
 
 from __future__ import annotations
 
@@ -11,60 +11,62 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ...geometry.spec import Operator
-from .blocks import windows_of
+from .generations import Generation
 from .layout import Plan
-from .tiling import LANES, Across, Blocks, Generation, Window
+from .tile_config import windows_of
+from .tiling import LANES, Across, TileConfig, Window
 
 
 class Job(NamedTuple):
-    """All that is static in one kernel."""
+    """Everything static about one kernel."""
 
     operator: Operator
     plan: Plan
-    blocks: Blocks
+    tile: TileConfig
     leading: tuple[Window, ...]
     side: Across
-    channels: int  # lanes of a block
+    channels: int  # of a block, on lanes
     features: int
     chip: Generation
 
     @property
-    def alone(self) -> bool:
-        """Whether one core walks the whole grid, and the next step has what this one leaves."""
+    def one_core(self) -> bool:
+        """Whether one core runs the whole grid, so that steps see what previous ones stored."""
         return self.chip.cores == 1
 
     @property
-    def uncut(self) -> bool:
-        """Whether every block has whole leading axes, and so the same zeros around its source."""
-        lines = zip(self.plan.lines[:3], self.blocks.tile, strict=False)
+    def whole_axes(self) -> bool:
+        """Whether every tile has whole leading axes, and so the same zeros around its source."""
+        lines = zip(self.plan.lines[:3], self.tile.extents, strict=False)
         return all(line.result <= extent for line, extent in lines)
 
     @property
     def first_step(self):
-        """Whether nothing is staged yet."""
-        return first_image(*(range(4) if self.alone else ()))
+        """Whether nothing has been staged yet."""
+        return first_image(*(range(4) if self.one_core else ()))
 
     @property
     def first_of_channels(self):
         """Whether these channels' kernel has not been unpacked yet."""
-        return first_image(*(range(1, 4) if self.alone else ()))
+        return first_image(*(range(1, 4) if self.one_core else ()))
 
     @property
     def gathers(self) -> bool:
-        """Whether the result has channels, and what is summed has their features."""
+        """Whether the sums of several features are added up to those of their channel."""
         return self.operator is Operator.INPUT_GRAD and self.plan.lanes is None
 
     @property
-    def tiles(self) -> range:
+    def lane_tiles(self) -> range:
+        """The groups of up to 128 features in a block."""
         return range(-(-self.features // LANES))
 
-    def width(self, tile: int) -> int:
-        """The features of one tile."""
-        return min(LANES, self.features - tile * LANES)
+    def width(self, lane_tile: int) -> int:
+        """The number of features of one lane tile."""
+        return min(LANES, self.features - lane_tile * LANES)
 
-    def lanes(self, tile: int):
-        """Where they are in a block."""
-        return pl.ds(tile * LANES, self.width(tile))
+    def lanes(self, lane_tile: int):
+        """The lanes of a block that hold them."""
+        return pl.ds(lane_tile * LANES, self.width(lane_tile))
 
     @property
     def phases(self) -> int:
@@ -72,34 +74,36 @@ class Job(NamedTuple):
 
     @property
     def counts(self) -> list[int]:
-        """Pixels of each phase in a block, on the four axes."""
-        axes = zip(self.blocks.tile, self.plan.lines, strict=True)
+        """The pixels per phase of a tile, on the four axes."""
+        axes = zip(self.tile.extents, self.plan.lines, strict=True)
         return [-(-extent // line.step) for extent, line in axes]
 
 
-def job_of(operator: Operator, p: Plan, cut: Blocks, chip: Generation) -> Job:
-    leading, side = windows_of(p, cut)
-    return Job(operator, p, cut, tuple(leading), side, *p.block, chip)
+def job_of(operator: Operator, p: Plan, tile: TileConfig, chip: Generation) -> Job:
+    leading, side = windows_of(p, tile)
+    return Job(operator, p, tile, tuple(leading), side, *p.block, chip)
 
 
 def row_of(ref, i, j, k, columns) -> tuple:
-    """The index of a row of pixels, whose single image may stand behind them."""
+    """The index of a row of pixels, which an axis for a single image may follow."""
     return (i, j, k, columns) if len(ref.shape) == 5 else (i, j, k, columns, 0)
 
 
 def first_image(*axes: int):
-    """Whether this is the first step of the images, which are innermost, and of other axes."""
+    """Whether this is the first step over images, the innermost axes, and over ``axes``."""
     return sum(pl.program_id(axis) for axis in (*axes, 4, 5)) == 0
 
 
 def each(extent: int, size: int, body: Callable, turns: int = 1) -> None:
-    """``body(start, size)`` for the pieces of an extent, as ``fold`` has them."""
+    """Calls ``body(start, size)`` for the pieces of an extent, as ``fold`` splits it."""
     fold(extent, size, lambda start, n, carry: body(start, n) or carry, (), turns)
 
 
 def each3(extents, size: int, body: Callable, turns: int = 1) -> None:
-    """``body(i, j, k, size)`` over three axes, of which the last is cut into pieces; ``turns`` of
-    them, or of the rows of one piece each, are straight-line code."""
+    """Calls ``body(i, j, k, size)`` over three axes, of which the last is split into pieces.
+
+    ``turns`` pieces, or ``turns`` rows if each is one piece, are one straight line of code.
+    """
     within, across = (turns, 1) if extents[2] > size else (1, turns)
 
     def row(i, j, n):
@@ -109,9 +113,11 @@ def each3(extents, size: int, body: Callable, turns: int = 1) -> None:
 
 
 def fold(extent: int, size: int, body: Callable, carry, turns: int = 1):
-    """``carry = body(start, size, carry)`` for the pieces of an extent, of which the last may be
-    shorter. ``turns`` of them are straight-line code, so that the end of one runs beside the start
-    of the next."""
+    """Applies ``carry = body(start, size, carry)`` to the pieces of an extent.
+
+    The last piece may be shorter. ``turns`` pieces are one straight line of code, so that the end
+    of one overlaps the start of the next.
+    """
     full, rest = divmod(extent, size)
     turns = max(1, min(turns, full // 2))
     rounds = full // turns

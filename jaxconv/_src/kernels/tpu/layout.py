@@ -1,16 +1,17 @@
-"""How the arrays of a depthwise convolution lie on a TPU, and so where its kernels find each axis.
+"""How the arrays of a depthwise convolution are laid out on a TPU.
 
-A TPU keeps an array in tiles of 8 sublanes, or 4, 2 or 1, by 128 lanes. At the borders of a program
-XLA puts the two axes there whose padding costs least, and copies an array wherever a kernel wants
-others. So the kernels take these, which compile to no copy at all on any generation:
+A TPU stores an array in tiles of 8 (or 4, 2 or 1) sublanes by 128 lanes. For the inputs and outputs
+of a program XLA puts those two axes there that need the least padding, and copies an array if a
+kernel expects others. So the kernels expect these arrangements, which need no copy on any
+generation:
 
     PIXELS      [N, *S, C]      the last spatial axis on sublanes
-    BATCH       [*S, N, C]      where 4, 8, 16, … images pad less than that axis does
-    CHANNELS    [N, *S, C, W]   few channels of long rows: W, the last spatial axis, is on lanes
+    BATCH       [*S, N, C]      if 4, 8, 16, … images need less padding than that axis
+    CHANNELS    [N, *S, C, W]   few channels with long rows: W, the last spatial axis, is on lanes
 
-Of a single image of 32-bit elements whose last axis would pad, XLA puts the batch on sublanes, in
-tiles of one: PIXELS with an axis of 1 before the channels. What it lays out in other ways, as two
-images (on sublanes) or 128 (on lanes), it copies.
+For a single image of 32-bit elements whose last axis would need padding, XLA puts the batch on
+sublanes, in tiles of one: PIXELS with an axis of 1 before the channels. It copies arrays that it
+lays out in other ways, such as two images (on sublanes) or 128 (on lanes).
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import jax.numpy as jnp
 from ...geometry.spec import ConvSpec, Operator
 from .tiling import LANES, SUBLANES, Line, Taps, free, line, round_up
 
-# With CHANNELS the weights of one tap fill as many registers as a tile of 8 channels for each 8.
-LANE_TAPS = 128
+# With CHANNELS every 8 channels need a register of weights per tap.
+MAX_LANE_TAPS = 128
 
 
 class Arrangement(enum.Enum):
@@ -37,8 +38,8 @@ class Arrangement(enum.Enum):
 class Plan(NamedTuple):
     """A convolution as the kernels see it: arrays ``[images, *leading, sublanes, lanes]``.
 
-    With CHANNELS ``lanes`` is the line of the last spatial axis. Its taps are staged as planes,
-    each shifted, and stand among ``lines`` as a leading axis that has one pixel: the second.
+    With CHANNELS ``lanes`` is the line of the last spatial axis. Its taps are staged as shifted
+    planes, which the second of ``lines`` represents as a leading axis of one pixel.
     """
 
     arrangement: Arrangement
@@ -55,7 +56,7 @@ class Plan(NamedTuple):
 
     @property
     def tap_steps(self) -> tuple[int, ...]:
-        """How far apart, among all taps of the kernel, two are that follow on a line."""
+        """The distance, among all taps of the kernel, between neighbouring taps of each line."""
         counts = [line.kernel for line in self.lines]
         if self.lanes is None:
             return tuple(math.prod(counts[axis + 1 :]) for axis in range(4))
@@ -63,14 +64,14 @@ class Plan(NamedTuple):
 
     @property
     def whole(self) -> tuple[int, int]:
-        """Lanes of arrays that have channels, and of those that have features."""
+        """The lanes of arrays that have channels, and of those that have features."""
         if self.lanes is not None:
             return self.lanes.source, self.lanes.result
         return self.channels, self.channels * self.multiplier
 
     @property
     def block(self) -> tuple[int, int]:
-        """The same of one block."""
+        """The same for one block."""
         if self.lanes is not None or self.channels <= LANES:
             return self.whole
         return LANES, LANES * self.multiplier
@@ -96,23 +97,23 @@ def plan(operator: Operator, spec: ConvSpec) -> Plan:
 
 
 def arrangement_of(spec: ConvSpec) -> Arrangement:
-    """As XLA lays out both the input and the output, or PIXELS where they differ."""
+    """The arrangement in which XLA lays out input and output, or PIXELS if they differ."""
     ends = (spec.input_spatial[-1], spec.output_spatial[-1])
-    if _lanes_serve(spec) and all(_lanes_pad_least(spec, width) for width in ends):
+    if _lanes_possible(spec) and all(_lanes_need_least_padding(spec, width) for width in ends):
         return Arrangement.CHANNELS
-    # Two images, or one, would leave most of each register empty.
+    # One or two images would leave most of each register empty.
     fills = spec.batch == 4 or spec.batch % SUBLANES == 0
     if fills and any(n % SUBLANES for n in ends):
         return Arrangement.BATCH
     return Arrangement.PIXELS
 
 
-def _lanes_serve(spec: ConvSpec) -> bool:
-    """Lanes cannot be read with a stride, nor spread to the features of a channel."""
-    return spec.strides[-1] == 1 and spec.group_out == 1 and spec.taps <= LANE_TAPS
+def _lanes_possible(spec: ConvSpec) -> bool:
+    """Lanes cannot be read with a stride, nor repeated for several features per channel."""
+    return spec.strides[-1] == 1 and spec.group_out == 1 and spec.taps <= MAX_LANE_TAPS
 
 
-def _lanes_pad_least(spec: ConvSpec, width: int) -> bool:
+def _lanes_need_least_padding(spec: ConvSpec, width: int) -> bool:
     batch, channels = spec.batch, round_up(spec.in_features, LANES)
     tile = min(SUBLANES, 1 << (batch - 1).bit_length())
     lanes = batch * round_up(spec.in_features, SUBLANES) * round_up(width, LANES)
@@ -121,8 +122,10 @@ def _lanes_pad_least(spec: ConvSpec, width: int) -> bool:
 
 
 def padded(shape, itemsize: int) -> int:
-    """The bytes of an array in tiles of 128 lanes by 8 sublanes, or by 4, 2 or 1 of short axes;
-    elements of fewer than 32 bits share a sublane."""
+    """The bytes of an array in tiles of 128 lanes by 8 sublanes, or 4, 2 or 1 for short axes.
+
+    Elements of fewer than 32 bits share a sublane.
+    """
     *leading, sublanes, lanes = shape
     tile = min(SUBLANES, max(1 << (sublanes - 1).bit_length(), 4 // itemsize))
     elements = math.prod(leading) * round_up(sublanes, tile) * round_up(lanes, LANES)
@@ -130,8 +133,10 @@ def padded(shape, itemsize: int) -> int:
 
 
 def ends(operator: Operator, p: Plan, lanes: tuple[int, int]) -> tuple[int, int]:
-    """Of lanes with channels and with features, those of the source and of the result (or, in a
-    filter gradient, the cotangent)."""
+    """The lanes of the source and of the result (the cotangent, in a filter gradient).
+
+    ``lanes`` are those of arrays with channels and of arrays with features.
+    """
     channels, features = lanes
     if operator is Operator.INPUT_GRAD and p.lanes is None:
         return features, channels
@@ -139,14 +144,16 @@ def ends(operator: Operator, p: Plan, lanes: tuple[int, int]) -> tuple[int, int]
 
 
 def single(p: Plan, pixels: int, itemsize: int) -> tuple[int, ...]:
-    """The axis of one image that follows the last spatial axis, of extent ``pixels``, if any."""
-    alone = p.arrangement is Arrangement.PIXELS and p.images == 1
-    return (1,) if alone and itemsize == 4 and pixels % SUBLANES else ()
+    """The axis of a single image after the last spatial axis, of extent ``pixels``, if any."""
+    one_image = p.arrangement is Arrangement.PIXELS and p.images == 1
+    return (1,) if one_image and itemsize == 4 and pixels % SUBLANES else ()
 
 
 def kernel_shape(p: Plan, lanes: tuple[int, int], itemsize: int) -> tuple[int, ...]:
-    """Of the kernel, or a block of it: rows of taps as XLA has them, single ones of 32-bit elements
-    and those of the last spatial axis otherwise."""
+    """The shape of the kernel, or of a block of it: ``[taps/row, row, features]`` as XLA stores it.
+
+    A row is one tap of 32-bit elements, or else all taps of the last spatial axis.
+    """
     features = p.channels if p.lanes is not None else lanes[1]
     row = 1 if itemsize == 4 else p.last
     return p.taps // row, row, features
@@ -159,14 +166,14 @@ def source_shape(operator: Operator, p: Plan, itemsize: int) -> tuple[int, ...]:
 
 
 def result_shape(operator: Operator, p: Plan, itemsize: int) -> tuple[int, ...]:
-    """Of the result, or the cotangent of a filter gradient."""
+    """The shape of the result, or of the cotangent in a filter gradient."""
     pixels = [line.result for line in p.lines]
     lanes = ends(operator, p, p.whole)[1]
     return p.images, *pixels, *single(p, pixels[3], itemsize), lanes
 
 
 def canonical(x, p: Plan, shape: tuple[int, ...]):
-    """``[N, *S, C]`` as one of the two shapes above."""
+    """An array ``[N, *S, C]`` in one of the two shapes above."""
     if p.arrangement is Arrangement.BATCH:
         x = jnp.moveaxis(x, 0, -2)
     if p.arrangement is Arrangement.CHANNELS:
@@ -175,7 +182,7 @@ def canonical(x, p: Plan, shape: tuple[int, ...]):
 
 
 def natural(y, p: Plan, shape: tuple[int, ...]):
-    """The inverse; ``shape`` is ``[N, *S, C]``."""
+    """The inverse of ``canonical``; ``shape`` is ``[N, *S, C]``."""
     *leading, width, channels = shape
     if p.arrangement is Arrangement.BATCH:
         return jnp.moveaxis(y.reshape(*shape[1:-1], shape[0], channels), -2, 0)

@@ -1,58 +1,35 @@
-"""How the Mosaic-TPU kernels cut a depthwise convolution into blocks: arithmetic alone.
+"""How the Mosaic-TPU kernels split a depthwise convolution into tiles; only arithmetic.
 
-All three operators read a source and step along it while they write, or are read with, a result:
-on each axis the result pixel ``r + step*p`` of the phase ``r`` meets the source pixels
+All three operators read a source along with a result, which they write or, in a filter gradient,
+read. On each axis the result pixel ``r + step*p`` of phase ``r`` reads the source pixels
 
-    stride*p + offset        for the taps of that phase, each with its offset.
+    stride*p + offset        with one offset per tap of that phase
 
 The convolution and the filter gradient have one phase, ``step`` 1, and the offsets ``i*d - low``.
-The input gradient has the cotangent as its source, ``stride`` 1 and as many phases as strides.
+The input gradient has the cotangent as its source, ``stride`` 1, and one phase per residue of the
+stride, as ``geometry/phases.py`` derives.
 
-A TPU's registers hold 8 sublanes by 128 lanes. ``tpu_layout`` says which axes lie there; what
-remains are three leading axes, of extent 1 where the convolution has fewer.
+A TPU's registers hold 8 sublanes by 128 lanes. ``layout.py`` says which axes are on them; the
+others are three leading axes, of extent 1 if the convolution has fewer.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import NamedTuple
+
+from ...geometry import phases
 
 LANES = 128
 SUBLANES = 8
 
 
-class Generation(NamedTuple):
-    """What the tiling depends on: one core's VMEM, the cores that share a grid, how many registers
-    of sums leave the compiler enough for what is multiplied, how many multiply-accumulates it can
-    have in one straight line of a filter gradient, and how many pieces of rows."""
-
-    vmem: int
-    cores: int
-    sums: int
-    filters: int
-    turns: int
-
-
-MIB = 1 << 20
-
-# Sums: on 3x3 8x56x56x128 in bfloat16, 16 registers took 4.9 bundles each and spilled nothing on
-# v5e and v6e, where 24 spilled; v4 has half the registers. Filters: v5p spilled with 252 on 3x3 d2
-# 8x56x56x64, v4 with 126 on 3x3 8x14x14x512. Turns, so that the end of one piece runs beside the
-# start of the next: 3x3 8x14x14x512 took 7.8 bundles a register with one and 6.3 with 4 on v5e; v4
-# spilled with more than one.
-GENERATIONS = {
-    "v4": Generation(16 * MIB, 2, 8, 64, 1),
-    "v5e": Generation(128 * MIB, 1, 16, 256, 4),
-    "v5p": Generation(64 * MIB, 2, 16, 128, 4),
-    "v6e": Generation(128 * MIB, 1, 16, 256, 4),
-    "v7x": Generation(64 * MIB, 1, 16, 256, 4),
-}
-
-
 class Taps(NamedTuple):
-    """The taps ``tap + tap_step*u`` of one phase, at ``offset + offset_step*u``, u < ``number``."""
+    """The taps of one phase.
+
+    They are ``tap + tap_step*u`` at the offsets ``offset + offset_step*u``, for u < ``number``.
+    """
 
     number: int
     tap: int
@@ -61,7 +38,7 @@ class Taps(NamedTuple):
     offset_step: int
 
     def at(self, u):
-        """The offset of the ``u``th tap."""
+        """The offset of tap number ``u``."""
         return self.offset + self.offset_step * u
 
     @property
@@ -70,7 +47,7 @@ class Taps(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One axis, as the equation above has it."""
+    """One axis of the equation above, with the extents of source, result and kernel."""
 
     source: int
     result: int
@@ -91,13 +68,9 @@ class Line(NamedTuple):
 def line(n: int, o: int, k: int, s: int, d: int, low: int, gradient: bool) -> Line:
     if not gradient:
         return Line(n, o, k, s, 1, (Taps(k, 0, 1, -low, d),))
-    every = s // math.gcd(d, s)
-    phases = []
-    for r in range(s):
-        first = next((i for i in range(every) if (r + low - i * d) % s == 0), k)
-        count = len(range(first, k, every))
-        phases.append(Taps(count, first, every, (r + low - first * d) // s, -every * d // s))
-    return Line(o, n, k, 1, s, tuple(phases))
+    found = [phases.phase(r, k, s, d, low) for r in range(s)]
+    taps = [Taps(p.number, p.first, p.tap_step, p.output, -p.output_step) for p in found]
+    return Line(o, n, k, 1, s, tuple(taps))
 
 
 def free(n: int) -> Line:
@@ -106,28 +79,28 @@ def free(n: int) -> Line:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blocks:
-    """How one kernel is cut.
+class TileConfig:
+    """The tile that one grid step computes.
 
-    ``tile`` is the extent of one block of the result (of the cotangent, in a filter gradient) on
-    each of the four axes. Inside it ``rows`` pixels of the last leading axis by ``columns`` of the
-    sublane axis are computed at a time, in registers.
+    ``extents`` are those of a tile of the result (of the cotangent, in a filter gradient) on the
+    four axes. Inside it ``rows`` pixels of the last leading axis by ``columns`` of the sublane axis
+    are computed at a time, in registers.
     """
 
-    tile: tuple[int, ...]
+    extents: tuple[int, ...]
     rows: int
     columns: int
 
 
 class Window(NamedTuple):
-    """The part of one leading axis of the source that a block reads, and where it is staged.
+    """The part of one leading axis of the source that a tile reads, and where it is staged.
 
-    Windows at the border are moved inwards, so that each holds ``extent`` pixels that exist. What
-    lies outside the source is zero in the staged rows; ``margin`` rows before the first one read,
-    and some after the last, take what a moved window holds too much.
+    Windows at the edges are moved inwards, so that each has ``extent`` pixels, all inside the
+    source. Pixels outside the source are zero in the staged rows. ``margin`` rows before the first
+    row that is read, and some after the last, hold the surplus rows of a moved window.
     """
 
-    step: int  # source pixels from one block's first to the next one's
+    step: int  # source pixels between the windows of neighbouring tiles
     low: int
     extent: int
     last: int  # the last start of a window inside the source
@@ -135,39 +108,42 @@ class Window(NamedTuple):
     staged: int
 
     def start(self, t, clip):
-        """The source pixel where the window of block ``t`` starts."""
+        """The source pixel at which the window of tile ``t`` starts."""
         return clip(t * self.step + self.low, 0, self.last) if self.last else 0
 
     def place(self, t, clip):
         """The staged row of that pixel."""
         return self.start(t, clip) - (t * self.step + self.low) + self.margin
 
-    def outside(self, blocks: int) -> list[tuple[int, int]]:
-        """The first and the number of staged rows, below and above, that some block's window does
-        not cover."""
-        places = [self.place(t, lambda v, low, high: min(max(v, low), high)) for t in range(blocks)]
+    def outside(self, tiles: int) -> list[tuple[int, int]]:
+        """The staged rows, below and above, that some tile's window does not cover.
+
+        Each range is its first row and the number of rows.
+        """
+        places = [self.place(t, lambda v, low, high: min(max(v, low), high)) for t in range(tiles)]
         end = min(places) + self.extent
         return [piece for piece in ((0, max(places)), (end, self.staged - end)) if piece[1] > 0]
 
 
 @functools.lru_cache(maxsize=4096)
-def window(line: Line, tile: int) -> Window:
-    count = -(-tile // line.step)
+def window(line: Line, tile_extent: int) -> Window:
+    count = -(-tile_extent // line.step)
     reach = (count - 1) * line.stride + line.high - line.low + 1
     extent = min(reach, line.source)
     last = line.source - extent
-    wants = [t * count * line.stride + line.low for t in range(-(-line.result // tile))]
-    shifts = [min(max(want, 0), last) - want for want in wants]
+    tiles = range(-(-line.result // tile_extent))
+    starts = [t * count * line.stride + line.low for t in tiles]
+    shifts = [min(max(start, 0), last) - start for start in starts]
     margin = max(0, -min(shifts))
     staged = margin + max(reach, extent + max(shifts))
     return Window(count * line.stride, line.low, extent, last, margin, staged)
 
 
 class Across(NamedTuple):
-    """The sublane axis of a block: all of it where it has taps, else a tile of it.
+    """The sublane axis of a tile: all of it if it has taps, else part of it.
 
-    ``pixels`` of each phase are computed. Of ``source`` pixels ``stored`` ones from ``first``
-    on are staged from column ``at`` of ``staged`` on, amid zeros.
+    ``pixels`` of each phase are computed. Of the ``source`` pixels, ``stored`` ones from ``first``
+    on are staged from column ``at`` on; the other ``staged`` columns are zero.
     """
 
     source: int
@@ -179,15 +155,15 @@ class Across(NamedTuple):
 
     @property
     def outside(self) -> list[tuple[int, int]]:
-        """The first and the number of staged columns, in whole registers, that hold any zeros."""
+        """The ranges of staged columns, in whole registers, that hold zeros: first and number."""
         low = round_up(self.at, SUBLANES) if self.stored else self.staged
         high = (self.at + self.stored) // SUBLANES * SUBLANES if self.stored else self.staged
         return [piece for piece in ((0, low), (high, self.staged - high)) if piece[1] > 0]
 
 
-def across(line: Line, tile: int) -> Across:
-    source = line.source if tile == line.result else tile
-    count = -(-tile // line.step)
+def across(line: Line, tile_extent: int) -> Across:
+    source = line.source if tile_extent == line.result else tile_extent
+    count = -(-tile_extent // line.step)
     reach = (round_up(count, SUBLANES) - 1) * line.stride + line.high - line.low + 1
     first = max(line.low, 0)
     at = first - line.low
@@ -195,5 +171,5 @@ def across(line: Line, tile: int) -> Across:
     return Across(source, count, first, stored, at, round_up(reach, SUBLANES))
 
 
-def round_up(n: int, to: int) -> int:
-    return -(-n // to) * to
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple

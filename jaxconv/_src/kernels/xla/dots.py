@@ -1,13 +1,13 @@
 """Convolutions as matrix products, in plain XLA.
 
-With the inputs that one output pixel reads laid out as a row, for each group a matrix
-``rows [P, taps*C/G]`` of all pixels, the three operators are
+Let ``rows [P, taps*C/G]``, one matrix per group, hold in each row the inputs that one output pixel
+reads. Then the three operators are
 
     y = rows @ kernel        drows = g @ kernel.T        dkernel = rows.T @ g
 
-Where the windows of different outputs do not overlap (1x1 kernels, patches), ``rows`` is ``x``
-rearranged, and the products are taken whole. Where they do, rows are formed for a tile of one
-image's outputs at a time, and the input gradient is the convolutions of its phases.
+If the windows of different outputs do not overlap (1x1 kernels, patches), ``rows`` is a
+rearranged ``x``, and each operator is one product. If they do, rows are formed for one tile of one
+image's outputs at a time, and the input gradient is computed phase by phase, each a convolution.
 """
 
 from __future__ import annotations
@@ -31,17 +31,16 @@ from .windows import (
     phase,
 )
 
-# Elements of the rows formed at a time, or half of x's where that is less; up to twice as many
-# where that saves cutting an axis. On grouped g32 and g4 3x3 8x28x28x256 2^18 and 2^20 took the
-# same time and 2^15 twice as much; temporaries were 1.5, 2.4 and 1.3 times the input.
-ROWS = 1 << 18
+# The elements of the rows formed at a time, or half of those of x if that is less; up to twice as
+# many if that avoids splitting an axis. With 2^15 it takes twice as long; see
+# docs/design/measurements.md.
+MAX_ROW_ELEMENTS = 1 << 18
 
-# Elements of the filter gradient of one plain product from which ``rows`` are transposed before it.
-TRANSPOSED = 1 << 15
+# The elements of a filter gradient from which ``rows`` are transposed before the product.
+MIN_TRANSPOSED_ELEMENTS = 1 << 15
 
-# A strided input gradient computes each phase apart. 16 of them (5x5 s4) compiled in 2.4 s on a
-# busy machine, 64 (9x9 s8) in 5.3 s.
-PHASES = 16
+# A strided input gradient compiles each phase separately: 64 of them took 5.3 s.
+MAX_PHASES = 16
 
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
@@ -63,9 +62,9 @@ def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
         rows = jnp.matmul(_grouped(g, spec), _matrices(kernel, spec).mT, **options)
         return _scattered(rows.astype(dtype), spec)
     axes = forward_axes(spec)
-    starts = itertools.product(*[range(axis.s) for axis in axes])
-    phases = [_phase(g, kernel, spec, axes, at, dtype, options) for at in starts]
-    return interleaved(phases, axes)
+    residues = itertools.product(*[range(axis.s) for axis in axes])
+    parts = [_phase(g, kernel, spec, axes, each, dtype, options) for each in residues]
+    return interleaved(parts, axes)
 
 
 def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
@@ -86,21 +85,23 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 
 def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
     phases = math.prod(spec.strides)
-    if operator is Operator.INPUT_GRAD and not spec.disjoint and phases > PHASES:
-        return f"dots compiles every phase of the strides apart, and {phases} are too many"
+    if operator is Operator.INPUT_GRAD and not spec.disjoint and phases > MAX_PHASES:
+        return (
+            f"dots compiles each phase of the strides separately, up to {MAX_PHASES}, but the "
+            f"strides {spec.strides} have {phases}"
+        )
     return None
 
 
 def _summed_over_pixels(rows, g, options):
     """``rows.T @ g``
 
-    Contracted over the leading axis of plain matrices, XLA:CPU transposes neither: 1x1 s2
-    8x56x56 64>128 took 0.47 of the time over an axis of groups, or of images. Where the result is
-    large, it is the product that takes the time, and it runs faster over the inner axis of its left
-    operand: 8x28x28 256>512 took 11.2 ms, and 8.9 with a transposed copy, which the barrier keeps
-    XLA from undoing; 8x14x14 512>1024 9.1 and 8.2; but 8x56x56 64>128 3.2 and 4.0.
+    XLA:CPU transposes neither operand of a product of plain matrices over their leading axis, which
+    takes 0.47 of the time. If the result is large, the product itself dominates and is faster over
+    the inner axis of its left operand: 11.2 ms become 8.9 with a transposed copy, which the barrier
+    keeps XLA from undoing; see docs/design/measurements.md.
     """
-    if rows.shape[1] * g.shape[1] >= TRANSPOSED:
+    if rows.shape[1] * g.shape[1] >= MIN_TRANSPOSED_ELEMENTS:
         return jnp.matmul(lax.optimization_barrier(rows.T), g, **options)
     return lax.dot_general(rows, g, (((0,), (0,)), ((), ())), **options)
 
@@ -119,8 +120,8 @@ def _grouped(x, spec: ConvSpec):
 def _by_image(rows, images):
     """``[G, P, …] -> [G, N, P/N, …]``
 
-    Summed over two axes, XLA:CPU transposes first and takes a plain product: 1x1 8x512 128>256 took
-    1.26 ms, 1.71 over one axis, and 1.57 in lax.
+    For a sum over two axes XLA:CPU transposes first and then computes a plain product: 1.26 ms,
+    where a sum over one axis takes 1.71.
     """
     return rows.reshape(rows.shape[0], images, -1, rows.shape[-1])
 
@@ -130,7 +131,7 @@ def _ungrouped(y, shape):
     return y.swapaxes(0, 1).reshape(shape)
 
 
-# Windows that do not overlap. Each lies in its own tile of the strides' extent.
+# Windows that do not overlap: each lies in its own box of the strides' extents.
 
 
 def _disjoint_rows(x, spec: ConvSpec):
@@ -145,7 +146,7 @@ def _disjoint_rows(x, spec: ConvSpec):
 
 
 def _scattered(rows, spec: ConvSpec):
-    """``[G, P, taps*C/G] -> [N, *S, C]``, zero where no window lies."""
+    """``[G, P, taps*C/G] -> [N, *S, C]``, zero outside all windows."""
     axes, rank = forward_axes(spec), spec.rank
     rows = rows.reshape(spec.groups, -1, *spec.output_spatial, *spec.kernel_spatial, spec.group_in)
     pairs = [axis for i in range(rank) for axis in (2 + i, 2 + rank + i)]
@@ -156,13 +157,13 @@ def _scattered(rows, spec: ConvSpec):
     return pad(x, [(-a.low, a.n + a.low - a.o * a.s, 0) for a in axes])
 
 
-# Windows that overlap.
+# Overlapping windows.
 
 
-def _phase(g, kernel, spec: ConvSpec, axes, at, dtype, options):
-    """The gradient at the inputs ``at``, ``at + strides``, …"""
-    chosen = [phase(axis, r) for axis, r in zip(axes, at, strict=True)]
-    taps, axes = zip(*chosen, strict=True)
+def _phase(g, kernel, spec: ConvSpec, axes, residues, dtype, options):
+    """The gradient at the inputs ``residues``, ``residues + strides``, …"""
+    phases = [phase(axis, residue) for axis, residue in zip(axes, residues, strict=True)]
+    taps, axes = zip(*phases, strict=True)
     if any(axis.k == 0 for axis in axes):
         return jnp.zeros((g.shape[0], *[axis.o for axis in axes], spec.in_features), dtype)
     kernel = lax.rev(kernel[*taps], range(spec.rank))
@@ -215,13 +216,13 @@ def _unfolded_filter_grad(x, g, spec: ConvSpec, sums, options):
 
 
 def _tile(axes, x) -> tuple[list[Axis], list[int]]:
-    """The outputs whose rows are formed at a time, and how many such tiles each axis has."""
+    """The tile of outputs whose rows are formed at a time, and the number of tiles per axis."""
     images = x.shape[0] if isinstance(x.shape[0], int) else 1
     inputs = math.prod(axis.n for axis in axes) * images
-    room = min(ROWS // x.shape[-1], inputs // 2) // math.prod(axis.k for axis in axes)
+    room = min(MAX_ROW_ELEMENTS // x.shape[-1], inputs // 2) // math.prod(axis.k for axis in axes)
     tile = []
     for axis in reversed(axes):
-        whole = axis.o < 2 * room  # less than two tiles are one: nothing to pad or crop
+        whole = axis.o < 2 * room  # less than two tiles become one, without padding or cropping
         tile.append(axis if whole else axis._replace(o=even_extent(axis.o, max(room, 1))))
         room //= tile[-1].o
     tile.reverse()
@@ -229,16 +230,16 @@ def _tile(axes, x) -> tuple[list[Axis], list[int]]:
 
 
 def _padded(x, axes, tile, counts):
-    """Padded to the windows of all tiles; and the borders left, of axes that are in one tile."""
+    """``x`` padded along the axes that are split, and the padding left to do along the others."""
     whole = [a._replace(o=one.o * n).border for a, one, n in zip(axes, tile, counts, strict=True)]
-    cut = [count > 1 for count in counts]
-    now = [border if many else UNPADDED for border, many in zip(whole, cut, strict=True)]
-    left = [UNPADDED if many else border for border, many in zip(whole, cut, strict=True)]
-    return pad(x, now), left
+    split = [count > 1 for count in counts]
+    now = [border if many else UNPADDED for border, many in zip(whole, split, strict=True)]
+    later = [UNPADDED if many else border for border, many in zip(whole, split, strict=True)]
+    return pad(x, now), later
 
 
 def _position(t, tile, counts):
-    """The image and the first outputs of tile ``t``."""
+    """The image, and the first output on each axis, of tile ``t``."""
     at = []
     for axis, count in zip(reversed(tile), reversed(counts), strict=True):
         at.append(lax.rem(t, count) * axis.o)
@@ -247,14 +248,14 @@ def _position(t, tile, counts):
 
 
 def _inputs(x, n, at, tile, counts):
-    """What a tile reads, along axes that are cut; the rest whole."""
+    """What a tile reads: its window along the axes that are split, all of the others."""
     starts = [i * axis.s for i, axis in zip(at, tile, strict=True)]
     sizes = [a.window if count > 1 else a.n for a, count in zip(tile, counts, strict=True)]
     return lax.dynamic_slice(x, (n, *starts, 0), (1, *sizes, x.shape[-1]))
 
 
 def _unfolded(x, axes, groups: int):
-    """``[N, *window, C] -> [G, P, taps*C/G]``, an axis at a time, the last one first."""
+    """``[N, *window, C] -> [G, P, taps*C/G]``, one axis at a time, the last one first."""
     x = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 0)
     for i in range(len(axes), 0, -1):
         x = jnp.concatenate(_taps_along(x, axes[i - 1], i + 1), axis=-1)

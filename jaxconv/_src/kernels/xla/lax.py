@@ -1,6 +1,6 @@
-"""The three operators by ``lax.conv_general_dilated``: the definition, and every other's oracle.
+"""The three operators by ``lax.conv_general_dilated``, which defines them on every platform.
 
-The gradients are lax's own transposes of its convolution, so that they mean what lax means.
+The gradients are lax's own transposes of its convolution.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     x, kernel = promoted(x, kernel)
-    # A wide cotangent beside a narrow residual: lax's result is never narrower than its operands.
+    # lax's result must not be narrower than its operands, which a wide cotangent can make wide.
     wide = dtype and max(x.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
     y = _forward(spec, precision, spec.padding)(x, kernel, dtype=wide)
     return y.astype(dtype or y.dtype)
@@ -45,8 +45,11 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 
 
 def _dilated(g, kernel, spec: ConvSpec, precision):
-    """What lax's rule makes of the transposition. The rule itself compares ``g``, of a symbolic
-    extent such as n, with the forward convolution's ``max(n, 0)``, and refuses."""
+    """The convolution that lax's transpose rule builds.
+
+    The rule itself fails on symbolic extents: it finds that ``g``, of extent ``n``, differs from
+    the forward convolution's output, of extent ``max(n, 0)``.
+    """
     letters = LETTERS[spec.rank]
     *extents, _, _ = kernel.shape
     kernel = kernel.reshape(*extents, spec.group_in, spec.groups, spec.group_out)
@@ -66,17 +69,17 @@ def _dilated(g, kernel, spec: ConvSpec, precision):
 
 
 def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
-    """lax computes every member of the family."""
+    """lax supports every spec."""
     return None
 
 
 def _forward(spec: ConvSpec, precision, window_padding: Pairs):
-    """The forward convolution, in a form whose transposition XLA computes correctly.
+    """The forward convolution, in a form whose transpose XLA computes correctly.
 
-    ``window_padding`` is that of the convolution which XLA will run. XLA:CPU of jaxlib 0.10.2 gives
-    wrong values where it crops one side and pads the other (``low < 0 < high``; seen for 1-D
-    kernels [4, 2, 2] over [2, 9, 2]); such a spec is padded, or cropped, before it is convolved. So
-    is one of symbolic padding, which lax.pad takes and lax's convolution does not.
+    ``window_padding`` is the padding of the convolution that XLA will run. XLA:CPU of jaxlib 0.10.2
+    returns wrong values if it crops one side and pads the other (``low < 0 < high``; seen with a
+    kernel [4, 2, 2] and an input [2, 9, 2]), so such an input is padded or cropped before the
+    convolution. So is one of symbolic padding, which only lax.pad accepts.
     """
     if any(map(_mixed, window_padding)) or any(map(_symbolic, spec.padding)):
         return functools.partial(_convolve_fitted, spec=spec, precision=precision)
@@ -84,7 +87,7 @@ def _forward(spec: ConvSpec, precision, window_padding: Pairs):
 
 
 def _mixed(pair: tuple[int, int]) -> bool:
-    """Symbolic sizes pass: what they resolve to is not known."""
+    """Whether a pair crops one side and pads the other; False if it is symbolic."""
     low, high = pair
     return not _symbolic(pair) and low < 0 < high
 
@@ -94,7 +97,7 @@ def _symbolic(sizes: tuple[int, ...]) -> bool:
 
 
 def _convolve_fitted(x, kernel, *, spec: ConvSpec, precision, dtype=None):
-    """Pads just what the taps read, so that neither it nor a transpose pads a window unevenly."""
+    """Pads to exactly what the taps read, so that lax's own padding is zero on both sides."""
     reads = (s * (o - 1) + k for s, o, k in _extents(spec))
     axes = zip(spec.input_spatial, reads, spec.padding, strict=True)
     widths = [(low, read - n - low, 0) for n, read, (low, _) in axes]

@@ -1,4 +1,7 @@
-"""How taps.py cuts its work: taps into blocks, and the batch and the channels into parts."""
+"""How ``taps`` splits its work: taps into tiles, the batch and the channels into parts.
+
+The measurements behind the constants are in ``docs/design/measurements.md``.
+"""
 
 from __future__ import annotations
 
@@ -11,165 +14,162 @@ from jax import lax
 from ...geometry.spec import ConvSpec
 from .windows import Axis, even_extent
 
-# A kernel of so many taps is one fusion: 45 GMAC/s on 7x7 8x56x56x96, but 4 on the 125 taps of
-# 5x5x5 2x16x16x16x64.
-WHOLE = 49
+# Up to this many taps are unrolled into one fusion: 7x7 runs at 45 GMAC/s, 5x5x5 at 4.
+MAX_FUSED_TAPS = 49
 
-# More are cut into blocks of at most this: 13x13 4x28x28x128 ran at 45 GMAC/s, with 16 at 44,
-# with 64 at 31; the filter gradient of 7x7 8x56x56x96 at 26, 23 and 12. The weights of a filter
-# gradient are as large as an image: 5x5 8x7x7x960 took 1.1 ms in blocks, 2.0 in one fusion of 49.
-BLOCK = 32
+# Larger kernels are split into tiles of at most this many taps: 44 GMAC/s with 16, 31 with 64.
+MAX_TILE_TAPS = 32
 
-# Temporaries, in multiples of the larger of the two images, above which the batch is cut, or the
-# channels of one image, which costs copies. Cutting the batch costs nothing that shows: 7x7
-# 8x14x14x384 took as long in two parts, with half the temporaries.
-TEMPORARIES = 2.0
+# The batch is split if temporaries exceed this multiple of the larger of input and output; if one
+# image exceeds it, so are the channels, which costs copies. Splitting the batch is free.
+MAX_TEMPORARIES = 2.0
 
-# A filter gradient takes this many channels at a time where there are at least twice as many: rows
-# of 512 lie a multiple of 2048 bytes apart, and the first cache holds few of those. 3x3 8x14x14x512
-# took 3.2 ms with all channels an image at a time, 2.1 with two images, and 0.9 with 128 channels
-# and two images.
-WIDTH = 128
+# A filter gradient processes this many channels at a time if there are at least twice as many: rows
+# of 512 channels are a multiple of 2048 bytes apart, and the first-level cache holds few of them.
+CHANNELS_PER_PART = 128
 
-# It takes two images at a time, which two threads share evenly, where channels times taps are at
-# least so many, or else as many as have so many elements, or so many where rows are longer than a
-# block: 3x3 8x112x112x32 took 7.2 ms at once and 4.6 by two, 8x56x56x16 0.48 and 0.58.
-SHARED = 1024
-ELEMENTS = 1 << 12
-LONG = 1 << 19
+# A filter gradient processes two images at a time, which two threads share evenly, if channels
+# times taps are at least MIN_SHARED_PRODUCTS; otherwise as many images as have MIN_PART_ELEMENTS,
+# or MIN_LONG_PART_ELEMENTS if a row of outputs is longer than a tile.
+MIN_SHARED_PRODUCTS = 1024
+MIN_PART_ELEMENTS = 1 << 12
+MIN_LONG_PART_ELEMENTS = 1 << 19
 
-# Channels fewer than WIDTH are folded with those of the next outputs, in images of at least so many
-# elements, for kernels of up to so many taps along the last axis: each is another fusion. Of 50,000
-# elements, 3x3 8x56x56x16, it took 1.6 times as long.
-FOLDED = 1 << 17
-FOLDED_TAPS = 3
+# Fewer channels than CHANNELS_PER_PART are merged with those of the neighbouring outputs, in images
+# of at least MIN_FOLDED_ELEMENTS (with 50,000, folding took 1.6 times as long) and for kernels of
+# up to MAX_FOLDED_TAPS along the last axis, each of which is another fusion.
+MIN_FOLDED_ELEMENTS = 1 << 17
+MAX_FOLDED_TAPS = 3
 
 
-class Block(NamedTuple):
-    """One axis and how its taps are cut: into ``pieces`` blocks of ``k``."""
+class AxisTiles(NamedTuple):
+    """One axis and how its taps are split: into ``tiles`` tiles of ``k`` taps."""
 
     axis: Axis
     k: int
-    pieces: int
+    tiles: int
 
     @property
-    def one(self) -> Axis:
+    def tile(self) -> Axis:
         return self.axis._replace(k=self.k)
 
     @property
     def all(self) -> Axis:
-        """The last block may reach past the kernel, where the weights are padded with zeros."""
-        return self.axis._replace(k=self.k * self.pieces)
+        """All tiles; the last may extend past the kernel, whose weights are padded with zeros."""
+        return self.axis._replace(k=self.k * self.tiles)
 
 
-def in_blocks(axes, whole: int) -> list[Block]:
-    """The whole, or the blocks of taps whose windows are copied least in total.
+def in_tiles(axes, max_fused_taps: int) -> list[AxisTiles]:
+    """One tile of all taps if they are at most ``max_fused_taps``, else those that copy the least.
 
-    Squarer blocks overlap less: the filter gradient of 7x7 8x56x56x96 took 10.6 ms in blocks of
-    1x28 outputs and 8.0 ms in blocks of 4x8.
+    Squarer tiles have windows that overlap less.
     """
-    if math.prod(axis.k for axis in axes) <= whole:
-        return [Block(axis, axis.k, 1) for axis in axes]
-    cuts = ({even_extent(axis.k, room) for room in range(1, BLOCK + 1)} for axis in axes)
-    choices = (k for k in itertools.product(*cuts) if math.prod(k) <= BLOCK)
-    candidates = [[Block(*cut) for cut in _counted(axes, k)] for k in choices]
+    if math.prod(axis.k for axis in axes) <= max_fused_taps:
+        return [AxisTiles(axis, axis.k, 1) for axis in axes]
+    extents = (
+        {even_extent(axis.k, limit) for limit in range(1, MAX_TILE_TAPS + 1)} for axis in axes
+    )
+    choices = (k for k in itertools.product(*extents) if math.prod(k) <= MAX_TILE_TAPS)
+    candidates = [[AxisTiles(*sizes) for sizes in _counted(axes, k)] for k in choices]
     return min(candidates, key=_copied)
 
 
-def in_folded_blocks(axes, spec: ConvSpec) -> tuple[list[Block], int]:
-    """The blocks of a filter gradient, and how many taps of the last axis taps.py folds."""
-    blocks = in_blocks(axes, BLOCK)
+def in_folded_tiles(axes, spec: ConvSpec) -> tuple[list[AxisTiles], int]:
+    """The tiles of a filter gradient, and how many taps of the last axis ``taps`` folds."""
+    tiling = in_tiles(axes, MAX_TILE_TAPS)
     *outer, last = axes
-    room = WIDTH // spec.out_features
-    small = math.prod(axis.k for axis in axes) * spec.out_features < FOLDED
-    if small or last.d > 1 or last.o > FOLDED_TAPS or room < 2:
-        return blocks, 1
+    room = CHANNELS_PER_PART // spec.out_features
+    small = math.prod(axis.k for axis in axes) * spec.out_features < MIN_FOLDED_ELEMENTS
+    if small or last.d > 1 or last.o > MAX_FOLDED_TAPS or room < 2:
+        return tiling, 1
     fold = max(n for n in range(1, room + 1) if last.k % n == 0)
-    *blocks, inner = in_blocks([*outer, last._replace(k=last.k // fold, d=fold)], BLOCK)
-    return [*blocks, Block(last, inner.k * fold, inner.pieces)], fold
+    *outer_tiling, inner = in_tiles(
+        [*outer, last._replace(k=last.k // fold, d=fold)], MAX_TILE_TAPS
+    )
+    return [*outer_tiling, AxisTiles(last, inner.k * fold, inner.tiles)], fold
 
 
 def _counted(axes, extents):
     return [(axis, k, -(-axis.k // k)) for axis, k in zip(axes, extents, strict=True)]
 
 
-def _copied(blocks) -> float:
-    """The inputs copied into windows, dearer by the share of the weights that is padding."""
-    padding = math.prod(block.all.k / block.axis.k for block in blocks)
-    return math.prod(block.pieces * block.one.window for block in blocks) * padding
+def _copied(tiling) -> float:
+    """The inputs copied into windows, weighted by how much padding the weights need."""
+    padding = math.prod(each.all.k / each.axis.k for each in tiling)
+    return math.prod(each.tiles * each.tile.window for each in tiling) * padding
 
 
-def batches_and_cuts(blocks, x, spec: ConvSpec) -> tuple[int, int]:
-    """Into how many parts a filter gradient cuts the images and the channels."""
+def filter_grad_parts(tiling, x, spec: ConvSpec) -> tuple[int, int]:
+    """Into how many parts a filter gradient splits the images and the channels."""
     batch = x.shape[0]
     if not isinstance(batch, int):
         return 1, 1
     width = _width(spec)
-    cuts = spec.in_features // width
-    shared = spec.taps <= WHOLE and spec.taps * width >= SHARED
-    elements = LONG if blocks[-1].axis.k > BLOCK else ELEMENTS
+    channel_parts = spec.in_features // width
+    shared = spec.taps <= MAX_FUSED_TAPS and spec.taps * width >= MIN_SHARED_PRODUCTS
+    elements = MIN_LONG_PART_ELEMENTS if tiling[-1].axis.k > MAX_TILE_TAPS else MIN_PART_ELEMENTS
     usual = max(2 if shared else 1, elements // (math.prod(x.shape[1:-1]) * width))
-    fitting = max(1, int(batch * cuts * _allowed(blocks) / _temporaries(blocks)))
-    least = -(-batch // min(usual, fitting, batch))
-    return next(p for p in range(least, batch + 1) if batch % p == 0), cuts
+    fitting = max(1, int(batch * channel_parts * _allowed(tiling) / _temporaries(tiling)))
+    minimum = -(-batch // min(usual, fitting, batch))
+    return next(p for p in range(minimum, batch + 1) if batch % p == 0), channel_parts
 
 
 def _width(spec: ConvSpec) -> int:
-    """In-features at a time: those of ``WIDTH`` filters, or what divides them well, or all."""
-    room = max(1, WIDTH // spec.group_out)
+    """Input channels per part: about those of ``CHANNELS_PER_PART`` filters, or all."""
+    room = max(1, CHANNELS_PER_PART // spec.group_out)
     width = max(n for n in range(1, room + 1) if spec.in_features % n == 0)
-    few = spec.in_features < 2 * room or 2 * width < room
-    return spec.in_features if few else width
+    too_few = spec.in_features < 2 * room or 2 * width < room
+    return spec.in_features if too_few else width
 
 
-def parts_of_batch(blocks, batch) -> int:
-    """The fewest equal parts that keep temporaries small; single images where none do."""
-    least = _temporaries(blocks) / _allowed(blocks)
-    if least <= 1 or not isinstance(batch, int):
+def parts_of_batch(tiling, batch) -> int:
+    """The fewest equal parts whose temporaries are within the limit; else single images."""
+    minimum = _temporaries(tiling) / _allowed(tiling)
+    if minimum <= 1 or not isinstance(batch, int):
         return 1
-    return next(p for p in range(1, batch + 1) if (p >= least or p == batch) and batch % p == 0)
+    return next(p for p in range(1, batch + 1) if (p >= minimum or p == batch) and batch % p == 0)
 
 
-def parts_of_channels(blocks, channels: int, parts: int) -> int:
-    """The same of channels, whose slices are copied, in one of so many parts of the batch."""
-    allowed = _allowed(blocks) * parts
-    if _temporaries(blocks) <= allowed:
+def parts_of_channels(tiling, channels: int, parts: int) -> int:
+    """The same for the channels of one of the ``parts`` of the batch; their slices are copied."""
+    allowed = _allowed(tiling) * parts
+    if _temporaries(tiling) <= allowed:
         return 1
-    slices = sum(_per_channel(blocks))
-    least = (_temporaries(blocks) + slices) / allowed
-    return next((p for p in range(2, channels) if p >= least and channels % p == 0), 1)
+    slices = sum(_per_channel(tiling))
+    minimum = (_temporaries(tiling) + slices) / allowed
+    return next((p for p in range(2, channels) if p >= minimum and channels % p == 0), 1)
 
 
-def _allowed(blocks) -> float:
-    """Temporaries of one channel of one image."""
-    inputs, _, outputs = _per_channel(blocks)
-    return TEMPORARIES * max(inputs, outputs)
+def _allowed(tiling) -> float:
+    """The elements that temporaries may have per channel and image."""
+    inputs, _, outputs = _per_channel(tiling)
+    return MAX_TEMPORARIES * max(inputs, outputs)
 
 
-def _per_channel(blocks) -> list[int]:
-    """The elements of ``x``, weights and ``y`` that one channel of one image has."""
-    axes = [(block.axis.n, block.axis.k, block.axis.o) for block in blocks]
+def _per_channel(tiling) -> list[int]:
+    """The elements of ``x``, the weights and ``y`` per channel and image."""
+    axes = [(each.axis.n, each.axis.k, each.axis.o) for each in tiling]
     return [math.prod(sizes) for sizes in zip(*axes, strict=True)]
 
 
-def _temporaries(blocks) -> int:
-    """What is padded of one channel of one image, and of blocks the windows and the sums."""
-    padded = math.prod(block.all.window for block in blocks)
-    if not several(blocks):
+def _temporaries(tiling) -> int:
+    """Elements per channel and image: the padded input; with several tiles, window and sums too."""
+    padded = math.prod(each.all.window for each in tiling)
+    if not several(tiling):
         return padded
-    weights = math.prod(block.all.k for block in blocks)
-    uneven = any(block.all.k > block.axis.k for block in blocks)
-    window = math.prod(block.one.window for block in blocks)
-    return padded + window + math.prod(block.axis.o for block in blocks) + uneven * weights
+    weights = math.prod(each.all.k for each in tiling)
+    uneven = any(each.all.k > each.axis.k for each in tiling)
+    window = math.prod(each.tile.window for each in tiling)
+    return padded + window + math.prod(each.axis.o for each in tiling) + uneven * weights
 
 
-def several(blocks) -> bool:
-    return any(block.pieces > 1 for block in blocks)
+def several(tiling) -> bool:
+    return any(each.tiles > 1 for each in tiling)
 
 
-def first_tap(t, blocks):
+def first_tap(t, tiling):
     at = []
-    for block in reversed(blocks):
-        at.append(lax.rem(t, block.pieces) * block.k)
-        t = lax.div(t, block.pieces)
+    for each in reversed(tiling):
+        at.append(lax.rem(t, each.tiles) * each.k)
+        t = lax.div(t, each.tiles)
     return at[::-1]

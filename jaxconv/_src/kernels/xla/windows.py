@@ -1,21 +1,24 @@
-"""Where the taps of a convolution fall: what taps.py and dots.py share."""
+"""Which inputs each tap reads, and the slicing and padding that ``taps`` and ``dots`` share."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ...geometry import phases
 from ...geometry.spec import ConvSpec
 
 UNPADDED = (0, 0, 0)
 
 
 class Axis(NamedTuple):
-    """One spatial axis: output ``o`` reads the inputs ``o*s + i*d - low`` for the taps ``i``."""
+    """One spatial axis: through tap ``i``, output ``o`` reads input ``o*s + i*d - low``.
+
+    There are ``n`` inputs, ``o`` outputs and ``k`` taps.
+    """
 
     n: int
     o: int
@@ -26,12 +29,12 @@ class Axis(NamedTuple):
 
     @property
     def window(self) -> int:
-        """The inputs from the first tap of the first output to the last tap of the last."""
+        """The inputs read, from the first tap of the first output to the last tap of the last."""
         return (self.o - 1) * self.s + self.d * (self.k - 1) + 1
 
     @property
     def border(self) -> tuple[int, int, int]:
-        """The padding, or cropping, to exactly the window."""
+        """The padding, or cropping if negative, that leaves exactly the window."""
         return (self.low, self.window - self.n - self.low, 0)
 
 
@@ -49,64 +52,64 @@ def pad(x, borders):
 
 
 def tap(x, axes, at):
-    """The inputs that the tap ``at`` of every output reads, from ``x`` padded to the window."""
+    """The inputs that all outputs read through tap ``at``, of an ``x`` padded to the window."""
     starts = [i * axis.d for i, axis in zip(at, axes, strict=True)]
     reads = zip(starts, axes, strict=True)
     return x[:, *[slice(i, i + (axis.o - 1) * axis.s + 1, axis.s) for i, axis in reads]]
 
 
 def window(x, starts, sizes):
-    """A window of the spatial axes that starts anywhere."""
+    """A window of the spatial axes, whose starts may be traced."""
     return lax.dynamic_slice(x, (0, *starts, 0), (x.shape[0], *sizes, x.shape[-1]))
 
 
-def even_extent(n: int, room: int) -> int:
-    """The extent of blocks of ``n``: a divisor, which needs no padding, unless it is small."""
-    room = min(n, room)
-    even = -(-n // -(-n // room))
-    divisor = max(d for d in range(1, room + 1) if n % d == 0)
+def even_extent(n: int, limit: int) -> int:
+    """An extent of at most ``limit`` to split ``n`` into nearly equal parts.
+
+    It is a divisor of ``n``, which needs no padding, unless that is less than half as large.
+    """
+    limit = min(n, limit)
+    even = -(-n // -(-n // limit))
+    divisor = max(d for d in range(1, limit + 1) if n % d == 0)
     return divisor if 2 * divisor >= even else even
 
 
 def materialised(step, f, *operands):
     """``f(*operands)`` for a loop's ``step``, in a branch that is always taken.
 
-    XLA:CPU computes a dynamic slice again at every use inside a fusion, which is then not
-    vectorised: depthwise 13x13 4x28x28x128 took 9.4 ms, and 1.5 ms with the slices made operands
-    of a branch.
+    XLA:CPU recomputes a dynamic slice at every use inside a fusion, which is then not vectorised.
+    As operands of a branch the slices are materialised: 9.4 ms become 1.5 ms; see
+    docs/design/measurements.md.
     """
     result = jax.eval_shape(f, *operands)
     return lax.cond(step >= 0, f, lambda *_: jnp.zeros(result.shape, result.dtype), *operands)
 
 
-# The input gradient, from what Axis says: input q is read by the outputs o with o*s + i*d - low = q
-# for a tap i. The taps that read the inputs q = r, r+s, r+2s, … are i0, i0 + s/c, …, c = gcd(d, s);
-# from one to the next o falls by d/c. So every phase r is a convolution of g, without stride, with
-# every (s/c)th tap in reverse order.
+def phase(axis: Axis, residue: int) -> tuple[slice, Axis]:
+    """One phase of the input gradient, as ``geometry/phases.py`` derives it.
+
+    Returns the taps that reach the inputs ``residue``, ``residue + s``, …, and the convolution of
+    the cotangent by these taps in reverse order.
+    """
+    found = phases.phase(residue, axis.k, axis.s, axis.d, axis.low)
+    low = (found.number - 1) * found.output_step - found.output
+    extent = -(-axis.n // axis.s)
+    convolution = Axis(axis.o, extent, found.number, 1, found.output_step, low)
+    return slice(found.first, None, found.tap_step), convolution
 
 
-def phase(axis: Axis, r: int) -> tuple[slice, Axis]:
-    """The taps that read the inputs ``r``, ``r + s``, …, and the convolution of g by them."""
-    every = axis.s // math.gcd(axis.d, axis.s)
-    first = next((i for i in range(every) if (r + axis.low - i * axis.d) % axis.s == 0), axis.k)
-    k = len(range(first, axis.k, every))
-    d = axis.d * every // axis.s
-    low = (k - 1) * d - (r + axis.low - first * axis.d) // axis.s
-    return slice(first, None, every), Axis(axis.o, -(-axis.n // axis.s), k, 1, d, low)
-
-
-def interleaved(phases, axes):
-    """The phases, in the order of their starts, as one array in the order of the inputs."""
+def interleaved(parts, axes):
+    """The gradients of all phases, ordered by residue, as one array in the order of the inputs."""
     for axis in range(len(axes), 0, -1):
         s, n = axes[axis - 1].s, axes[axis - 1].n
-        groups = [phases[i : i + s] for i in range(0, len(phases), s)]
-        phases = [lax.slice_in_dim(_merged(group, axis), 0, n, axis=axis) for group in groups]
-    return phases[0]
+        groups = [parts[i : i + s] for i in range(0, len(parts), s)]
+        parts = [lax.slice_in_dim(_merged(group, axis), 0, n, axis=axis) for group in groups]
+    return parts[0]
 
 
-def _merged(phases, axis: int):
-    if len(phases) == 1:
-        return phases[0]
-    shape = list(phases[0].shape)
-    shape[axis] *= len(phases)
-    return jnp.stack(phases, axis=axis + 1).reshape(shape)
+def _merged(parts, axis: int):
+    if len(parts) == 1:
+        return parts[0]
+    shape = list(parts[0].shape)
+    shape[axis] *= len(parts)
+    return jnp.stack(parts, axis=axis + 1).reshape(shape)

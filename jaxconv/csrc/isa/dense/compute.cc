@@ -1,17 +1,21 @@
-// Grouped and dense convolutions for one instruction set and one element type: compiled once for
-// each pair.
+// Grouped and dense convolutions for one instruction set and one element type; compiled once per
+// pair.
 
 #include "engine.h"
-#include "isa/dense/filter_grad.h"
-#include "isa/dense/gather.h"
+#include "isa/dense/filter_grad_run.h"
+#include "isa/dense/gather_run.h"
+#include "isa/dense/tile_test.h"
+#include "isa/dense/tile_test_hooks.h"
 
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
 const char* JAXCONV_COMPUTE(const Call& call) {
-  return call.op == Operator::kFilterGrad ? DenseFilter<JAXCONV_ELEMENT>(call).run()
-                                          : DenseGather<JAXCONV_ELEMENT>(call).run();
+  return call.op == Operator::kFilterGrad ? dense_filter_grad<JAXCONV_ELEMENT>(call)
+                                          : dense_gather<JAXCONV_ELEMENT>(call);
 }
+
+bool JAXCONV_TEST_TILE(const DenseTileTest& test) { return run_tile_test<JAXCONV_ELEMENT>(test); }
 
 }  // namespace JAXCONV_ISA
 }  // namespace jaxconv

@@ -1,9 +1,9 @@
-// Few features: vectors of source channels.
+// Few features: vectors run along the source channels instead.
 //
-// Of a vector of features most lanes would be empty. So here the lanes are source channels, each sum
-// is N partial ones, and those are added at the end, N sums at a time by swapping rows and columns.
-// Weights are packed feature by feature. 3x3 4x112x112 64>3 took 5.1 ms on one thread of a Xeon with
-// a quarter of a vector of features; with vectors of channels 2.0.
+// A vector of features would be mostly empty. Here each lane takes a different source channel,
+// every sum is N partial sums, and those are added at the end, N sums at a time by a transpose.
+// Weights are packed one feature after the other. On 3x3 4x112x112 64>3, one thread of a Xeon
+// takes 2.0 ms instead of 5.1 ms (see docs/design/measurements.md).
 
 #pragma once
 
@@ -16,25 +16,26 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// With fewer products adding the partial sums costs what the multiply-adds save.
-constexpr int64_t kMostDots = 4;  // features
-constexpr int64_t kLeastDotsChannels = kMergedChannels;  // runs of one tap, as weights are packed
-constexpr int64_t kLeastDotsProducts = 128;
+constexpr int64_t kMaxFewFeatures = 4;
+// Runs must not span several taps: weights are packed tap by tap.
+constexpr int64_t kMinChannelsForFewFeatures = kMinUnmergedChannels;
+// Below this, adding the partial sums costs as much as the faster multiply-adds save.
+constexpr int64_t kMinProductsForFewFeatures = 128;
 
 template <class T, class A, int N, int R, int F>
-void dots_block(const GatherBlock<T, A>& b) {
+void few_features_tile(const GatherTileArgs<T, A>& t) {
   Vec<A, N> acc[R][F] = {};
   const A* source[R];
-  unroll<R>([&](auto r) JAXCONV_LAMBDA { source[r] = b.sources[r] + b.channel; });
-  for (int64_t e = 0; e < b.runs; ++e) {
-    const A* weights = b.panel + b.panel_row[e] * F;
-    const int64_t at = b.offset[e];
+  unroll<R>([&](auto r) JAXCONV_LAMBDA { source[r] = t.sources[r] + t.channel; });
+  for (int64_t e = 0; e < t.runs; ++e) {
+    const A* weights = t.panel + t.panel_row[e] * F;
+    const int64_t at = t.offset[e];
     const auto add = [&](auto partial, int64_t c) JAXCONV_LAMBDA {
       constexpr bool kPartial = decltype(partial)::value;
-      const int64_t n = b.length - c;
+      const int64_t n = t.length - c;
       Vec<A, N> w[F];
       unroll<F>([&](auto f) JAXCONV_LAMBDA {
-        w[f] = load<A, N, kPartial>(weights + f * b.length + c, n);
+        w[f] = load<A, N, kPartial>(weights + f * t.length + c, n);
       });
       unroll<R>([&](auto r) JAXCONV_LAMBDA {
         const auto x = kept(load<A, N, kPartial>(source[r] + (at + c), n));
@@ -42,46 +43,47 @@ void dots_block(const GatherBlock<T, A>& b) {
       });
     };
     int64_t c = 0;
-    for (; c + N <= b.length; c += N) add(Index<false>{}, c);
-    if (c < b.length) add(Index<true>{}, c);
+    for (; c + N <= t.length; c += N) add(Index<false>{}, c);
+    if (c < t.length) add(Index<true>{}, c);
   }
-  constexpr int kGroups = (R * F + N - 1) / N;
-  A sums[kGroups * N];
-  unroll<kGroups>([&](auto group) JAXCONV_LAMBDA {
+  constexpr int kSquares = (R * F + N - 1) / N;
+  A sums[kSquares * N];
+  unroll<kSquares>([&](auto square) JAXCONV_LAMBDA {
     Vec<A, N> row[N] = {};
     unroll<N>([&](auto i) JAXCONV_LAMBDA {
-      constexpr int kAt = decltype(group)::value * N + decltype(i)::value;
+      constexpr int kAt = decltype(square)::value * N + decltype(i)::value;
       if constexpr (kAt < R * F) row[i] = acc[kAt / F][kAt % F];
     });
     transpose<A, N>(row);
     Vec<A, N> total = row[0];
     unroll<N, 1>([&](auto i) JAXCONV_LAMBDA { total += row[i]; });
-    store<A, N>(sums + group * N, total);
+    store<A, N>(sums + square * N, total);
   });
-  for (int64_t r = 0; r < b.pixels; ++r) {
-    for (int64_t f = 0; f < F; ++f) store_element(b.targets[r] + b.feature + f, sums[r * F + f]);
+  for (int64_t r = 0; r < t.pixels; ++r) {
+    for (int64_t f = 0; f < F; ++f) store_element(t.targets[r] + t.feature + f, sums[r * F + f]);
   }
 }
 
+// One "vector" of F lanes: a panel of these tiles is F features wide.
 template <class T, class A, int R, int F>
-GatherKernel<T, A> dots_kernel() {
+GatherTiles<T, A> few_features_tiles() {
   constexpr int N = kVectorBytes / sizeof(A);
-  GatherKernel<T, A> kernel{{}, R, 1, F};
-  unroll<kBlockSizes>([&](auto size) {
-    kernel.run[size][0] = dots_block<T, A, N, block_pixels(R, decltype(size)::value), F>;
+  GatherTiles<T, A> tiles{{}, R, 1, F};
+  unroll<kTileSizes>([&](auto size) {
+    tiles.run[size][0] = few_features_tile<T, A, N, tile_pixels(R, decltype(size)::value), F>;
   });
-  return kernel;
+  return tiles;
 }
 
 // As many pixels as leave registers for a source and the weights.
 template <class T, class A>
-GatherKernel<T, A> choose_dots_kernel(int64_t features) {
-  constexpr bool kMany = kVectorRegisters == 32;
+GatherTiles<T, A> choose_few_features_tiles(int64_t features) {
+  constexpr bool kManyRegisters = kVectorRegisters == 32;
   switch (features) {
-    case 1: return dots_kernel<T, A, kMany ? 12 : 8, 1>();
-    case 2: return dots_kernel<T, A, kMany ? 12 : 6, 2>();
-    case 3: return dots_kernel<T, A, kMany ? 8 : 3, 3>();
-    default: return dots_kernel<T, A, kMany ? 6 : 2, 4>();
+    case 1: return few_features_tiles<T, A, kManyRegisters ? 12 : 8, 1>();
+    case 2: return few_features_tiles<T, A, kManyRegisters ? 12 : 6, 2>();
+    case 3: return few_features_tiles<T, A, kManyRegisters ? 8 : 3, 3>();
+    default: return few_features_tiles<T, A, kManyRegisters ? 6 : 2, 4>();
   }
 }
 

@@ -1,10 +1,11 @@
-// Groups narrower than a vector, as many at once as a vector holds.
+// Groups narrower than a vector: one vector computes as many groups as it holds.
 //
-// With W in-features and W out-features a group, a pixel's N channels are the sources of N/W groups,
-// and one vector of results. In step s of the reduction lane l takes its group's source l^s: in the
-// first what was loaded, in the others a shuffle within registers, where broadcasts from memory would
-// fill W lanes at a time. Weights are packed in that order. A vector of sources is loaded once for W
-// multiply-adds; what then counts are the shuffles, which share a port with the multiply-adds.
+// With W channels and W features per group, N channels of a pixel are the sources of N/W groups,
+// and one vector holds their results. In step s of the reduction, lane l multiplies source l^s of
+// its group: step 0 uses the vector as loaded, the other steps shuffle it within registers, whereas
+// a broadcast from memory would fill only W lanes. Weights are packed in that order. One load of
+// sources serves W multiply-adds; the limit is then the shuffles, which share an execution port
+// with the multiply-adds.
 
 #pragma once
 
@@ -17,8 +18,8 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// Lane l of the result is lane l^K of v: constants, so that the compiler has the cheapest instruction
-// for each.
+// Lane l of the result is lane l^K of `v`. K is a constant so that the compiler picks the cheapest
+// instruction for each.
 template <class A, int N, int K, int... L>
 JAXCONV_INLINE Vec<A, N> exchange_lanes(Vec<A, N> v, std::integer_sequence<int, L...>) {
 #if defined(__clang__)
@@ -34,20 +35,20 @@ JAXCONV_INLINE Vec<A, N> exchange(Vec<A, N> v) {
   return exchange_lanes<A, N, K>(v, std::make_integer_sequence<int, N>{});
 }
 
-// Within 128 bits shuffles take an immediate and, on some processors, more ports; wider groups
-// exchange whole pieces of that size first.
+// Shuffles within 128 bits take an immediate and, on some processors, run on more ports. Wider
+// groups therefore first exchange whole 128-bit pieces.
 template <class A>
-constexpr int kPiece = 16 / sizeof(A);
+constexpr int kPieceLanes = 16 / sizeof(A);
 
 template <class T, class A, int N, int R, int W>
-void bundle_block(const GatherBlock<T, A>& b) {
-  constexpr int P = W < kPiece<A> ? W : kPiece<A>;
+void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
+  constexpr int P = W < kPieceLanes<A> ? W : kPieceLanes<A>;
   Vec<A, N> acc[R] = {};
-  for (int64_t e = 0; e < b.runs; ++e) {
-    const A* weights = b.panel + b.panel_row[e] * N;
-    const int64_t at = b.offset[e] + b.channel;
+  for (int64_t e = 0; e < t.runs; ++e) {
+    const A* weights = t.panel + t.panel_row[e] * N;
+    const int64_t at = t.offset[e] + t.channel;
     Vec<A, N> x[R];
-    unroll<R>([&](auto r) JAXCONV_LAMBDA { x[r] = load<A, N>(b.sources[r] + at); });
+    unroll<R>([&](auto r) JAXCONV_LAMBDA { x[r] = load<A, N>(t.sources[r] + at); });
     unroll<W / P>([&](auto piece) JAXCONV_LAMBDA {
       constexpr int kFirst = decltype(piece)::value * P;
       Vec<A, N> part[R];
@@ -61,41 +62,42 @@ void bundle_block(const GatherBlock<T, A>& b) {
     });
   }
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    if (r < b.pixels) store<A, N>(b.targets[r] + b.feature, acc[r]);
+    if (r < t.pixels) store<A, N>(t.targets[r] + t.feature, acc[r]);
   });
 }
 
 template <class T, class A, int W>
-GatherKernel<T, A> bundle_kernel() {
+GatherTiles<T, A> narrow_groups_tiles() {
   constexpr int N = kVectorBytes / sizeof(A);
   constexpr int R = kVectorRegisters == 32 ? 10 : 6;
-  GatherKernel<T, A> kernel{{}, R, 1, N};
-  unroll<kBlockSizes>([&](auto size) {
-    kernel.run[size][0] = bundle_block<T, A, N, block_pixels(R, decltype(size)::value), W>;
+  GatherTiles<T, A> tiles{{}, R, 1, N};
+  unroll<kTileSizes>([&](auto size) {
+    tiles.run[size][0] = narrow_groups_tile<T, A, N, tile_pixels(R, decltype(size)::value), W>;
   });
-  return kernel;
+  return tiles;
 }
 
-// How many groups of so many sources and targets go into one vector: 1 where none do.
+// How many groups with this many sources and targets each share a vector: 1 if this tile does not
+// apply.
 template <class A>
-int64_t bundled_groups(int64_t groups, int64_t sources, int64_t targets) {
+int64_t groups_per_vector(int64_t groups, int64_t sources, int64_t targets) {
   constexpr int64_t N = kVectorBytes / sizeof(A);
-  const bool served = kVectorBytes >= 32 && sources == targets && targets > 1 && targets < N &&
-                      N % targets == 0 && groups * targets % N == 0;
-  return served ? N / targets : 1;
+  const bool applies = kVectorBytes >= 32 && sources == targets && targets > 1 && targets < N &&
+                       N % targets == 0 && groups * targets % N == 0;
+  return applies ? N / targets : 1;
 }
 
-// The block for bundles of groups of `width`, which bundled_groups serves.
+// The tiles for groups of `width` channels and features where groups_per_vector() is more than 1.
 template <class T, class A>
-GatherKernel<T, A> choose_bundle_kernel(int64_t width) {
+GatherTiles<T, A> choose_narrow_groups_tiles(int64_t width) {
   constexpr int N = kVectorBytes / sizeof(A);
   if constexpr (N > 8) {
-    if (width == 8) return bundle_kernel<T, A, 8>();
+    if (width == 8) return narrow_groups_tiles<T, A, 8>();
   }
   if constexpr (N > 4) {
-    if (width == 4) return bundle_kernel<T, A, 4>();
+    if (width == 4) return narrow_groups_tiles<T, A, 4>();
   }
-  return bundle_kernel<T, A, 2>();
+  return narrow_groups_tiles<T, A, 2>();
 }
 
 }  // namespace JAXCONV_ISA

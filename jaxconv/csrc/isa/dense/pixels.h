@@ -1,4 +1,4 @@
-// Target pixels of a dense convolution and where their sources lie.
+// The target pixels of a dense convolution and the sources that each of them reads.
 
 #pragma once
 
@@ -10,19 +10,19 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// Targets, and the sources they gather from.
+// A grid of target pixels, and of the source pixels that they gather from.
 struct PixelGrid {
   Phase axis[3];
   int64_t batch;
   int64_t channels;         // of a source pixel
-  int64_t targets[3];       // extents
+  int64_t targets[3];       // extents of the target array
   int64_t target_channels;  // of a target pixel
 
   int64_t pixels() const { return batch * axis[0].count * axis[1].count * axis[2].count; }
   int64_t taps() const { return axis[0].taps * axis[1].taps * axis[2].taps; }
 
-  // Whether every tap of every pixel has a source.
-  bool whole() const {
+  // Whether every tap of every pixel has a source, none of them in the padding.
+  bool all_taps_have_sources() const {
     for (const Phase& p : axis) {
       if (p.taps > 0 && (p.origin < 0 || p.source(p.count - 1, p.taps - 1) >= p.sources)) {
         return false;
@@ -32,14 +32,14 @@ struct PixelGrid {
   }
 };
 
-// A pixel of a grid: where it is written, the offset of its source for tap (0, 0, 0) (which may lie
-// outside), and the taps that do exist.
+// A pixel of a grid: the offset at which it is written, the offset of its source for tap (0, 0, 0)
+// (which may lie outside the source array), and the taps that have sources.
 struct Pixel {
   int64_t target, source;
   Range taps[3];
 };
 
-// Calls f(i, pixel) for `count` pixels of the grid, the first of them number `first`.
+// Calls f(i, pixel) for i in [0, count), where pixel i is number first + i of the grid.
 template <class F>
 JAXCONV_INLINE void for_each_pixel(const PixelGrid& grid, int64_t first, int64_t count, F&& f) {
   const Phase& w = grid.axis[2];
@@ -50,7 +50,7 @@ JAXCONV_INLINE void for_each_pixel(const PixelGrid& grid, int64_t first, int64_t
   }
   Pixel pixel;
   for (int64_t i = 0; i < count; j[2] = 0) {
-    int64_t source = n, target = n;  // of the row
+    int64_t source = n, target = n;  // of this row of pixels
     for (int a = 0; a < 2; ++a) {
       const Phase& p = grid.axis[a];
       source = source * p.sources + p.source(j[a], 0);
@@ -73,15 +73,15 @@ JAXCONV_INLINE void for_each_pixel(const PixelGrid& grid, int64_t first, int64_t
   }
 }
 
-// A stretch of the reduction that is contiguous in memory: the channels of one tap, or of all the
-// neighbouring taps of a row where those are `merged`.
+// A part of the reduction that is contiguous in memory: the channels of one tap, or if taps are
+// `merged`, the channels of all taps of one row.
 struct Run {
   int64_t tap[3];
-  int64_t offset;  // of its sources from Pixel::source
-  int64_t first;   // tap of the kernel, of which all come in memory order
+  int64_t offset;  // of its sources, relative to Pixel::source
+  int64_t first;   // its first tap, as an index into all taps of the kernel
 };
 
-// Lists the runs of a grid; `kernel` holds the extents. Returns how many.
+// Lists the runs of a grid and returns their number; `kernel` holds the extents of the kernel.
 JAXCONV_INLINE int64_t list_runs(const PixelGrid& grid, const Axis* kernel, bool merged, Run* run) {
   const Phase *d = grid.axis, *h = d + 1, *w = d + 2;
   const int64_t columns = merged ? smaller(w->taps, 1) : w->taps;
@@ -105,7 +105,7 @@ JAXCONV_INLINE int64_t list_runs(const PixelGrid& grid, const Axis* kernel, bool
   return run - first;
 }
 
-// Whether the pixel has a source in the run; of a merged run, whether its row of taps exists.
+// Whether the pixel has a source in the run. For a merged run: whether its row of taps exists.
 JAXCONV_INLINE bool reaches(const Pixel& pixel, const Run& run, bool merged) {
   for (int a = 0; a < (merged ? 2 : 3); ++a) {
     if (run.tap[a] < pixel.taps[a].begin || run.tap[a] >= pixel.taps[a].end) return false;
@@ -113,23 +113,25 @@ JAXCONV_INLINE bool reaches(const Pixel& pixel, const Run& run, bool merged) {
   return true;
 }
 
-// Copies a merged run of `taps` taps as accumulators, zeros where the taps lie in the padding.
+// Copies a merged run of `taps` taps as accumulators, with zeros for the taps outside `valid`,
+// which lie in the padding.
 template <class T, class A>
-JAXCONV_INLINE void copy_merged(const T* from, Range found, int64_t taps, int64_t channels, A* to) {
-  const int64_t begin = found.begin * channels, end = found.end * channels;
+JAXCONV_INLINE void copy_merged(const T* from, Range valid, int64_t taps, int64_t channels, A* to) {
+  const int64_t begin = valid.begin * channels, end = valid.end * channels;
   for (int64_t c = 0; c < begin; ++c) to[c] = 0;
   if (begin < end) copy_elements(from + begin, end - begin, to + begin);
   for (int64_t c = larger(begin, end); c < taps * channels; ++c) to[c] = 0;
 }
 
-// Neighbouring taps of few channels are neighbours in memory too; runs shorter than this would
-// leave the inner loops too little to do. Copies at the border bound the longest.
-constexpr int64_t kMergedChannels = 32;
-constexpr int64_t kMergedRun = 1024;
+// With fewer channels than this, runs of one tap would be too short for the inner loops. The taps
+// of a row are then merged into one run, as their sources are adjacent in memory.
+constexpr int64_t kMinUnmergedChannels = 32;
+// Merged runs are copied at the borders of the image, which bounds their length.
+constexpr int64_t kMaxMergedRunLength = 1024;
 
-JAXCONV_INLINE bool merges(const Geometry& g) {
-  return g.groups == 1 && g.axis[2].dilation == 1 && g.channels < kMergedChannels &&
-         g.channels * g.axis[2].kernel <= kMergedRun;
+JAXCONV_INLINE bool merges_taps(const Geometry& g) {
+  return g.groups == 1 && g.axis[2].dilation == 1 && g.channels < kMinUnmergedChannels &&
+         g.channels * g.axis[2].kernel <= kMaxMergedRunLength;
 }
 
 }  // namespace JAXCONV_ISA

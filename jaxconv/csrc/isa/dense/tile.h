@@ -1,57 +1,59 @@
-// The inner loop of grouped and dense gathers: a block of pixels times a panel of features.
+// The inner loop of grouped and dense gathers: a tile of pixels times a panel of features.
 //
 // The accumulators of R pixels x V vectors of features stay in registers through the whole
-// reduction, so that results of any element type are rounded once. Weights come from a packed
-// panel, row after row; sources are read one broadcast element at a time, from a pointer for each
-// pixel, which stay in registers too, and an offset that all pixels have in common. With R x V =
-// 6 x 4, every step of the reduction takes 10 loads for 24 multiply-adds, and 256 bytes of weights,
-// which the L2 cache delivers in a third to two thirds of the time. 12 x 2 takes 14 loads: Zen 4,
-// with one multiply-add a cycle, then still reached 97 to 99 % of what it has, a Xeon, with two, 7
-// to 50 % less than with 6 x 4.
+// reduction, so that results of every element type are rounded once. Weights are read in order from
+// a packed panel. Each pixel has a pointer to its sources, also in a register; sources are
+// broadcast one element at a time from that pointer plus an offset common to all pixels.
+//
+// R x V = 6 x 4 needs 10 loads per 24 multiply-adds; 12 x 2 needs 14, which made a Xeon 7 to 50 %
+// slower (see docs/design/measurements.md).
 
 #pragma once
 
 #include <cstdint>
 
-#include "isa/dense/tile_sizes.h"
 #include "geometry.h"
+#include "isa/dense/tile_sizes.h"
 #include "isa/vec.h"
 
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
+// The reduction is a list of runs: `length` sources that are contiguous in memory, and as many rows
+// of the panel. tests/kernels/test_dense_tiles.py mirrors this struct.
 template <class T, class A>
-struct GatherBlock {
-  const A* const* sources;   // [R]: each pixel's
-  const int64_t* offset;     // [runs]: where a run begins from there,
-  const int64_t* panel_row;  // [runs]: and at which of the panel's rows
-  int64_t runs, length;      // and elements in each
-  int64_t channel;           // the group's first, added to all of those
+struct GatherTileArgs {
+  const A* const* sources;   // [R]: one pointer per pixel
+  const int64_t* offset;     // [runs]: where a run starts, relative to those pointers
+  const int64_t* panel_row;  // [runs]: the first row of a run in the panel
+  int64_t runs, length;      // number of runs, elements of each
+  int64_t channel;           // first channel of the group, added to every offset
   const A* panel;            // [rows][V*N]
-  T* const* targets;         // [R]
-  int64_t pixels;            // of R, that exist
-  int64_t feature, lanes;    // first feature, and how many of the V*N exist
+  T* const* targets;         // [R]: one pointer per pixel
+  int64_t pixels;            // how many of the R pixels exist
+  int64_t feature, lanes;    // the first feature, and how many of the V*N exist
 };
 
-// Calls step() so many times, in twos where registers allow: 3 to 6 % faster on a Xeon.
+// Calls step() `count` times, in pairs where there are 32 registers, which is 3 to 6 % faster on a
+// Xeon (see docs/design/measurements.md).
 template <class F>
-JAXCONV_INLINE void in_twos(int64_t count, F&& step) {
+JAXCONV_INLINE void repeat_in_pairs(int64_t count, F&& step) {
   constexpr int kSteps = kVectorRegisters == 32 ? 2 : 1;
   for (; count % kSteps != 0; --count) step();
   for (; count > 0; count -= kSteps) unroll<kSteps>([&](auto) JAXCONV_LAMBDA { step(); });
 }
 
 template <class T, class A, int N, int R, int V>
-void gather_block(const GatherBlock<T, A>& b) {
+void gather_tile(const GatherTileArgs<T, A>& t) {
   Vec<A, N> acc[R][V] = {};
   const char* source[R];
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    source[r] = reinterpret_cast<const char*>(b.sources[r] + b.channel);
+    source[r] = reinterpret_cast<const char*>(t.sources[r] + t.channel);
   });
-  for (int64_t e = 0; e < b.runs; ++e) {
-    const A* weights = b.panel + b.panel_row[e] * (V * N);
-    int64_t c = b.offset[e] * static_cast<int64_t>(sizeof(A));
-    in_twos(b.length, [&]() JAXCONV_LAMBDA {
+  for (int64_t e = 0; e < t.runs; ++e) {
+    const A* weights = t.panel + t.panel_row[e] * (V * N);
+    int64_t c = t.offset[e] * static_cast<int64_t>(sizeof(A));
+    repeat_in_pairs(t.length, [&]() JAXCONV_LAMBDA {
       Vec<A, N> w[V];
       unroll<V>([&](auto v) JAXCONV_LAMBDA { w[v] = load<A, N>(weights + v * N); });
       unroll<R>([&](auto r) JAXCONV_LAMBDA {
@@ -62,65 +64,65 @@ void gather_block(const GatherBlock<T, A>& b) {
       weights += V * N;
     });
   }
-  const bool whole = b.lanes == V * N;
+  const bool whole = t.lanes == V * N;
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    if (r >= b.pixels) return;
-    T* target = b.targets[r] + b.feature;
+    if (r >= t.pixels) return;
+    T* target = t.targets[r] + t.feature;
     unroll<V>([&](auto v) JAXCONV_LAMBDA {
       if (whole) {
         store<A, N>(target + v * N, acc[r][v]);
-      } else if (v * N < b.lanes) {
-        store<A, N, true>(target + v * N, acc[r][v], smaller(N, b.lanes - v * N));
+      } else if (v * N < t.lanes) {
+        store<A, N, true>(target + v * N, acc[r][v], smaller(N, t.lanes - v * N));
       }
     });
   });
 }
 
-constexpr int kMostPixels = 12;
-constexpr int kMostVectors = 4;
+constexpr int kMaxTilePixels = 12;
+constexpr int kMaxTileVectors = 4;
 
-// Compiled blocks of R pixels, two thirds and a third of them, and of 1 … V vectors.
+// The compiled tiles for one width of group: by size (see tile_sizes.h) and number of vectors.
 template <class T, class A>
-struct GatherKernel {
-  void (*run[kBlockSizes][kMostVectors])(const GatherBlock<T, A>&);
-  int64_t pixels;   // R
-  int64_t vectors;  // V
+struct GatherTiles {
+  void (*run[kTileSizes][kMaxTileVectors])(const GatherTileArgs<T, A>&);
+  int64_t pixels;   // R of a full tile
+  int64_t vectors;  // V of a full panel
   int64_t lanes;    // N
 };
 
-template <class T, class A, int N, int R, int V, int Fewest = V>
-GatherKernel<T, A> gather_kernel() {
-  GatherKernel<T, A> kernel{{}, R, V, N};
-  unroll<kBlockSizes>([&](auto size) {
-    unroll<V + 1, Fewest>([&](auto v) {
-      kernel.run[size][v - 1] =
-          gather_block<T, A, N, block_pixels(R, decltype(size)::value), decltype(v)::value>;
+template <class T, class A, int N, int R, int V, int MinV = V>
+GatherTiles<T, A> gather_tiles() {
+  GatherTiles<T, A> tiles{{}, R, V, N};
+  unroll<kTileSizes>([&](auto size) {
+    unroll<V + 1, MinV>([&](auto v) {
+      tiles.run[size][v - 1] =
+          gather_tile<T, A, N, tile_pixels(R, decltype(size)::value), decltype(v)::value>;
     });
   });
-  return kernel;
+  return tiles;
 }
 
-// The blocks for groups of `features`: the narrowest vectors that hold them, and as few panels as
-// the registers allow.
+// The tiles for groups of `features` features: the narrowest vectors that hold them, or else as few
+// panels as the registers allow.
 template <class T, class A>
-GatherKernel<T, A> choose_gather_kernel(int64_t features) {
+GatherTiles<T, A> choose_gather_tiles(int64_t features) {
   constexpr int N = kVectorBytes / sizeof(A);
   if constexpr (kVectorBytes >= 64) {
-    if (features <= N / 4) return gather_kernel<T, A, N / 4, 12, 1>();
+    if (features <= N / 4) return gather_tiles<T, A, N / 4, 12, 1>();
   }
   if constexpr (kVectorBytes >= 32) {
-    if (features <= N / 2) return gather_kernel<T, A, N / 2, 12, 1>();
+    if (features <= N / 2) return gather_tiles<T, A, N / 2, 12, 1>();
   }
-  if (features <= N) return gather_kernel<T, A, N, 12, 1>();
+  if (features <= N) return gather_tiles<T, A, N, 12, 1>();
   if constexpr (kVectorRegisters == 32) {
     const int64_t vectors = ceil_div(features, N);
-    switch (ceil_div(vectors, ceil_div(vectors, kMostVectors))) {  // panels of about one width
-      case 2: return gather_kernel<T, A, N, 12, 2, 1>();
-      case 3: return gather_kernel<T, A, N, 8, 3, 1>();
-      default: return gather_kernel<T, A, N, 6, 4, 1>();
+    switch (ceil_div(vectors, ceil_div(vectors, kMaxTileVectors))) {  // panels of similar width
+      case 2: return gather_tiles<T, A, N, 12, 2, 1>();
+      case 3: return gather_tiles<T, A, N, 8, 3, 1>();
+      default: return gather_tiles<T, A, N, 6, 4, 1>();
     }
   } else {
-    return gather_kernel<T, A, N, 6, 2, 1>();
+    return gather_tiles<T, A, N, 6, 2, 1>();
   }
 }
 

@@ -1,4 +1,5 @@
-// The sizes of blocks of pixels: few pixels are not computed as if they were many.
+// Each tile is compiled for several numbers of pixels, so that the last few pixels of a call do not
+// cost as much as a full tile.
 
 #pragma once
 
@@ -9,16 +10,16 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// R pixels, two thirds and a third of them.
-constexpr int kBlockSizes = 3;
-constexpr int block_pixels(int rows, int size) {
-  return ((kBlockSizes - size) * rows + kBlockSizes - 1) / kBlockSizes;
+// A full tile, two thirds, and one third of its pixels, rounded up.
+constexpr int kTileSizes = 3;
+constexpr int tile_pixels(int full, int size) {
+  return ((kTileSizes - size) * full + kTileSizes - 1) / kTileSizes;
 }
 
-// The smallest block that holds so many pixels.
-JAXCONV_INLINE int block_size(int64_t rows, int64_t pixels) {
+// The smallest size that holds this many pixels.
+JAXCONV_INLINE int tile_size_for(int64_t full, int64_t pixels) {
   int size = 0;
-  while (size + 1 < kBlockSizes && pixels <= block_pixels(static_cast<int>(rows), size + 1)) ++size;
+  while (size + 1 < kTileSizes && pixels <= tile_pixels(static_cast<int>(full), size + 1)) ++size;
   return size;
 }
 

@@ -1,8 +1,8 @@
-// Depthwise convolutions for one instruction set and one element type: compiled once for
-// each pair.
+// Depthwise convolutions for one instruction set and one element type: compiled once per pair.
 
 #include "engine.h"
-#include "isa/depthwise/operators.h"
+#include "isa/depthwise/filter_grad.h"
+#include "isa/depthwise/gather.h"
 
 namespace jaxconv {
 namespace JAXCONV_ISA {

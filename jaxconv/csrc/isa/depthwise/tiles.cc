@@ -1,13 +1,14 @@
-// The tiles of depthwise convolutions for one instruction set and one type of accumulators:
-// compiled once for each pair.
+// The depthwise tiles and the choice among them by size: compiled once per instruction set and
+// accumulator type.
 
-#include "isa/depthwise/tile.h"
+#include "isa/depthwise/tile_call.h"
+#include "isa/depthwise/tile_loops.h"
 
 namespace jaxconv {
 namespace JAXCONV_ISA {
 namespace {
 
-// Sanitizers check every product apart: all tiles with them took Clang minutes to compile.
+// Sanitizers instrument every product: Clang would compile the specialised tiles for minutes.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kSanitized = true;
 #elif defined(__has_feature)
@@ -20,14 +21,14 @@ constexpr bool kSanitized = false;
 constexpr bool kSanitized = false;
 #endif
 
-// Common kernels have their taps as constants, where it was measured to matter: float32 on
-// machines of today. One and two are what an input gradient with strides of 2 sees of 3 taps: 3x3
-// 8x28x28x256 went from 0.29 to 0.23 ms on one thread; 4x4 8x56x56x64 forward from 0.72 to 0.55.
+// Common numbers of taps are compile-time constants where that was measured to be faster: float32
+// with AVX2 and later. (An input gradient with strides of 2 uses one or two of 3 taps.) Depthwise
+// 4x4 8x56x56x64 forward takes 0.55 ms instead of 0.72 (see docs/design/measurements.md).
 template <class A>
 constexpr bool kSpecialised = !kSanitized && std::is_same_v<A, float> &&
                               (kVectorBytes >= 32 || kVectorRegisters == 32);
 
-// choose(P, K, R) as constants; K = 0 for any number of taps, R = 0 for any spacing.
+// Calls choose(P, K, R) with constants; K = 0 stands for any number of taps, R = 0 for any spacing.
 template <class Function, class A, int P, class Choose>
 Function choose_of_width(int64_t taps, int64_t spacing, Choose choose) {
   if constexpr (kSpecialised<A> && P >= 4) {
@@ -50,12 +51,12 @@ Function choose_of_width(int64_t taps, int64_t spacing, Choose choose) {
 
 template <class Function, class A, class Choose>
 Function choose_tile(int64_t taps, int64_t spacing, int64_t width, Choose choose) {
-  Function chosen = nullptr;
-  unroll<kWidestTile + 1, 1>([&](auto p) {
+  Function tile = nullptr;
+  unroll<kMaxTileWidth + 1, 1>([&](auto p) {
     constexpr int P = decltype(p)::value;
-    if (width == P) chosen = choose_of_width<Function, A, P>(taps, spacing, choose);
+    if (width == P) tile = choose_of_width<Function, A, P>(taps, spacing, choose);
   });
-  return chosen;
+  return tile;
 }
 
 }  // namespace
@@ -73,7 +74,7 @@ template <class A>
 void (*DepthwiseTiles<A>::gather_pair(int64_t taps, int64_t spacing, int64_t width))(
     const GatherTile<A>&) {
   using Function = void (*)(const GatherTile<A>&);
-  if (taps < 3) return nullptr;  // too little to share: 2x2 4x56x56x64 4 % slower
+  if (taps < 3) return nullptr;  // rows share too little: 2x2 4x56x56x64 is 4 % slower
   return choose_tile<Function, A>(taps, spacing, width, [](auto p, auto k, auto r) -> Function {
     constexpr bool kPairs = kSpecialised<A> && kVectorRegisters == 32 && decltype(r)::value == 1;
     if constexpr (kPairs) return gather_pair_tile<A, decltype(p)::value, decltype(k)::value>;
@@ -91,6 +92,42 @@ void (*DepthwiseTiles<A>::filter(int64_t taps, int64_t spacing, int64_t width))(
 }
 
 template struct DepthwiseTiles<JAXCONV_ELEMENT>;
+
+namespace {
+
+using A = JAXCONV_ELEMENT;
+
+TileSources<A> sources_of(const DepthwiseTileCall& c) {
+  return {reinterpret_cast<const A* const*>(c.table), c.columns, c.offset, c.rows, c.taps,
+          c.spacing, c.features};
+}
+
+bool call_gather(const DepthwiseTileCall& c) {
+  const auto tile = c.tile == DepthwiseTile::kGatherPair
+                        ? DepthwiseTiles<A>::gather_pair(c.taps, c.spacing, c.width)
+                        : DepthwiseTiles<A>::gather(c.taps, c.spacing, c.width);
+  if (tile == nullptr) return false;
+  tile({sources_of(c), {c.prefetch_rows, c.prefetch_source, c.prefetch_pixel},
+        static_cast<const A*>(c.operand), {c.row_offset[0], c.row_offset[1]}, c.upper, c.both,
+        c.tap_step, static_cast<A*>(c.result), c.pixel_step, c.lower, c.streams != 0});
+  if (c.streams != 0) finish_streams();
+  return true;
+}
+
+bool call_filter(const DepthwiseTileCall& c) {
+  const auto tile = DepthwiseTiles<A>::filter(c.taps, c.spacing, c.width);
+  if (tile == nullptr) return false;
+  tile({sources_of(c), {c.prefetch_rows, c.prefetch_source, c.prefetch_pixel},
+        static_cast<const A*>(c.operand), c.pixel_step, static_cast<A*>(c.result),
+        c.row_offset[0], c.tap_step});
+  return true;
+}
+
+}  // namespace
+
+bool JAXCONV_COMPUTE(const DepthwiseTileCall& call) {
+  return call.tile == DepthwiseTile::kFilter ? call_filter(call) : call_gather(call);
+}
 
 }  // namespace JAXCONV_ISA
 }  // namespace jaxconv

@@ -1,0 +1,106 @@
+"""Tables and sentences about the operators' times on the CPU, from the rows of ``run.py``."""
+
+from __future__ import annotations
+
+import math
+
+from benchmarks.common.results import Row
+from benchmarks.common.tables import groups, mean_and_minimum, number, percent
+from benchmarks.common.timing import geometric_mean
+from jaxconv._src.analysis.tables import format_markdown
+
+COPY = "copy"  # of the row's bytes: not a peer, but timed with them
+_ORDER = (COPY, "lax", "torch", "jaxconv")
+
+
+def operators(rows: list[Row]) -> str:
+    """Every row: the times of all peers, jaxconv's speedup over each, its share of the roofline."""
+    timed = _names(rows, "milliseconds")
+    others = _names(rows, "speedup")
+    header = ["workload", "operator", "implementation", *(f"{name} ms" for name in timed)]
+    header += [*(f"speedup over {name}" for name in others), "of roofline"]
+    cells = [
+        [
+            *(row[key] for key in ("workload", "operator", "implementation")),
+            *(number(row["milliseconds"].get(name)) for name in timed),
+            *(number(row["speedup"].get(name)) for name in others),
+            percent(row["of_roofline"]),
+        ]
+        for row in rows
+    ]
+    return format_markdown(header, cells)
+
+
+def summary(rows: list[Row]) -> str:
+    """Geometric means (minima in parentheses) for each kind of convolution and operator."""
+    others = _names(rows, "speedup")
+    header = ["kind", "operator", "workloads"]
+    header += [*(f"speedup over {name} (minimum)" for name in others), "of roofline (minimum)"]
+    cells = [
+        [
+            kind,
+            operator,
+            len(group),
+            *(mean_and_minimum(speedups(group, name)) for name in others),
+            mean_and_minimum([row["of_roofline"] for row in group], percent),
+        ]
+        for (kind, operator), group in groups(rows, "kind", "operator").items()
+    ]
+    return format_markdown(header, cells)
+
+
+def headline(rows: list[Row]) -> str:
+    """The main results, in two sentences."""
+    depthwise = [row for row in rows if row["kind"] == "depthwise"]
+    grouped = [row for row in rows if row["kind"] == "grouped"]
+    rest = [row for row in rows if row["kind"] != "depthwise"]
+    over_lax = speedups([*depthwise, *grouped], "lax")
+    return (
+        f"Depthwise and grouped convolutions are {_rounded_down(min(over_lax))} to "
+        f"{_rounded_down(max(over_lax))} times faster than `lax`. Depthwise convolutions are "
+        f"{geometric_mean(speedups(depthwise, 'torch')):.1f} times faster than PyTorch, all "
+        f"others {geometric_mean(speedups(rest, 'torch')):.2f} times (geometric means)."
+    )
+
+
+def speedups(rows: list[Row], peer: str) -> list[float]:
+    return [row["speedup"][peer] for row in rows if peer in row["speedup"]]
+
+
+def _rounded_down(value: float) -> str:
+    """Two significant digits, never more than was measured."""
+    unit = 10 ** max(0, math.floor(math.log10(value)) - 1)
+    return f"{math.floor(value / unit) * unit:,}"
+
+
+def _names(rows: list[Row], key: str) -> list[str]:
+    names = {name for row in rows for name in row[key]}
+    return sorted(
+        names, key=lambda name: (name not in _ORDER, _ORDER.index(name) if name in _ORDER else name)
+    )
+
+
+def temporaries(rows: list[Row]) -> str:
+    """A row per workload: the implementation of each operator and its temporaries."""
+    by_workload = groups(rows, "workload")
+    operators = [row["operator"] for row in next(iter(by_workload.values()))]
+    cells = [
+        [workload, *(f"{row['implementation']} {row['temporaries']:.2f}" for row in group)]
+        for (workload,), group in by_workload.items()
+    ]
+    return format_markdown(["workload", *operators], cells)
+
+
+def memory(rows: list[Row]) -> str:
+    header = ["workload", "operator", "result KiB", "XLA's temporaries KiB", "allocated KiB"]
+    sizes = ("result_kib", "temporaries_kib", "allocated_kib")
+    cells = [[row["workload"], row["operator"], *(f"{row[s]:.0f}" for s in sizes)] for row in rows]
+    return format_markdown(header, cells)
+
+
+def most_allocated_kib(rows: list[Row]) -> float:
+    return max(max(row["temporaries_kib"], row["allocated_kib"]) for row in rows)
+
+
+def memory_headline(rows: list[Row]) -> str:
+    return f"At most {most_allocated_kib(rows):,.0f} KiB in addition to the result."

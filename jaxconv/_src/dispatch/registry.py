@@ -1,0 +1,106 @@
+"""The implementations: where each one runs, and the reasons why one cannot compute an operator."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..geometry.spec import ConvSpec, Operator
+from ..kernels.cpu import native
+from ..kernels.gpu import entry as pallas_gpu
+from ..kernels.tpu import entry as pallas_tpu
+from ..kernels.xla import dots, lax, taps
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+# For each name, the module that implements it on each platform it runs on.
+IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
+    "lax": dict.fromkeys(PLATFORMS, lax),
+    "taps": dict.fromkeys(PLATFORMS, taps),
+    "dots": dict.fromkeys(PLATFORMS, dots),
+    "native": {"cpu": native},
+    "pallas": {"cuda": pallas_gpu, "tpu": pallas_tpu},
+}
+
+# Implementations that are custom calls, which XLA can neither partition nor export.
+CUSTOM_CALLS = ("native", "pallas")
+
+
+def check_name(implementation: str) -> None:
+    if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation must be None or one of {', '.join(IMPLEMENTATIONS)}, but got "
+            f"{implementation!r}"
+        )
+
+
+def check_platforms(function: str, platforms: Any) -> tuple[str, ...]:
+    """The platforms, one or several, passed to ``function``; "gpu", as jax names it, is CUDA."""
+    several = not isinstance(platforms, str) and hasattr(platforms, "__iter__")
+    names = platforms if several else (platforms,)
+    names = tuple("cuda" if name == "gpu" else name for name in names)
+    unknown = [name for name in names if name not in PLATFORMS]
+    if unknown:
+        raise ValueError(
+            f"{function}: platforms must be among {', '.join(PLATFORMS)}, but got "
+            f"{', '.join(map(repr, unknown))}"
+        )
+    return names
+
+
+def unsupported_message(
+    implementation: str, operator: Operator, spec: ConvSpec, dtype
+) -> str | None:
+    """The error message for a forced implementation that no platform supports, or None."""
+    reason = unsupported_reason(implementation, operator, spec, dtype)
+    return None if reason is None else message_of(implementation, reason)
+
+
+def message_of(implementation: str, reason: str) -> str:
+    """The error message for a forced implementation; callers name the function and the shapes."""
+    return (
+        f'implementation "{implementation}" does not support this convolution: {reason}; '
+        "pass implementation=None to let jaxconv choose"
+    )
+
+
+def unsupported_reason(
+    implementation: str, operator: Operator, spec: ConvSpec, dtype
+) -> str | None:
+    """Why an implementation cannot compute ``operator`` on any platform, or None if it can."""
+    check_name(implementation)
+    reasons = [
+        _unsupported_reason(implementation, platform, operator, spec, dtype)
+        for platform in IMPLEMENTATIONS[implementation]
+    ]
+    return None if None in reasons else "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
+def unsupported_reasons(
+    platform: str, operator: Operator, spec: ConvSpec, dtype, plain_xla_reason: str | None = None
+) -> dict[str, str | None]:
+    """For each implementation, why it cannot compute ``operator`` on ``platform``, or None.
+
+    ``plain_xla_reason`` says why the program may contain no custom calls, or is None if it may.
+    """
+
+    def reason_against(name: str) -> str | None:
+        if platform not in IMPLEMENTATIONS[name]:
+            return f"it runs on {' and '.join(IMPLEMENTATIONS[name])}, not on {platform}"
+        if plain_xla_reason is not None and name in CUSTOM_CALLS:
+            return plain_xla_reason
+        return _unsupported_reason(name, platform, operator, spec, dtype)
+
+    return {name: reason_against(name) for name in IMPLEMENTATIONS}
+
+
+def _unsupported_reason(
+    name: str, platform: str, operator: Operator, spec: ConvSpec, dtype
+) -> str | None:
+    if name != "lax" and not all(isinstance(n, int) for n in spec.padded_spatial):
+        return "it needs spatial sizes that are known at compile time, but some are symbolic"
+    if name != "lax" and jnp.dtype(dtype).itemsize == 1:
+        return "it accumulates in float32, to which 8-bit floats are not promoted"
+    return IMPLEMENTATIONS[name][platform].unsupported_reason(operator, spec, dtype)

@@ -1,0 +1,64 @@
+"""Loads the compiled CPU engine (``csrc/``) at its first use and registers its handlers with XLA.
+
+Importing this module loads nothing and starts no thread.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import pathlib
+import sys
+
+import jax
+
+from ...geometry.spec import Operator
+
+FILE = "_native.so"
+TARGETS = {operator: f"jaxconv_{operator.value}" for operator in Operator}  # XLA's custom calls
+
+
+def load() -> ctypes.CDLL:
+    """The library, with its handlers registered; RuntimeError if it is unavailable."""
+    library = _load()
+    if isinstance(library, str):
+        raise RuntimeError(library)
+    return library
+
+
+def unavailable_reason() -> str | None:
+    """Why the CPU engine is unavailable, or None if it can be used."""
+    library = _load()
+    return library if isinstance(library, str) else None
+
+
+def find() -> pathlib.Path | None:
+    """The library's path. An editable install keeps it apart from the sources."""
+    package = sys.modules[__name__.rpartition(".")[0]]
+    for directory in package.__path__:
+        path = pathlib.Path(directory) / FILE
+        if path.exists():
+            return path
+    return None
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The library, or the reason why it is unavailable."""
+    path = find()
+    if path is None:
+        return (
+            "the CPU engine was not built: no C++ compiler was found when jaxconv was installed; "
+            "install one and reinstall jaxconv from source"
+        )
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        return f"the CPU engine could not be loaded: {error}"
+    library.jaxconv_instruction_set.restype = ctypes.c_char_p
+    library.jaxconv_inject_threads.argtypes = [ctypes.c_int64]
+    library.jaxconv_inject_threads.restype = None
+    for target in TARGETS.values():
+        handler = jax.ffi.pycapsule(getattr(library, target))
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+    return library

@@ -1,0 +1,46 @@
+"""Splitting a pytree into its arrays and everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """A pytree without its arrays.
+
+    ``others`` has None for every leaf that is an array, and the type and value of every other leaf:
+    with the type, because 1 == True.
+    """
+
+    tree: Any
+    others: tuple
+
+    def with_arrays(self, arrays: Iterable) -> Any:
+        """The pytree with these arrays."""
+        remaining = iter(arrays)
+        leaves = (next(remaining) if other is None else other[1] for other in self.others)
+        return jax.tree.unflatten(self.tree, leaves)
+
+
+def is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | jax.Ref)
+
+
+def is_array_like(leaf: Any) -> bool:
+    """Whether a leaf has a shape and a dtype; so do ``jax.ShapeDtypeStruct`` and NumPy scalars."""
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def split(tree: Any, is_array: Callable[[Any], bool] = is_array) -> tuple[Structure, list[Any]]:
+    """A pytree without its arrays, and these."""
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [leaf for leaf in leaves if is_array(leaf)]
+    others = (None if is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
+    return Structure(structure, tuple(others)), arrays

@@ -1,0 +1,56 @@
+"""A convolution with batch normalisation and activation, which most image networks consist of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+from .batch_norm import BatchNorm
+
+Array = jax.Array
+Activation = Callable[[Array], Array] | None
+
+
+class ConvNorm(nnx.Module):
+    """A convolution without bias, batch normalisation and an activation.
+
+    Args:
+        conv, norm: Classes of the layers, with the arguments of ``flax.nnx.Conv`` and
+            ``flax.nnx.BatchNorm``.
+        in_features: Number of input channels.
+        out_features: Number of output features.
+        kernel_size: Height and width of the kernel.
+        activation: Applied last; None for no activation.
+        momentum: Of the running statistics, as in ``flax.nnx.BatchNorm``.
+        dtype, param_dtype: Types of the computation and of the parameters of both layers.
+        rngs: The ``params`` stream initializes the parameters.
+        **options: Further arguments of the convolution, such as ``strides``.
+    """
+
+    def __init__(
+        self,
+        conv: Callable[..., Any],
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        norm: Callable[..., Any] = BatchNorm,
+        activation: Activation = jax.nn.relu,
+        momentum: float,
+        dtype: Any,
+        param_dtype: Any,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        kernel = (kernel_size, kernel_size)
+        self.conv = conv(in_features, out_features, kernel, use_bias=False, **options, **dtypes)
+        self.norm = norm(out_features, momentum=momentum, **dtypes)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        x = self.norm(self.conv(x))
+        return x if self.activation is None else self.activation(x)

@@ -1,0 +1,74 @@
+"""The choice of an implementation: rules, reasons, and one wording for what is unsupported."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxconv
+from benchmarks.common.workloads import WORKLOADS
+from jaxconv._src.dispatch import registry
+from jaxconv._src.dispatch.choose import candidate_trials, choose_implementation, default_trial
+from jaxconv._src.geometry.spec import Operator
+from jaxconv._src.primitives import rules
+from support.cases import BASIC
+from support.family import as_spec
+
+DENSE = as_spec(BASIC[2].replace(groups=1))
+by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)
+by_platform = pytest.mark.parametrize("platform", registry.PLATFORMS)
+
+
+@by_platform
+@by_operator
+def test_every_workload_has_a_supported_choice_with_reasons(operator, platform):
+    for workload in WORKLOADS:
+        choice = choose_implementation(operator, platform, workload.spec, np.float32)
+        unsupported = registry.unsupported_reasons(platform, operator, workload.spec, np.float32)
+        assert unsupported[choice.implementation] is None
+        assert choice.reasons_against.keys() == unsupported.keys() - {choice.implementation}
+        for name, reason in choice.reasons_against.items():
+            assert reason == (
+                unsupported[name] or f'"{choice.implementation}" is preferred: {choice.reason}'
+            )
+        trial = default_trial(operator, platform, workload.spec, np.float32)
+        assert trial == (choice.implementation, choice.tile)
+        assert trial in candidate_trials(operator, platform, workload.spec, np.float32)
+
+
+@by_operator
+def test_programs_of_plain_xla_contain_no_custom_calls(operator):
+    for workload in WORKLOADS:
+        for platform in registry.PLATFORMS:
+            choice = choose_implementation(
+                operator, platform, workload.spec, np.float32, plain_xla_reason="exported"
+            )
+            assert choice.implementation not in registry.CUSTOM_CALLS
+
+
+def test_one_message_says_what_a_forced_implementation_does_not_support():
+    """From the public function, from the primitive and from dispatch."""
+    message = registry.unsupported_message("taps", Operator.CONV, DENSE, np.float32)
+    assert message is not None
+    x, k = (np.ones(shape, np.float32) for shape in DENSE.operand_shapes(Operator.CONV))
+
+    def public():
+        jaxconv.conv(x, k, strides=DENSE.strides, padding="VALID", implementation="taps")
+
+    def bound():
+        bind = lambda x, k: rules.bind(  # noqa: E731
+            Operator.CONV, x, k, DENSE, dtype=np.float32, implementation="taps"
+        )
+        jax.eval_shape(bind, x, k)
+
+    def chosen():
+        choose_implementation(Operator.CONV, "cpu", DENSE, np.float32, "taps")
+
+    for call in (public, bound, chosen):
+        with pytest.raises(ValueError, match="supports only depthwise") as raised:
+            call()
+        assert message in str(raised.value)
+
+
+def test_a_supported_implementation_has_no_message():
+    assert registry.unsupported_message("lax", Operator.CONV, DENSE, np.float32) is None
+    assert registry.unsupported_message("dots", Operator.CONV, DENSE, np.float32) is None
