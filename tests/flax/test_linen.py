@@ -70,7 +70,7 @@ def value_and_gradients(apply):
 
 
 def assert_computes(module, wanted, x):
-    """``module`` computes ``wanted(variables, x)`` and its gradients, with jaxconv's primitives."""
+    """``module`` is ``wanted(variables, x)``, gradients included, with jaxconv's primitives."""
     shapes = jax.eval_shape(module.init, jax.random.key(KEY), x)
     variables = jax.tree.map(lambda leaf: signal(*leaf.shape), shapes)
     got, want = (compiled(value_and_gradients(f))(variables, x) for f in (module.apply, wanted))

@@ -79,7 +79,7 @@ def value_and_gradients(apply):
 
 
 def assert_computes(module, wanted, x):
-    """``module`` computes ``wanted(parameters, x)`` and its gradients, with jaxconv's primitives."""
+    """``module`` is ``wanted(parameters, x)``, gradients included, with jaxconv's primitives."""
     apply, parameters = pure(module)
     parameters = jax.tree.map(lambda leaf: signal(*leaf.shape), parameters)
     got, want = (compiled(value_and_gradients(f))(parameters, x) for f in (apply, wanted))

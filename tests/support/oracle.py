@@ -50,7 +50,7 @@ class Case:
         return (self.batch, *(windows(*axis) for axis in self.axes), self.out_features)
 
     def terms(self, role: str) -> int:
-        """The maximum number of products that are summed into one entry of a result in this role."""
+        """The maximum number of products summed into one entry of a result in this role."""
         if role == "k":
             return max(math.prod(self.shape("g")[:-1]), 1)
         features = self.in_features if role == "g" else self.out_features
@@ -157,8 +157,8 @@ def tolerance(role: str, case: Case, dtype, **operands) -> float:
     A sum of ``terms`` random products has the scale ``rms(a) * rms(b) * sqrt(terms)``. Adding one
     by one, a partial sum of m terms rounds by about ``eps * rms(a) * rms(b) * sqrt(m)``, and the
     independent roundings add up to ``eps * scale * sqrt(terms / 2)``; other orders are better. The
-    result is rounded once more, to its own dtype. Narrow dtypes accumulate in float32. With the
-    factor 4 the bound is over ten times that standard error, so the largest of many errors is below.
+    result is rounded once more, to its own dtype. Narrow dtypes accumulate in float32. The factor
+    4 makes the bound over ten times that standard error, so the largest of many errors is below.
     """
     wide = max(epsilon(operand.dtype) for operand in operands.values())
     terms = case.terms(role)

@@ -144,8 +144,8 @@ def conv_transpose(module: Any, x: Array, kernel: Array, bias: Array | None) -> 
     """Flax's transposed convolution of ``x [..., *S, C]``; not the adjoint of its ``Conv``.
 
     It is a convolution at stride 1 of the input with ``s-1`` zeros between its pixels. The kernel
-    is ``[*K, C, F]``, or with ``module.transpose_kernel`` a flipped ``[*K, F, C]``. Explicit padding
-    applies to the dilated input, and ``"VALID"`` returns ``s*n`` pixels even if ``k < s``.
+    is ``[*K, C, F]``, or a flipped ``[*K, F, C]`` with ``module.transpose_kernel``. Explicit
+    padding applies to the dilated input, and ``"VALID"`` returns ``s*n`` pixels even if ``k < s``.
     """
     axes = _TRANSPOSED_KERNEL_AXES if module.transpose_kernel else _TRANSPOSE_AXES
     call = Call("ConvTranspose", axes, x=x.shape, kernel=kernel.shape)
