@@ -216,24 +216,24 @@ def _conv(
     unbatched = x.ndim == rank + 1
     x = x[None] if unbatched else x
     extents = (n * count for n, (_, count) in zip(x.shape[1:-1], shards, strict=True))
-    whole = resolve.conv(call, (x.shape[0], *extents, x.shape[-1]), kernel.shape, *placement)
-    checks.bias(call, bias, whole.spec.out_features)
+    resolved = resolve.conv(call, (x.shape[0], *extents, x.shape[-1]), kernel.shape, *placement)
+    checks.bias(call, bias, resolved.spec.out_features)
     shardings = {
-        axis: AxisSharding(name, count, wrap=whole.borders[axis] is not None)
+        axis: AxisSharding(name, count, wrap=resolved.borders[axis] is not None)
         for axis, (name, count) in enumerate(shards)
         if name is not None and x.shape[axis + 1]  # an empty axis has nothing to exchange
     }
     for axis, sharding in shardings.items():
-        _check_sharding(call, whole, axis, sharding)
+        _check_sharding(call, resolved, axis, sharding)
     applied = options(call, x.dtype, *chosen)
     y = compute_spatial_shard(
         Operator.CONV,
-        {axis: _shard_axis(whole, axis, sharding) for axis, sharding in shardings.items()},
+        {axis: _shard_axis(resolved, axis, sharding) for axis, sharding in shardings.items()},
         shardings,
         x,
         kernel,
         applied.dtype or x.dtype,
-        functools.partial(_convolve, whole, applied),
+        functools.partial(_convolve, resolved, applied),
     )
     y = add_bias(y, bias)
     return y[0] if unbatched else y
@@ -276,9 +276,9 @@ def _shards(call: checks.Call, name: Any) -> int:
 
 
 def _check_sharding(
-    call: checks.Call, whole: ResolvedConv, axis: int, sharding: AxisSharding
+    call: checks.Call, resolved: ResolvedConv, axis: int, sharding: AxisSharding
 ) -> None:
-    border, outputs = whole.borders[axis], whole.spec.output_spatial[axis]
+    border, outputs = resolved.borders[axis], resolved.spec.output_spatial[axis]
     name, shards, _ = sharding
     if border is not None and border.mode != "wrap":
         raise call.error(
@@ -293,26 +293,31 @@ def _check_sharding(
         )
 
 
-def _shard_axis(whole: ResolvedConv, axis: int, sharding: AxisSharding) -> ShardAxis:
+def _shard_axis(resolved: ResolvedConv, axis: int, sharding: AxisSharding) -> ShardAxis:
     """One shard of an axis. The spec of a circular axis counts from the border's first entry, but
     the shards have no border."""
-    shard = ShardAxis.of(Operator.CONV, whole.spec, axis, sharding.shards)
-    border = whole.borders[axis]
+    shard = ShardAxis.of(Operator.CONV, resolved.spec, axis, sharding.shards)
+    border = resolved.borders[axis]
     if border is None:
         return shard
     # Around a circular axis each of two shards has two neighbours, both of them the other shard.
-    inputs, low = whole.spatial[axis] // sharding.shards, shard.low + border.low
+    inputs, low = resolved.spatial[axis] // sharding.shards, shard.low + border.low
     return dataclasses.replace(shard, inputs=inputs, low=low, two_shards=False)
 
 
 def _convolve(
-    whole: ResolvedConv, applied: Options, geometry: Mapping[int, LocalGeometry], dtype, x, kernel
+    resolved: ResolvedConv,
+    applied: Options,
+    geometry: Mapping[int, LocalGeometry],
+    dtype,
+    x,
+    kernel,
 ) -> Array:
     """The convolution of a part of the array, with this local geometry of the sharded axes."""
     local = dataclasses.replace(
-        whole,
-        spec=with_local_geometry(whole.spec, geometry),
-        borders=tuple(None if i in geometry else b for i, b in enumerate(whole.borders)),
+        resolved,
+        spec=with_local_geometry(resolved.spec, geometry),
+        borders=tuple(None if i in geometry else b for i, b in enumerate(resolved.borders)),
         spatial=tuple(x.shape[1:-1]),
         batched=True,
     )
