@@ -31,6 +31,7 @@ from benchmarks.tpu import tables as tpu  # noqa: E402
 # By name: the measurement, and the function that makes a table or a sentence of its rows.
 TABLES: dict[str, tuple[str, Callable[[list[results.Row]], str]]] = {
     "cpu_headline": ("cpu_operators", cpu.headline),
+    "cpu_kinds": ("cpu_operators", cpu.kinds),
     "cpu_summary": ("cpu_operators", cpu.summary),
     "cpu_operators": ("cpu_operators", cpu.operators),
     "cpu_memory_headline": ("cpu_memory", cpu.memory_headline),

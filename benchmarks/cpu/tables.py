@@ -49,6 +49,16 @@ def summary(rows: list[Row]) -> str:
     return format_markdown(header, cells)
 
 
+def kinds(rows: list[Row]) -> str:
+    """Geometric means (minima in parentheses) for each kind of convolution, over all operators."""
+    others = _names(rows, "speedup")
+    cells = [
+        [kind, len(group), *(mean_and_minimum(speedups(group, name)) for name in others)]
+        for (kind,), group in groups(rows, "kind").items()
+    ]
+    return format_markdown(["kind", "rows", *(f"speedup over {name}" for name in others)], cells)
+
+
 def headline(rows: list[Row]) -> str:
     """The main results, in two sentences."""
     depthwise = [row for row in rows if row["kind"] == "depthwise"]
