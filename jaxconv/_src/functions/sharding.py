@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax import lax
@@ -21,7 +21,8 @@ from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
 from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import Operator
-from ..primitives.call import Options, add_bias, apply, options
+from ..geometry.types import ImplementationName, Ints
+from ..primitives.call import Options, Window, add_bias, apply, options
 from ..primitives.explicit_sharding import match_varying
 from ..spmd.halo import with_halo
 from ..spmd.shard_axis import AxisSharding, LocalGeometry, ShardAxis, with_local_geometry
@@ -70,13 +71,7 @@ def halo_exchange(
     """
     shard = checks.array("halo_exchange", "x", x)
     call = checks.Call("halo_exchange", x=shard.shape)
-    rank = shard.ndim
-    if not isinstance(axis, int) or not -rank <= axis < rank:
-        raise call.error(
-            f"axis must be an int from {-rank} to {rank - 1}, one of x's {rank} axes, "
-            f"but got {axis!r}"
-        )
-    axis %= rank
+    axis = _axis(call, axis, shard.ndim)
     shards, n = _shards(call, axis_name), shard.shape[axis]
     for name, width in (("low", low), ("high", high)):
         checks.integer(call, name, width, minimum=0)
@@ -95,13 +90,13 @@ def conv(
     bias: ArrayLike | None = None,
     *,
     axis_names: str | Sequence[str | tuple[str, ...] | None],
-    strides: int | Sequence[int] = 1,
+    strides: Ints = 1,
     padding: PaddingLike = "SAME",
-    dilation: int | Sequence[int] = 1,
+    dilation: Ints = 1,
     groups: int = 1,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Array:
     """``jaxconv.conv`` of an array whose spatial axes are sharded.
 
@@ -136,13 +131,10 @@ def conv(
     Source: N. Dryden et al., "Improving strong-scaling of CNN training by exploiting finer-grained
     parallelism" (2019).
     """
-    return _conv(
-        "sharding.conv",
-        (x, kernel, bias),
-        axis_names,
-        (strides, padding, dilation, groups),
-        (precision, preferred_element_type, implementation),
-    )
+    call, (x, kernel), bias = checks.arrays("sharding.conv", x=x, kernel=kernel, bias=bias)
+    keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
+    window = Window(strides, padding, dilation, groups)
+    return _conv(call, x, kernel, bias, axis_names, window, keywords)
 
 
 def causal_conv(
@@ -151,12 +143,12 @@ def causal_conv(
     bias: ArrayLike | None = None,
     *,
     axis_name: str,
-    strides: int | Sequence[int] = 1,
-    dilation: int | Sequence[int] = 1,
+    strides: Ints = 1,
+    dilation: Ints = 1,
     groups: int = 1,
     precision: lax.PrecisionLike = None,
     preferred_element_type: DTypeLike | None = None,
-    implementation: str | None = None,
+    implementation: ImplementationName | None = None,
 ) -> Array:
     """``jaxconv.causal_conv`` of a sequence that is sharded over time.
 
@@ -189,80 +181,89 @@ def causal_conv(
         "sharding.causal_conv", axes=checks.CAUSAL_AXES, x=x, kernel=kernel, bias=bias
     )
     checks.causal_kernel(call, kernel.shape)
-    return _conv(
-        "sharding.causal_conv",
-        (x, kernel, bias),
-        axis_name,
-        (strides, "CAUSAL", dilation, groups),
-        (precision, preferred_element_type, implementation),
-        axes=checks.CAUSAL_AXES,
-    )
+    keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
+    window = Window(strides, "CAUSAL", dilation, groups)
+    return _conv(call, x, kernel, bias, axis_name, window, keywords)
+
+
+MeshAxes = str | tuple[str, ...]
 
 
 def _conv(
-    function: str,
-    arrays: Sequence,
-    axis_names,
-    placement: tuple,
-    chosen: tuple,
-    axes: Mapping[str, str] = checks.AXES,
+    call: checks.Call,
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    axis_names: str | Sequence[MeshAxes | None],
+    window: Window,
+    keywords: Options,
 ) -> Array:
-    x, kernel, bias = arrays
-    call, (x, kernel), bias = checks.arrays(function, axes=axes, x=x, kernel=kernel, bias=bias)
     rank = checks.spatial_rank(call, kernel.ndim)
     checks.batched(call, "x", x.shape, rank)
-    shards = _shard_counts(call, axis_names, rank)
-    x, kernel = match_varying(x, kernel)  # here, so that the kernel's gradient is summed once
-    unbatched = x.ndim == rank + 1
-    x = x[None] if unbatched else x
-    extents = (n * count for n, (_, count) in zip(x.shape[1:-1], shards, strict=True))
-    resolved = resolve.conv(call, (x.shape[0], *extents, x.shape[-1]), kernel.shape, *placement)
+    names = _names(call, axis_names, rank)
+    if x.ndim == rank + 1:
+        return _conv(call, x[None], kernel, bias, axis_names, window, keywords)[0]
+    shards = [1 if name is None else _shards(call, name) for name in names]
+    extents = (n * count for n, count in zip(x.shape[1:-1], shards, strict=True))
+    resolved = resolve.conv(call, (x.shape[0], *extents, x.shape[-1]), kernel.shape, *window)
     checks.bias(call, bias, resolved.spec.out_features)
     shardings = {
         axis: AxisSharding(name, count, wrap=resolved.borders[axis] is not None)
-        for axis, (name, count) in enumerate(shards)
+        for axis, (name, count) in enumerate(zip(names, shards, strict=True))
         if name is not None and x.shape[axis + 1]  # an empty axis has nothing to exchange
     }
     for axis, sharding in shardings.items():
         _check_sharding(call, resolved, axis, sharding)
-    applied = options(call, x.dtype, *chosen)
-    y = compute_spatial_shard(
+    x, kernel = match_varying(x, kernel)  # here, so that the kernel's gradient is summed once
+    y: Array = compute_spatial_shard(
         Operator.CONV,
         {axis: _shard_axis(resolved, axis, sharding) for axis, sharding in shardings.items()},
         shardings,
         x,
         kernel,
-        applied.dtype or x.dtype,
-        functools.partial(_convolve, resolved, applied),
+        keywords.dtype or x.dtype,
+        functools.partial(_convolve, resolved, keywords),
     )
-    y = add_bias(y, bias)
-    return y[0] if unbatched else y
+    return add_bias(y, bias)
 
 
-def _shard_counts(call: checks.Call, axis_names: Any, rank: int) -> list[tuple[Any, int]]:
-    """For each spatial axis what it is sharded over, and into how many shards."""
-    names = _names(call, axis_names, rank)
-    return [(name, 1 if name is None else _shards(call, name)) for name in names]
-
-
-def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple:
-    names = (axis_names,) if isinstance(axis_names, str) else axis_names
-    expected = (
-        f"axis_names must have one entry per spatial axis ({rank}): a mesh axis, a tuple of mesh "
-        f"axes, or None; but got {axis_names!r}"
-    )
-    if not isinstance(names, Sequence) or len(names) != rank:
-        raise call.error(expected)
-    each = [(name,) if isinstance(name, str) else name for name in names if name is not None]
-    if not all(isinstance(axes, tuple) and all(isinstance(a, str) for a in axes) for axes in each):
-        raise call.error(expected)
-    mesh_axes = [axis for axes in each for axis in axes]
+def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple[MeshAxes | None, ...]:
+    """The mesh axes of each spatial axis, checked."""
+    names: Any = (axis_names,) if isinstance(axis_names, str) else axis_names
+    mesh_axes = _mesh_axes(names)
+    if mesh_axes is None or len(names) != rank:
+        raise call.error(
+            f"axis_names must have one entry per spatial axis ({rank}): a mesh axis, a tuple of "
+            f"mesh axes, or None; but got {axis_names!r}"
+        )
     if len(set(mesh_axes)) < len(mesh_axes):
         raise call.error(
             f"axis_names must name each mesh axis at most once, but got {axis_names!r}; name "
             f"another mesh axis, or None for a spatial axis that is not sharded"
         )
     return tuple(names)
+
+
+def _mesh_axes(names: Any) -> list[str] | None:
+    """All mesh axes in a sequence of names, tuples of names and None; None if it is no such one."""
+    if not isinstance(names, Sequence):
+        return None
+    sequence = cast(Sequence[Any], names)
+    each = [(name,) if isinstance(name, str) else name for name in sequence if name is not None]
+    if not all(isinstance(axes, tuple) for axes in each):
+        return None
+    mesh_axes = [axis for axes in each for axis in axes]
+    return mesh_axes if all(isinstance(axis, str) for axis in mesh_axes) else None
+
+
+def _axis(call: checks.Call, axis: Any, rank: int) -> int:
+    """The number of an axis of x, counted from the start."""
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise call.error(
+            f"axis must be an int from {-rank} to {rank - 1}, one of x's {rank} axes, "
+            f"but got {axis!r}"
+        )
+    return axis % rank
 
 
 def _shards(call: checks.Call, name: Any) -> int:
@@ -307,11 +308,11 @@ def _shard_axis(resolved: ResolvedConv, axis: int, sharding: AxisSharding) -> Sh
 
 def _convolve(
     resolved: ResolvedConv,
-    applied: Options,
+    keywords: Options,
     geometry: Mapping[int, LocalGeometry],
-    dtype,
-    x,
-    kernel,
+    dtype: Any,
+    x: Array,
+    kernel: Array,
 ) -> Array:
     """The convolution of a part of the array, with this local geometry of the sharded axes."""
     local = dataclasses.replace(
@@ -321,4 +322,4 @@ def _convolve(
         spatial=tuple(x.shape[1:-1]),
         batched=True,
     )
-    return apply(Operator.CONV, x, kernel, local, dataclasses.replace(applied, dtype=dtype))
+    return apply(Operator.CONV, x, kernel, local, dataclasses.replace(keywords, dtype=dtype))

@@ -54,9 +54,9 @@ def install(platforms: Sequence[str] = ("cpu",)) -> None:
 
     Source: none; this is the project's own.
     """
-    wanted = check_platforms("install", platforms)
-    _intercept(wanted)
-    _in_process.update(wanted)
+    checked = check_platforms("install", platforms)
+    _intercept(checked)
+    _in_process.update(checked)
     jax.clear_caches()
 
 
@@ -88,9 +88,9 @@ def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
     >>> y.shape
     (1, 3, 5)
     """
-    wanted = check_platforms("installed", platforms)
-    _intercept(wanted)
-    with _in_block(_in_block.value | frozenset(wanted)):
+    checked = check_platforms("installed", platforms)
+    _intercept(checked)
+    with _in_block(_in_block.value | frozenset(checked)):
         yield
 
 
@@ -131,8 +131,11 @@ def _recognise(platform: str, ctx, params) -> RecognisedOperator | None:
 
 
 def _implementation(ctx, platform: str, recognised: RecognisedOperator, dtype) -> str:
-    plain = compat.custom_calls_unsupported(ctx)
     choice = choose_implementation(
-        recognised.operator, platform, recognised.spec, dtype, None, plain
+        recognised.operator,
+        platform,
+        recognised.spec,
+        dtype,
+        plain_xla_reason=compat.custom_calls_unsupported(ctx),
     )
     return choice.implementation

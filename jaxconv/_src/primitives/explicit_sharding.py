@@ -9,7 +9,7 @@ from .. import compat
 from ..geometry.spec import ConvSpec, Operator
 
 
-def match_varying(a, b):
+def match_varying(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Casts both operands to vary over the same manual mesh axes, so that their types agree."""
     axes_a, axes_b = compat.varying_axes(a), compat.varying_axes(b)
     if axes_a == axes_b:

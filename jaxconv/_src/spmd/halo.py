@@ -9,15 +9,21 @@ several neighbours. Entries outside the whole axis are zeros, or wrap around.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from .. import compat
 
+Array = jax.Array
 
-def with_halo(x, axis: int, mesh_axes, shards: int, low: int, high: int, wrap: bool = False):
+
+def with_halo(
+    x: Array, axis: int, mesh_axes: Any, shards: int, low: int, high: int, wrap: bool = False
+) -> Array:
     """The shard with ``low`` entries before it and ``high`` after it; negative widths crop it."""
     n = x.shape[axis]
 

@@ -55,9 +55,13 @@ def _function(operator: Operator, platform: str, ctx, spec, implementation, para
     return functools.partial(compute, compat.custom_calls_unsupported(ctx), spec, dtype)
 
 
-def _compute(operator: Operator, platform, implementation, precision, plain, spec, dtype, a, b):
+def _compute(
+    operator: Operator, platform, implementation, precision, plain_xla_reason, spec, dtype, a, b
+):
     """The operator on arrays of one device, without a mesh."""
-    choice = choose_implementation(operator, platform, spec, dtype, implementation, plain)
+    choice = choose_implementation(
+        operator, platform, spec, dtype, implementation, plain_xla_reason
+    )
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
     compute = getattr(IMPLEMENTATIONS[choice.implementation][platform], operator.value)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
 
 from ..geometry.spec import Operator
 from .interior import can_split
@@ -15,11 +18,11 @@ def compute_spatial_shard(
     operator: Operator,
     axes: Mapping[int, ShardAxis],
     shardings: Mapping[int, AxisSharding],
-    a,
-    b,
-    dtype,
-    compute: Callable,
-):
+    a: jax.Array,
+    b: jax.Array,
+    dtype: Any,
+    compute: Callable[..., jax.Array],
+) -> jax.Array:
     """``operator`` on this device's shards ``a`` and ``b``, sharded on these spatial axes.
 
     ``compute(geometry, dtype, a, b)`` is the operator on one device, with this local geometry of
