@@ -196,6 +196,8 @@ def test_summarize_as_text_html_and_data():
     plain = json.loads(json.dumps(summary.as_dict()))
     assert plain["macs"] == sum(layer["macs"] for layer in plain["layers"])
     assert plain["layers"][1]["kind"] == "grouped"
+    assert plain["layers"][1]["kernel"] == plain["layers"][1]["implementation"] != ""
+    assert summary.layers[1].equation.spec.groups == 2
 
 
 def seen(fn, x, at) -> tuple[tuple[int, int], ...]:
