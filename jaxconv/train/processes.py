@@ -13,6 +13,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,9 +83,19 @@ def join(member: Member, run: Mapping[str, Any], timeout: float = CONNECT_SECOND
     """
     if member.processes == 1:
         return
+    if member.index == 0:
+        _check_port(member)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     with _deadline(member, timeout):
-        _connect(member, timeout)
+        jax.distributed.initialize(
+            member.coordinator,
+            member.processes,
+            member.index,
+            # Later than the deadline: when this timeout passes, jax aborts with a stack trace.
+            initialization_timeout=2 * int(timeout) + 10,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=CONNECT_SECONDS,
+        )
     facts = {
         "processes": member.processes,
         "run": dict(run),
@@ -95,22 +106,15 @@ def join(member: Member, run: Mapping[str, Any], timeout: float = CONNECT_SECOND
     require_equal(facts, FIXES)
 
 
-def _connect(member: Member, timeout: float) -> None:
+def _check_port(member: Member) -> None:
+    """Raises BadInputError if process 0 cannot listen at its port: jax would crash."""
+    host, _, port = member.coordinator.rpartition(":")
     try:
-        jax.distributed.initialize(
-            member.coordinator,
-            member.processes,
-            member.index,
-            # Later than the deadline: when this timeout passes, jax aborts with a stack trace.
-            initialization_timeout=2 * int(timeout) + 10,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=CONNECT_SECONDS,
-        )
-    except jax.errors.JaxRuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        socket.create_server(("", int(port))).close()
+    except OSError as error:
         raise BadInputError(
-            f"cannot listen at or connect to --coordinator {member.coordinator} ({reason}); choose "
-            "another port, the same for all processes"
+            f"process 0 cannot listen at port {port} ({error.strerror}); choose another port in "
+            f"--coordinator, such as {host}:{int(port) + 1}, for all processes"
         ) from error
 
 

@@ -141,10 +141,9 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def joining(*members: list, port: int | None = None) -> list[tuple[int, str]]:
+def joining(*members: list) -> list[tuple[int, str]]:
     """The exit code and the error output of each process: ``[index, count, timeout, epochs]``."""
-    address = f"localhost:{port or free_port()}"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    address, environment = f"localhost:{free_port()}", os.environ | {"PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", JOIN, json.dumps([index, count, address, timeout, epochs])],
@@ -176,9 +175,9 @@ def test_a_missing_process_ends_the_other_with_a_sentence(index):
 
 def test_port_in_use_is_refused():
     with socket.create_server(("", 0)) as server:
-        ((code, error),) = joining([0, 2, 20, 1], port=server.getsockname()[1])
-    assert code == BadInputError.code
-    assert re.search(r"cannot listen at or connect to --coordinator .*; choose another port", error)
+        member = Member(0, 2, f"localhost:{server.getsockname()[1]}")
+        with pytest.raises(BadInputError, match=r"cannot listen at port \d+ .*; choose another"):
+            processes.join(member, {}, 20)
 
 
 @pytest.fixture(scope="module")
