@@ -134,7 +134,7 @@ class RegionPlan {
     return parts;
   }
 
-  // The set of axes to split, as bits, that costs least.
+  // The cheapest set of axes to split, one bit per axis.
   static int cheapest_split(const AxisParts (&parts)[2][3], int splittable, int64_t batch,
                             int64_t full_tile, int64_t channels) {
     int best = 0;
