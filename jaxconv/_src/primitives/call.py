@@ -149,8 +149,7 @@ def convolve_depthwise(
 ) -> Array:
     """``convolve`` with one group per channel.
 
-    Without channels there are no filters, and since a convolution has at least one group, it is
-    the convolution of nothing with one group.
+    A convolution has at least one group; an input without channels gets one, and no filters.
     """
     groups = x.shape[-1]
     if checks.known(groups) and groups == 0:

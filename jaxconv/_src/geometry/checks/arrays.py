@@ -25,9 +25,7 @@ def arrays(
         values["bias"] = bias
     converted = {name: array(function, name, value) for name, value in values.items()}
     call = Call(function, axes, **{name: value.shape for name, value in converted.items()})
-    for name, value in converted.items():
-        _check_inexact(call, name, value.dtype)
-    _check_one_dtype(call, {name: value.dtype for name, value in converted.items()})
+    _check_dtypes(call, {name: value.dtype for name, value in converted.items()})
     bias = converted.pop("bias", None)
     return call, list(converted.values()), bias
 
@@ -57,17 +55,18 @@ def array(function: str, name: str, value: Any) -> Array:
     )
 
 
-def _check_inexact(call: Call, name: str, dtype: Any) -> None:
-    if not jnp.issubdtype(dtype, jnp.inexact):
+def _check_dtypes(call: Call, dtypes: dict[str, Any]) -> None:
+    """One floating or complex dtype for all arrays."""
+    distinct = set(dtypes.values())
+    not_inexact = {dtype for dtype in distinct if not jnp.issubdtype(dtype, jnp.inexact)}
+    if not_inexact:
+        name = next(name for name, dtype in dtypes.items() if dtype in not_inexact)
         raise call.error(
-            f"{name} must be floating or complex, but its dtype is {dtype}; "
+            f"{name} must be floating or complex, but its dtype is {dtypes[name]}; "
             f"cast it with {name}.astype(jnp.float32)",
             TypeError,
         )
-
-
-def _check_one_dtype(call: Call, dtypes: dict[str, Any]) -> None:
-    if len(set(dtypes.values())) > 1:
+    if len(distinct) > 1:
         got = ", ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
         first = next(iter(dtypes))
         raise call.error(
