@@ -15,11 +15,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from jaxconv._src.kernels.cpu import native
+from jaxconv._src.kernels.cpu import library, native
 from support.engine import DTYPES, EPS
 
 pytestmark = pytest.mark.skipif(
-    isinstance(native._library(), str), reason="the CPU engine is not built"
+    library.unavailable_reason() is not None, reason="the CPU engine is not built"
 )
 
 TILES = ("gather", "narrow_groups", "few_features", "filter_grad")  # as DenseTile numbers them
@@ -100,7 +100,7 @@ class CompiledTile:
     def call(self, args: ctypes.Structure | None) -> CompiledTile | None:
         """Calls the tile if there are arguments; None if the library has no such tile."""
         sizes = (ctypes.c_int64 * 3)()
-        compiled = native._loaded().jaxconv_test_dense_tile(
+        compiled = library.load().jaxconv_test_dense_tile(
             *map(ctypes.c_int64, (TILES.index(self.name), native.ELEMENTS.index(self.dtype))),
             *map(ctypes.c_int64, (self.features, self.size, self.vectors)),
             None if args is None else ctypes.byref(args),
@@ -247,17 +247,6 @@ def gather_cases(tile: CompiledTile, sample) -> Iterator[GatherOperands]:
         lanes = itertools.cycle((tile.width, tile.width - (tile.lanes > 1), last + 1, last + 1))
     for runs, length in REDUCTIONS:
         yield gather_operands(tile, next(pixels), next(lanes), runs, length, sample)
-
-
-@pytest.fixture(params=["avx512", "avx2", "baseline"])
-def instruction_set(request):
-    best = native.instruction_set()
-    try:
-        native.use_instruction_set(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
-    yield request.param
-    native.use_instruction_set(best)
 
 
 @pytest.fixture

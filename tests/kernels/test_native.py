@@ -16,7 +16,6 @@ from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.kernels.cpu import library, native
 from support.engine import (
     DTYPES,
-    ISAS,
     OPERATORS,
     adjoint,
     bare,
@@ -37,14 +36,6 @@ pytestmark = [
         library.unavailable_reason() is not None, reason="the CPU engine is not built"
     ),
 ]
-
-
-@pytest.fixture(params=ISAS)
-def instruction_set(request):
-    if request.param not in instruction_sets():
-        pytest.skip(f"this machine does not support {request.param}")
-    with using_instruction_set(request.param):
-        yield request.param
 
 
 @pytest.mark.parametrize("seed", range(4))
