@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 from jaxconv._src.kernels.cpu import library, native
-from support.engine import ISAS, instruction_sets, using_instruction_set
 
 pytestmark = pytest.mark.skipif(
     library.unavailable_reason() is not None, reason="the CPU engine is not built"
@@ -58,14 +57,6 @@ class Case:
     rows: tuple[int, int, int] = ROWS[0]
     streams: bool = False
     prefetch: bool = False
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    if request.param not in instruction_sets():
-        pytest.skip(f"this machine does not support {request.param}")
-    with using_instruction_set(request.param):
-        yield request.param
 
 
 def lanes(dtype: str) -> int:
@@ -222,7 +213,7 @@ def has_tile(case: Case) -> bool:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("tile", TILES)
-def test_tiles_are_exact(isa, tile, dtype):
+def test_tiles_are_exact(instruction_set, tile, dtype):
     for case in cases(tile, dtype):
         memory = Memory(case)
         assert memory.run() == has_tile(case), case
@@ -231,7 +222,7 @@ def test_tiles_are_exact(isa, tile, dtype):
 
 
 @pytest.mark.parametrize("tile", ["gather", "gather_pair"])
-def test_streamed_targets_are_exact(isa, tile):
+def test_streamed_targets_are_exact(instruction_set, tile):
     for taps in (3, 4, 9):
         for width in (1, 7, 8):
             case = Case(tile, "float32", taps, 1, width, 2 * lanes("float32"), streams=True)
