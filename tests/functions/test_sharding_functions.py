@@ -207,9 +207,9 @@ def test_errors_of_the_convolution():
     assert "one entry per spatial axis (2)" in error(axis_names="h")
     assert "or None; but got (3, None)" in error(axis_names=(3, None))
     assert "each mesh axis at most once, but got ('h', 'h')" in error(axis_names=("h", "h"))
-    assert "9 and the input has 8" in error(padding="VALID", dilation=4)
+    assert "9 pixels and the input has 8" in error(padding="VALID", dilation=4)
     assert 'padding "REFLECT" and "REPLICATE" are not supported' in error(padding="REFLECT")
-    assert "would take 16 pixels from an extent of 8" in error(padding="CIRCULAR", dilation=16)
+    assert "needs 16 pixels, but an extent of 8" in error(padding="CIRCULAR", dilation=16)
 
 
 def test_other_types_are_rejected():
