@@ -18,8 +18,8 @@ from .training import Training
 
 OPERATORS = {
     Operator.CONV: "forward",
-    Operator.INPUT_GRAD: "input gradient",
-    Operator.FILTER_GRAD: "filter gradient",
+    Operator.INPUT_GRAD: "input grad",
+    Operator.FILTER_GRAD: "filter grad",
 }
 LAYER_COLUMNS = ("layer", "features", "input")
 
@@ -51,10 +51,7 @@ def dense_and_separable(
         "dense": (conv, jnp.ones(dense_shape)),
         "separable": (separable_conv, jnp.ones((*kernel, 1, features[0])), jnp.ones(features)),
     }
-    title = (
-        f"One convolution: {_times(size)} input, {features[1]} filters of {_times(kernel)}, "
-        "no padding"
-    )
+    title = f"{_times(size)} input, {features[1]} filters of {_times(kernel)}, no padding"
     table = empty_table(title, "", "parameters", "multiply-adds", "output")
     for name, (function, *kernels) in convolutions.items():
 
