@@ -17,7 +17,7 @@ from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.kernels.xla import taps
 from support import oracle
 from support.cases import operands
-from support.family import as_spec
+from support.operators import as_spec
 from support.oracle import Case
 
 CASE = Case(2, 6, 6, (9, 7), (3, 2), (1, 1), ((1, 1), (0, 1)), (1, 1), 6)

@@ -17,7 +17,7 @@ from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from jaxconv._src.geometry.spec import Operator
 from support.cases import BASIC, by_rank, operands, random_cases
-from support.family import as_spec, gradients
+from support.operators import as_spec, gradients
 
 
 def conv_of(case):

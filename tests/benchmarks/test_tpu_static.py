@@ -15,7 +15,7 @@ from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.kernels.tpu import entry, tile_config
 from jaxconv._src.kernels.tpu.generations import GENERATIONS, generation_of
 from jaxconv._src.kernels.tpu.layout import plan
-from support.family import as_spec
+from support.operators import as_spec
 from support.oracle import Case
 
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)

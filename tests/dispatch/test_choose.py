@@ -11,7 +11,7 @@ from jaxconv._src.dispatch.choose import candidate_trials, choose_implementation
 from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.primitives import rules
 from support.cases import BASIC
-from support.family import as_spec
+from support.operators import as_spec
 
 DENSE = as_spec(BASIC[2].replace(groups=1))
 by_operator = pytest.mark.parametrize("operator", Operator, ids=lambda operator: operator.value)

@@ -12,7 +12,7 @@ from jaxconv._src.dispatch.choose import choose_implementation
 from jaxconv._src.geometry.spec import Operator
 from support import oracle
 from support.cases import operands
-from support.family import NAMES, as_spec, equations
+from support.operators import NAMES, as_spec, equations
 from support.oracle import Case
 
 # Depthwise, which lax, taps and dots all support.

@@ -19,7 +19,7 @@ from jaxconv.linen import (
     SeparableConv,
 )
 from support.cases import operand
-from support.family import NAMES, assert_stays_in_the_family, primitives
+from support.operators import NAMES, assert_uses_primitives, primitives
 
 # Flax promotes the inputs to the dtype of the parameters.
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.lenient]
@@ -75,7 +75,7 @@ def assert_computes(module, wanted, x):
     variables = jax.tree.map(lambda leaf: signal(*leaf.shape), shapes)
     got, want = (compiled(value_and_gradients(f))(variables, x) for f in (module.apply, wanted))
     assert_trees_all_close(got, want, rtol=1e-11, atol=1e-11)
-    assert_stays_in_the_family(value_and_gradients(module.apply), variables, x, binds=NAMES)
+    assert_uses_primitives(value_and_gradients(module.apply), variables, x, binds=NAMES)
 
 
 def assert_same(ours, theirs, x):

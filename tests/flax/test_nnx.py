@@ -18,7 +18,7 @@ import jaxconv
 from jaxconv._src.geometry import padding as paddings
 from jaxconv.nnx import CausalConv, Conv, ConvTranspose, DepthwiseConv, PointwiseConv, SeparableConv
 from support.cases import operand
-from support.family import NAMES, assert_stays_in_the_family, primitives
+from support.operators import NAMES, assert_uses_primitives, primitives
 
 # Flax promotes the inputs to the dtype of the parameters.
 pytestmark = [pytest.mark.usefixtures("x64"), pytest.mark.lenient]
@@ -84,7 +84,7 @@ def assert_computes(module, wanted, x):
     parameters = jax.tree.map(lambda leaf: signal(*leaf.shape), parameters)
     got, want = (compiled(value_and_gradients(f))(parameters, x) for f in (apply, wanted))
     assert_trees_all_close(got, want, rtol=1e-11, atol=1e-11)
-    assert_stays_in_the_family(value_and_gradients(apply), parameters, x, binds=NAMES)
+    assert_uses_primitives(value_and_gradients(apply), parameters, x, binds=NAMES)
 
 
 def assert_same(ours, theirs, x):

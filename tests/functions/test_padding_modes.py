@@ -8,7 +8,7 @@ import jaxconv
 from jaxconv._src.geometry.padding import BORDERS, NAMES
 from support import cases, oracle
 from support.cases import BASIC, by_rank, operands
-from support.family import assert_adjoint, assert_conv
+from support.operators import assert_adjoint, assert_conv
 from support.oracle import Case, padding_of
 
 pytestmark = pytest.mark.usefixtures("x64")

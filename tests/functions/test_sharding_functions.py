@@ -14,8 +14,8 @@ import jaxconv
 from jaxconv import sharding
 from support import oracle
 from support.cases import operand, operands
-from support.family import assert_all_right, gradients
 from support.meshes import collectives, mesh_of, on_eight_devices
+from support.operators import assert_all_right, gradients
 from support.oracle import Case
 
 pytestmark = on_eight_devices

@@ -8,7 +8,7 @@ import pytest
 import jaxconv
 from support import cases, oracle
 from support.cases import BASIC, by_rank, operand, operands
-from support.family import assert_adjoint, assert_conv
+from support.operators import assert_adjoint, assert_conv
 from support.oracle import Case
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -17,7 +17,7 @@ from jaxconv._src.geometry.spec import (
     transposed_extent,
 )
 from support import cases, oracle
-from support.family import ROLES, as_spec
+from support.operators import ROLES, as_spec
 
 
 @st.composite

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxconv
 from jaxconv import accelerate
-from support.family import NAMES, equations, primitives
+from support.operators import NAMES, equations, primitives
 
 RNG = np.random.default_rng(0)
 

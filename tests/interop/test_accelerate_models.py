@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxconv import accelerate, explain
-from support.family import NAMES, primitives
+from support.operators import NAMES, primitives
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 

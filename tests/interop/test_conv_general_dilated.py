@@ -12,7 +12,7 @@ from jax import lax
 
 import jaxconv
 from support.cases import operand
-from support.family import NAMES, equations, primitives
+from support.operators import NAMES, equations, primitives
 from support.oracle import epsilon
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -11,7 +11,7 @@ from jax import export
 
 import jaxconv
 from support.cases import BASIC, operand, operands
-from support.family import assert_all_right, training
+from support.operators import assert_all_right, training
 from support.oracle import Case
 
 SERIALISES = importlib.util.find_spec("flatbuffers") is not None

@@ -14,7 +14,7 @@ from jaxconv._src.interop.recognise import recognise
 from jaxconv._src.interop.recognised_operator import RecognisedOperator, as_input_grad
 from jaxconv._src.primitives import rules
 from support.cases import by_rank, operands, random_cases
-from support.family import ROLES, as_spec
+from support.operators import ROLES, as_spec
 
 pytestmark = pytest.mark.usefixtures("x64")
 

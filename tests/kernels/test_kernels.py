@@ -18,7 +18,7 @@ from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.primitives import rules
 from support import oracle
 from support.cases import BASIC, DTYPES, KINDS, operands, random_cases
-from support.family import ROLES, as_spec
+from support.operators import ROLES, as_spec
 from support.oracle import Case
 
 # Implementations are called as lowering calls them, which promotes mixed operands.

@@ -30,8 +30,8 @@ from jaxconv._src.primitives import rules
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
 from support import oracle
 from support.cases import DTYPES, operands, random_cases
-from support.family import ROLES, as_spec, assert_all_right, gradients
 from support.meshes import mesh_of
+from support.operators import ROLES, as_spec, assert_all_right, gradients
 from support.oracle import Case
 
 # Kernels are called as lowering calls them, which promotes mixed operands.

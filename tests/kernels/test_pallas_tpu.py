@@ -30,7 +30,7 @@ from jaxconv._src.primitives.rules import OPERATORS
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
 from support import oracle
 from support.cases import operands
-from support.family import ROLES, as_spec, assert_adjoint
+from support.operators import ROLES, as_spec, assert_adjoint
 from support.oracle import Case
 
 # Kernels are called as lowering calls them, which promotes mixed operands.

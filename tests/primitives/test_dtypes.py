@@ -10,7 +10,7 @@ from jax import lax
 import jaxconv
 from support import cases, oracle
 from support.cases import BASIC, DTYPES, operands
-from support.family import assert_adjoint, assert_conv
+from support.operators import assert_adjoint, assert_conv
 
 by_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 LONG = BASIC[1].replace(input_spatial=(400,), kernel_spatial=(31,), padding=((0, 0),))

@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec as P
 import jaxconv
 from support import oracle
 from support.cases import operand, operands
-from support.family import assert_all_right, training
 from support.meshes import CASES, by_case, mesh_of, on_eight_devices
+from support.operators import assert_all_right, training
 
 pytestmark = on_eight_devices
 by_jit = pytest.mark.parametrize("wrap", [lambda fn: fn, jax.jit], ids=["eager", "jit"])

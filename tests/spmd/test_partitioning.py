@@ -15,7 +15,6 @@ import jaxconv
 from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.kernels.cpu import native
 from support.cases import operands
-from support.family import assert_all_right, training
 from support.meshes import (
     BATCH,
     HEIGHT,
@@ -26,6 +25,7 @@ from support.meshes import (
     mesh_of,
     on_eight_devices,
 )
+from support.operators import assert_all_right, training
 from support.oracle import Case
 
 pytestmark = on_eight_devices

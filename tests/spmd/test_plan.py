@@ -16,8 +16,8 @@ from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.spmd.plan import make_plan
 from jaxconv._src.spmd.sharding_rule import sharding_rule
 from support.cases import build, operand
-from support.family import as_spec, assert_all_right
 from support.meshes import BATCH, HEIGHT, case_of, collectives, compiled, mesh_of, on_eight_devices
+from support.operators import as_spec, assert_all_right
 
 pytestmark = on_eight_devices
 

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks.common import traffic
 from support.cases import operands
-from support.family import training
+from support.operators import training
 from support.oracle import Case
 
 on_eight_devices = [

@@ -72,7 +72,7 @@ def equations(jaxpr):
             yield from equations(sub)
 
 
-def assert_stays_in_the_family(fn, *args, binds=()) -> None:
+def assert_uses_primitives(fn, *args, binds=()) -> None:
     """``fn`` binds jaxconv's primitives, including ``binds``, and none of lax's convolutions."""
     bound = set(primitives(fn, *args))
     assert "conv_general_dilated" not in bound
