@@ -165,7 +165,9 @@ def test_unknown_platforms_are_refused():
 def test_a_jit_over_several_devices_holds_plain_xla():
     """A custom call cannot be partitioned: every device would compute the whole."""
     spec = jaxconv.ConvSpec(2, 6, 6, (5,), (3,), (1,), ((1, 1),), (1,), 6)
-    chosen = choose_implementation(Operator.CONV, "cpu", spec, jnp.float32, plain_xla_reason="several devices")
+    chosen = choose_implementation(
+        Operator.CONV, "cpu", spec, jnp.float32, plain_xla_reason="several devices"
+    )
     assert chosen.implementation == "taps"
     assert chosen.reasons_against["native"] == "several devices"
     with pytest.raises(ValueError, match="several devices"):
