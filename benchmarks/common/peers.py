@@ -30,10 +30,15 @@ def operands(operator: Operator, spec: ConvSpec, seed: int = 0) -> tuple[np.ndar
     return a.astype(np.float32), (b / np.sqrt(terms)).astype(np.float32)
 
 
+def compiled(fn: Callable, *operands) -> Any:
+    """The compiled program; ``operands`` are arrays, or their shapes and dtypes."""
+    return jax.jit(fn).lower(*operands).compile()
+
+
 def _jitted(fn: Callable, a: np.ndarray, b: np.ndarray) -> Peer:
     a, b = jax.device_put(a), jax.device_put(b)
-    compiled = jax.jit(fn).lower(a, b).compile()
-    return (lambda: jax.block_until_ready(compiled(a, b))), np.asarray
+    program = compiled(fn, a, b)
+    return (lambda: jax.block_until_ready(program(a, b))), np.asarray
 
 
 def lax(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ class Array(NamedTuple):
         return self.size * self.itemsize
 
 
-class Traffic(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Traffic:
     """All collectives of one kind: their number, their arrays' bytes, and what one device sends.
 
     ``payload`` counts the whole array that a collective gives each device, or takes from each when

@@ -63,17 +63,17 @@ def measure(workload: Workload, operator: Operator, implementation: str | None) 
     spec = workload.spec
     a, b = map(jax.device_put, peers.operands(operator, spec))
     function = peers.primitive(operator, spec, jnp.float32, implementation)
-    compiled = jax.jit(function).lower(a, b).compile()
-    jax.block_until_ready(compiled(a, b))
+    program = peers.compiled(function, a, b)
+    jax.block_until_ready(program(a, b))
     result = 4 * math.prod(spec.result_shape(operator))
     before = reset_peak()
-    jax.block_until_ready(compiled(a, b))
+    jax.block_until_ready(program(a, b))
     allocated = max(0, resident("VmHWM") - before - result)
     return {
         "workload": workload.name,
         "operator": operator.value,
         "result_kib": result / 1024,
-        "temporaries_kib": compiled.memory_analysis().temp_size_in_bytes / 1024,
+        "temporaries_kib": program.memory_analysis().temp_size_in_bytes / 1024,
         "allocated_kib": allocated / 1024,
     }
 

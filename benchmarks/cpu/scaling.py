@@ -160,7 +160,7 @@ def steps(spec: ConvSpec) -> Call:
 
 def compiled(run: Callable, *operands) -> Call:
     operands = jax.device_put(operands)
-    program = jax.jit(run).lower(*operands).compile()
+    program = peers.compiled(run, *operands)
     return lambda: jax.block_until_ready(program(*operands))
 
 

@@ -60,7 +60,7 @@ def temporaries(operator: Operator, spec: ConvSpec, dtype, implementation: str) 
     """Bytes of XLA's temporaries over those of the largest operand or result."""
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in spec.operand_shapes(operator)]
     function = peers.primitive(operator, spec, dtype, implementation)
-    memory = jax.jit(function).lower(*shapes).compile().memory_analysis()
+    memory = peers.compiled(function, *shapes).memory_analysis()
     arrays = (spec.result_shape(operator), *spec.operand_shapes(operator))
     largest = max(math.prod(shape) for shape in arrays)
     return memory.temp_size_in_bytes / (largest * dtype.itemsize)

@@ -93,7 +93,7 @@ def compiled(operator: Operator, spec: ConvSpec, dtype) -> dict[str, Callable]:
         "jaxconv": peers.primitive(operator, spec, dtype),
     }
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in spec.operand_shapes(operator)]
-    programs = {name: jax.jit(fn).lower(*shapes).compile() for name, fn in functions.items()}
+    programs = {name: peers.compiled(fn, *shapes) for name, fn in functions.items()}
     return programs | {EXACT: exact(operator, spec)}
 
 
@@ -103,7 +103,9 @@ def measure(name: str, operator: Operator, spec: ConvSpec, dtype, compiled, rate
     size = roofline.footprint(operator, spec, dtype.itemsize)
     pairs = [(jnp.copy(a), jnp.copy(b)) for _ in range(calls(size))]
     expected = np.asarray(compiled.pop(EXACT)(a, b))
-    turns = {peer: functools.partial(in_jax, program, pairs) for peer, program in compiled.items()}
+    turns: dict[str, Turn] = {
+        peer: functools.partial(in_jax, program, pairs) for peer, program in compiled.items()
+    }
     outputs = {peer: np.asarray(turn(), np.float32) for peer, turn in turns.items()}
     if importlib.util.find_spec("torch") is not None:
         turns["torch"], outputs["torch"] = in_torch(operator, spec, dtype, a, b, len(pairs))
@@ -137,6 +139,7 @@ def calls(size: int) -> int:
 
 
 def in_jax(program: Callable, pairs):
+    result = None
     for a, b in pairs:
         result = program(a, b)
     return jax.block_until_ready(result)
@@ -155,6 +158,7 @@ def in_torch(
     ]
 
     def turn():
+        result = None
         for call, _ in all_calls:
             result = call()
         torch.cuda.synchronize()

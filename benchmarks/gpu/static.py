@@ -94,7 +94,7 @@ def measure(device: str, implementation: str, case) -> dict[str, Any]:
     }
 
 
-def compile_for(device: str, implementation: str, operator: Operator, spec, dtype):
+def compile_for(device: str, implementation: str, operator: Operator, spec, dtype) -> Any:
     kind, _, cores, *_ = TARGETS[device]
     topology = describe(device)
     place = jax.sharding.SingleDeviceSharding(topology.devices[0])
@@ -105,7 +105,7 @@ def compile_for(device: str, implementation: str, operator: Operator, spec, dtyp
     fn = peers.primitive(operator, spec, dtype, implementation)
     abstract = AbstractMesh((), (), abstract_device=AbstractDevice(kind, cores, "gpu"))
     with jax.sharding.use_abstract_mesh(abstract):
-        return jax.jit(fn).lower(*shapes).compile()
+        return peers.compiled(fn, *shapes)
 
 
 def assembled(path: Path, architecture: str) -> list[dict[str, Any]]:
@@ -114,18 +114,20 @@ def assembled(path: Path, architecture: str) -> list[dict[str, Any]]:
     messages = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     programs = []
     for message in messages.split("Compiling entry function ")[1:]:
-        spilled = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", message)
-        shared = re.search(r"(\d+) bytes smem", message)
         programs.append(
             {
                 "name": message.split("'")[1],
-                "registers": int(re.search(r"Used (\d+) registers", message)[1]),
-                "spilled_bytes": int(spilled[1]) + int(spilled[2]),
-                "shared_bytes": int(shared[1]) if shared else 0,
+                "registers": total(r"Used (\d+) registers", message),
+                "spilled_bytes": total(r"(\d+) bytes spill (?:stores|loads)", message),
+                "shared_bytes": total(r"(\d+) bytes smem", message),
                 "loads": loads(path.read_text(), message.split("'")[1]),
             }
         )
     return programs
+
+
+def total(pattern: str, text: str) -> int:
+    return sum(map(int, re.findall(pattern, text)))
 
 
 def loads(text: str, name: str) -> dict[str, int]:

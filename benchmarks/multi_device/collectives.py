@@ -25,7 +25,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
-from benchmarks.common import arguments, results
+from benchmarks.common import arguments, peers, results
 from benchmarks.common.machine import machine, versions
 from benchmarks.common.timing import interleaved, median_ms
 from benchmarks.common.traffic import traffic
@@ -105,7 +105,7 @@ def place(arrays, specs, mesh) -> list[jax.Array]:
 def compiled(conv: Callable, kind: str, specs, mesh):
     arrays, groups = operands(kind)
     placed = place(arrays, specs, mesh)
-    return jax.jit(step(conv, groups)).lower(*placed).compile(), placed
+    return peers.compiled(step(conv, groups), *placed), placed
 
 
 def count_collectives() -> list[results.Row]:

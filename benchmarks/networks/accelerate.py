@@ -8,6 +8,8 @@ use jaxconv. The losses and gradients of both steps are compared before anything
 
 from __future__ import annotations
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +46,7 @@ class MobileNet(linen.Module):
 
 
 def loss(parameters, images, labels):
-    logits = MobileNet().apply(parameters, images)
+    logits = cast(jax.Array, MobileNet().apply(parameters, images))
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 

@@ -181,14 +181,15 @@ def _onnxruntime(case: Case, x: np.ndarray) -> Peer:
     import io
     import warnings
 
-    import onnxruntime
+    import onnxruntime  # pyright: ignore[reportMissingImports]
     import torch
 
     twin, tensor = _twin(case, x)
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no extra package is deprecated
-        torch.onnx.export(twin.eval(), (tensor,), file, dynamo=False, input_names=["x"])
+        export: Any = torch.onnx.export  # its annotations omit files in memory
+        export(twin.eval(), (tensor,), file, dynamo=False, input_names=["x"])
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
     feed = {"x": np.ascontiguousarray(tensor.numpy())}
     return lambda: session.run(None, feed)[0], _channels_last(session.run(None, feed)[0])

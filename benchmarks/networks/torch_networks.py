@@ -51,7 +51,9 @@ class MobileNetV1(nn.Module):
 
 def _same(layer: nn.Sequential) -> list[nn.Module]:
     """Pads outside the convolution, as PyTorch must if the two sides differ."""
-    layer[0].padding = (0, 0)
+    conv = layer[0]
+    assert isinstance(conv, nn.Conv2d)
+    conv.padding = (0, 0)
     return [SamePadding(), layer]
 
 
@@ -142,8 +144,8 @@ class Permute(nn.Module):
 class LayerNorm2d(nn.LayerNorm):
     """Over the features of ``[N, C, H, W]``."""
 
-    def forward(self, x):
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(self, input):
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvNeXtBlock(nn.Module):

@@ -95,7 +95,7 @@ def _clear(dump: Path) -> None:
         path.unlink()
 
 
-def _compiled(call, case: Case, topology: tuple[str, str]):
+def _compiled(call, case: Case, topology: tuple[str, str]) -> Any:
     name, kind = topology
     device = topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
     sharding = jax.sharding.SingleDeviceSharding(device)

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks.common import results
-from benchmarks.common.traffic import traffic
+from benchmarks.common.traffic import Traffic, traffic
 from jaxconv.models.mobilenet_v1 import BLOCKS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -30,11 +30,11 @@ TEXT = """
 def test_collectives_are_counted_by_their_bytes():
     found = traffic(TEXT, 4)
     summed = 4 * 32 + 2 * 72 + 4 + 4 * 64
-    assert found["all-reduce"] == (2, summed, 1.5 * summed)
-    assert found["collective-permute"] == (2, 2 * 8 * 48 * 32 + 64, 2 * 8 * 48 * 32 + 64)
-    assert found["all-gather"] == (1, 32, 24)
-    assert found["all-to-all"] == (1, 6, 4.5)
-    assert found["reduce-scatter"] == (1, 256, 192)
+    assert found["all-reduce"] == Traffic(2, summed, 1.5 * summed)
+    assert found["collective-permute"] == Traffic(2, 2 * 8 * 48 * 32 + 64, 2 * 8 * 48 * 32 + 64)
+    assert found["all-gather"] == Traffic(1, 32, 24)
+    assert found["all-to-all"] == Traffic(1, 6, 4.5)
+    assert found["reduce-scatter"] == Traffic(1, 256, 192)
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
