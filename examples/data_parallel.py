@@ -4,7 +4,7 @@
     python examples/data_parallel.py --processes 4 --devices 2  4 processes of 2 CPU devices each
 
 The command also trains in one process and compares every loss. Devices exchange only sums: of the
-gradients and of the statistics of batch normalisation. If a process dies the others end, and the
+gradients and of the statistics of batch normalization. If a process dies the others end, and the
 same command resumes from the last checkpoint. With two machines that share a folder, run on the
 first and on the second:
 

@@ -5,7 +5,7 @@
     python examples/spatial.py --processes 2 --devices 2  2 processes of 2 CPU devices each
 
 This is for images that are too large for one device. Each device holds a strip of rows of every
-scene and of every layer's features, and receives from its neighbours the rows that its dilated
+scene and of every layer's features, and receives from its neighbors the rows that its dilated
 convolutions read beyond the strip: up to 16, which with four devices is more than a whole strip. As
 in ``data_parallel.py``, the command also trains in one process and compares every loss.
 """

@@ -107,7 +107,7 @@ static inline int64_t most_taps(const Axis& axis, Operator op) {
   return ceil_div(axis.kernel, axis.stride / greatest_common_divisor(axis.stride, axis.dilation));
 }
 
-// Splits a phase so that neighbouring targets lie a whole number of taps apart. Targets then share
+// Splits a phase so that neighboring targets lie a whole number of taps apart. Targets then share
 // sources for any dilation, and a dilated axis costs no more than an undilated one.
 static inline int64_t lattice_spacing(const Phase& p) {
   return p.per_tap / greatest_common_divisor(p.per_target, p.per_tap);

@@ -2,7 +2,7 @@
 
 All networks take Flax's ``dtype`` and ``param_dtype``. Image networks take images ``[N, H, W, C]``
 and ``conv``, the class of their convolutions: ``jaxconv.nnx.Conv``, or ``flax.nnx.Conv`` for the
-same network in plain Flax; those with batch normalisation also take its class as ``norm``. The
+same network in plain Flax; those with batch normalization also take its class as ``norm``. The
 sequence networks, ``WaveNet`` and ``ByteNet``, take token ids ``[N, L]`` and use the convolutions
 of ``jaxconv.nnx``.
 """

@@ -96,7 +96,7 @@ class AlexNet(nnx.Module):
         for index, (layer, (*_, pools)) in enumerate(zip(self.layers, LAYERS, strict=True)):
             x = jax.nn.relu(layer(x))
             if index < NORMALISED_LAYERS:
-                x = _normalise(x)
+                x = _normalize(x)
             if pools:
                 x = nnx.max_pool(x, (3, 3), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)
@@ -105,7 +105,7 @@ class AlexNet(nnx.Module):
         return self.classify(x)
 
 
-def _normalise(x: jax.Array) -> jax.Array:
+def _normalize(x: jax.Array) -> jax.Array:
     """Section 3.3: ``x / (2 + 1e-4 * sum of squares of the 5 nearest features) ** 0.75``."""
     window = (1,) * (x.ndim - 1) + (5,)
     squares = jnp.square(x.astype(jnp.float32))

@@ -1,4 +1,4 @@
-"""Batch normalisation as one multiplication and one addition, which is faster in training."""
+"""Batch normalization as one multiplication and one addition, which is faster in training."""
 
 from __future__ import annotations
 

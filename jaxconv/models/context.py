@@ -22,7 +22,7 @@ LARGE = (2, 2, 4, 8, 16, 32, 32)
 def identity_init(features: int, noise: float = 0.01) -> Callable[..., jax.Array]:
     """Initializes kernels to the identity on the features, by the paper's equations 4 and 5.
 
-        k[centre, a, b] = C / c_out  where  floor(a*C/c_in) == floor(b*C/c_out),  else 0
+        k[center, a, b] = C / c_out  where  floor(a*C/c_in) == floor(b*C/c_out),  else 0
 
     plus normal noise of ``noise * C / c_out``.
 

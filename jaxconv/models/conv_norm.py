@@ -1,4 +1,4 @@
-"""A convolution with batch normalisation and activation, which most image networks consist of."""
+"""A convolution with batch normalization and activation, which most image networks consist of."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Activation = Callable[[Array], Array] | None
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias, batch normalisation and an activation.
+    """A convolution without bias, batch normalization and an activation.
 
     Args:
         conv, norm: Classes of the layers, with the arguments of ``flax.nnx.Conv`` and

@@ -20,7 +20,7 @@ EPSILON = 1e-6
 
 
 class ConvNeXtBlock(nnx.Module):
-    """A residual block: depthwise 7×7 convolution, layer normalisation, two dense layers, a scale.
+    """A residual block: depthwise 7×7 convolution, layer normalization, two dense layers, a scale.
 
     Args:
         features: Features of the input and output; the first dense layer has four times as many.
@@ -107,7 +107,7 @@ class ConvNeXtT(nnx.Module):
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             k = PATCH if stage == 0 else 2
             entries.append(conv(features, width, (k, k), strides=k, padding="VALID", **dtypes))
-            # The stem is normalised after its convolution, the other entries before theirs.
+            # The stem is normalized after its convolution, the other entries before theirs.
             norms.append(
                 nnx.LayerNorm(width if stage == 0 else features, epsilon=EPSILON, **dtypes)
             )

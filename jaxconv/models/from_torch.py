@@ -121,11 +121,11 @@ def _entries(layer: Any) -> dict[str, Place]:
         return {"weight": Place(layer.kernel, (2, 3, 1, 0)), **bias}
     if isinstance(layer, nnx.Linear):
         return {"weight": Place(layer.kernel, (1, 0)), **bias}
-    normalised = {"weight": Place(layer.scale, (0,)), **bias}
+    normalized = {"weight": Place(layer.scale, (0,)), **bias}
     if isinstance(layer, nnx.BatchNorm):
         running = {"running_mean": layer.mean, "running_var": layer.var}
-        normalised |= {name: Place(variable, (0,)) for name, variable in running.items()}
-    return normalised
+        normalized |= {name: Place(variable, (0,)) for name, variable in running.items()}
+    return normalized
 
 
 def _array(value: Any) -> np.ndarray:

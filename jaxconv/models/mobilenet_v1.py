@@ -27,7 +27,7 @@ BLOCKS = (
 class MobileNetV1(nnx.Module):
     """MobileNetV1: a dense 3×3 stem, depthwise separable blocks, a mean and a linear classifier.
 
-    A block is a depthwise 3×3 and a pointwise convolution, each with batch normalisation and ReLU.
+    A block is a depthwise 3×3 and a pointwise convolution, each with batch normalization and ReLU.
     It has ``K²·C + C·F`` weights instead of the ``K²·C·F`` of a dense convolution.
 
     Args:
@@ -37,7 +37,7 @@ class MobileNetV1(nnx.Module):
         blocks: Features (before ``width``) and strides of each block.
         stem_strides: Strides of the stem; 1 suits small images.
         separable: False replaces each block's two convolutions by one dense 3×3 convolution.
-        momentum: Momentum of the running statistics of batch normalisation.
+        momentum: Momentum of the running statistics of batch normalization.
         dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
         conv, norm: Classes of the layers; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
             Flax.

@@ -65,7 +65,7 @@ class MobileNetV2(nnx.Module):
         stages: Expansion, features (before ``width``), repeats and first strides of each stage.
         stem_strides: Strides of the stem; 1 suits small images.
         dropout: Dropout rate before the classifier, during training.
-        momentum: Momentum of the running statistics of batch normalisation.
+        momentum: Momentum of the running statistics of batch normalization.
         dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
         conv, norm: Classes of the layers; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
             Flax.

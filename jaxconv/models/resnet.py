@@ -57,7 +57,7 @@ class ResNet50(nnx.Module):
         width: Features of the stem and of the first stage's 3×3 convolutions; they double with
             each stage.
         depths: Number of blocks of each stage.
-        momentum: Momentum of the running statistics of batch normalisation.
+        momentum: Momentum of the running statistics of batch normalization.
         dtype, param_dtype: Types of the computation and of the parameters, as in Flax.
         conv, norm: Classes of the layers; ``flax.nnx.Conv`` and ``flax.nnx.BatchNorm`` for plain
             Flax.

@@ -21,10 +21,10 @@ from .twins import LOSS_LABEL, Twins, of_first, summed
 
 SIDE = 40  # pixels of a scene
 DIGITS = 3  # in each scene, of 28×28 pixels
-INK = 0.35  # minimum brightness of a pixel that is labelled as its digit
+INK = 0.35  # minimum brightness of a pixel that is labeled as its digit
 CLASSES = 1 + digits.CLASSES  # 0 is the background
 FEATURES = 24
-NAMES, COLOURS = ("dilated", "undilated"), (plots.ACCENT, plots.FAINT)
+NAMES, COLORS = ("dilated", "undilated"), (plots.ACCENT, plots.FAINT)
 COLUMNS = ("receptive field", "parameters", "multiply-adds", "mean IoU")
 SCENES_SHOWN = 8
 SCENES = {"train": 2_000, "held_out": 200}
@@ -43,12 +43,12 @@ def compose(part: Batch, count: int, seed: int) -> Batch:
     size = images.shape[1]
     scenes = np.zeros((count, SIDE, SIDE), np.float32)
     classes = np.zeros((count, SIDE, SIDE), np.int32)
-    for scene, labelled in zip(scenes, classes, strict=True):
+    for scene, labeled in zip(scenes, classes, strict=True):
         for digit in random.integers(len(images), size=DIGITS):
             top, left = random.integers(SIDE - size + 1, size=2)
             window = (slice(top, top + size), slice(left, left + size))
             ink = images[digit] > np.maximum(scene[window], INK)
-            labelled[window][ink] = 1 + labels[digit]
+            labeled[window][ink] = 1 + labels[digit]
             scene[window] = np.maximum(scene[window], images[digit])
     return {"image": scenes[..., None], "class": classes}
 
@@ -112,9 +112,9 @@ def figure(run: Run, scores: np.ndarray):
     curve, bars = upper.subplots(1, 2)
     plots.training_curve(curve, run.training, run.history)
     names = ["–", *map(str, range(digits.CLASSES))]
-    for name, score, colour, side in zip(NAMES, scores, COLOURS, (-0.2, 0.2), strict=True):
+    for name, score, color, side in zip(NAMES, scores, COLORS, (-0.2, 0.2), strict=True):
         label = f"{name}, mean {score.mean():.1%}"
-        bars.bar(np.arange(CLASSES) + side, score, width=0.4, color=colour, label=label)
+        bars.bar(np.arange(CLASSES) + side, score, width=0.4, color=color, label=label)
     bars.set_xticks(range(CLASSES), names)
     bars.set(ylim=(0, 1.25), yticks=(0, 0.5, 1), xlabel="background and digits")
     bars.spines[["top", "right"]].set_visible(False)
@@ -125,7 +125,7 @@ def figure(run: Run, scores: np.ndarray):
 
 
 def _scenes(part, held_out: Batch, predicted: np.ndarray) -> None:
-    """Some scenes, the true class of each pixel and both networks' predictions, by colour."""
+    """Some scenes, the true class of each pixel and both networks' predictions, by color."""
     from matplotlib.patches import Patch
 
     filled = np.flatnonzero(held_out["image"][:SCENES_SHOWN].any((0, 3)).any(0))
@@ -144,7 +144,7 @@ def _scenes(part, held_out: Batch, predicted: np.ndarray) -> None:
 
 
 def palette():
-    """White for the background, and matplotlib's ten colours for the digits."""
+    """White for the background, and matplotlib's ten colors for the digits."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 

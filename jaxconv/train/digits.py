@@ -50,7 +50,7 @@ def _transform(image: jax.Array, pose: jax.Array) -> jax.Array:
 
 
 class Block(nnx.Module):
-    """Separable convolution, batch normalisation, ReLU."""
+    """Separable convolution, batch normalization, ReLU."""
 
     def __init__(self, in_features: int, out_features: int, strides: int, rngs: nnx.Rngs):
         self.conv = layers.SeparableConv(

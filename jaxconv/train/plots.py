@@ -99,9 +99,9 @@ def examples(axes, images: np.ndarray, captions: list[str], title: str, columns:
 
 
 def bars(axes, names: list[str], values: list[float], title: str, format: str) -> None:
-    """A labelled horizontal bar per name, the last one accented."""
-    colours = [FAINT] * (len(names) - 1) + [ACCENT]
-    drawn = axes.barh(names, values, color=colours, height=0.6)
+    """A labeled horizontal bar per name, the last one accented."""
+    colors = [FAINT] * (len(names) - 1) + [ACCENT]
+    drawn = axes.barh(names, values, color=colors, height=0.6)
     axes.bar_label(drawn, [format.format(value) for value in values], padding=4, color=INK)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(values))

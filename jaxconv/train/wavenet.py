@@ -21,7 +21,7 @@ from .recipe import Batch, Data, Recipe, Score
 from .run import Run
 
 RATE = 100  # samples per second
-LEVELS = 256  # of a 10-bit recording: four neighbouring values are one level
+LEVELS = 256  # of a 10-bit recording: four neighboring values are one level
 FIELD = 1024  # samples in the network's receptive field
 HELD_OUT = 10 * FIELD  # samples at the end
 CONTINUED = 10 * RATE  # samples to generate

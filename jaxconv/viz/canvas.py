@@ -1,7 +1,7 @@
 """What all pictures share: figures, the palette, captions, cells with numbers, and saving.
 
 Figures are made without pyplot: there is no window and no global state, and notebooks display the
-figure that a function returns. Every colour is explicit, because a user's dark style would
+figure that a function returns. Every color is explicit, because a user's dark style would
 otherwise draw white text on the light card.
 """
 
@@ -55,13 +55,13 @@ def caption(axes: Axes, text: str, align: str = "center") -> None:
     axes.set_title(text, fontsize=10.5, color=INK, loc=align)  # pyright: ignore[reportArgumentType]
 
 
-def cell(axes: Axes, at: Sequence[float], colour: str, **style: Any) -> None:
+def cell(axes: Axes, at: Sequence[float], color: str, **style: Any) -> None:
     """A unit square at a row and column."""
     from matplotlib.patches import Rectangle
 
     options = {"edgecolor": EDGE, "linewidth": 1.0} | style
     row, column = at
-    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=colour, **options))
+    axes.add_patch(Rectangle((column, row), 1, 1, facecolor=color, **options))
 
 
 def number(axes: Axes, at: Sequence[float], value: float, **style: Any) -> None:
@@ -85,7 +85,7 @@ def fit(
 ) -> None:
     """Shows ``height`` by ``width`` cells.
 
-    They are centred in the height of the ``tallest`` panel beside them, so that cells have the same
+    They are centerd in the height of the ``tallest`` panel beside them, so that cells have the same
     size in all panels.
     """
     spare = (max(tallest, height) - height) / 2 + margin

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MAX_CHANNELS = len(CHANNELS)  # one colour each
+MAX_CHANNELS = len(CHANNELS)  # one color each
 SIDE = 3.0  # side of one sheet of a stack
 SHIFT = 0.35  # distance between two sheets of a stack
 SPAN = SIDE + SHIFT * (MAX_CHANNELS - 1)  # side of the largest stack
@@ -154,20 +154,20 @@ def pointwise(pixel: Any, kernel: Any) -> Figure:
     return drawn
 
 
-def _stack(axes: Axes, colours: Sequence[str]) -> None:
+def _stack(axes: Axes, colors: Sequence[str]) -> None:
     """Channels as a stack of sheets, with the first one in front."""
     from matplotlib.patches import Rectangle
 
-    count = len(colours)
-    margin = (SPAN - SIDE - SHIFT * (count - 1)) / 2  # centres the stack
+    count = len(colors)
+    margin = (SPAN - SIDE - SHIFT * (count - 1)) / 2  # centers the stack
     for index in reversed(range(count)):
         corner = (margin + SHIFT * index, margin + SHIFT * (count - 1 - index))
-        sheet = Rectangle(corner, SIDE, SIDE, facecolor=colours[index], edgecolor=CARD, lw=1.2)
+        sheet = Rectangle(corner, SIDE, SIDE, facecolor=colors[index], edgecolor=CARD, lw=1.2)
         axes.add_patch(sheet)
 
 
 def _filters(axes: Axes, extents: tuple[int, ...], channels: int) -> None:
-    """One small grid per channel, in the channel's colour."""
+    """One small grid per channel, in the channel's color."""
     columns = 1 if channels <= 4 else 2
     rows = -(-channels // columns)
     size = min(SPAN / (rows * 1.25), SPAN / (columns * 1.3))
@@ -182,7 +182,7 @@ def _filters(axes: Axes, extents: tuple[int, ...], channels: int) -> None:
 
 
 def _mixers(axes: Axes, channels: int, features: int) -> None:
-    """One column of weights per feature; each weight has the colour of its channel."""
+    """One column of weights per feature; each weight has the color of its channel."""
     from matplotlib.patches import Rectangle
 
     unit = min(SPAN / channels, SPAN / (features * 1.4), 0.7)
@@ -195,7 +195,7 @@ def _mixers(axes: Axes, channels: int, features: int) -> None:
 
 
 def _grid(
-    axes: Axes, top: float, left: float, extents: tuple[int, ...], unit: float, colour: str
+    axes: Axes, top: float, left: float, extents: tuple[int, ...], unit: float, color: str
 ) -> None:
     from matplotlib.patches import Rectangle
 
@@ -203,7 +203,7 @@ def _grid(
         for column in range(extents[1]):
             corner = (left + column * unit, top + row * unit)
             axes.add_patch(
-                Rectangle(corner, unit, unit, facecolor=colour, edgecolor=CARD, lw=0.8, alpha=0.85)
+                Rectangle(corner, unit, unit, facecolor=color, edgecolor=CARD, lw=0.8, alpha=0.85)
             )
 
 
@@ -211,6 +211,6 @@ def _check_count(function: str, **counts: int) -> None:
     for name, count in counts.items():
         if not 1 <= count <= MAX_CHANNELS:
             raise ValueError(
-                f"{function}: {name} must be 1 to {MAX_CHANNELS}, the number of distinct colours, "
+                f"{function}: {name} must be 1 to {MAX_CHANNELS}, the number of distinct colors, "
                 f"but got {count}"
             )

@@ -50,8 +50,8 @@ def costs(counted: Mapping[str, Cost]) -> Figure:
     panels = drawn.subplots(1, 2, sharey=True)
     for axes, (measure, values) in zip(panels, measures.items(), strict=True):
         axes.set_facecolor(CARD)
-        colours = [CHANNELS[i % len(CHANNELS)] for i in range(len(names))]
-        axes.barh(names, values, color=colours, height=0.6)
+        colors = [CHANNELS[i % len(CHANNELS)] for i in range(len(names))]
+        axes.barh(names, values, color=colors, height=0.6)
         axes.invert_yaxis() if axes is panels[0] else None
         for row, value in enumerate(values):
             ratio = f"  1/{values[0] / value:.2g}" if row and value else ""

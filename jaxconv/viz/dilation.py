@@ -21,7 +21,7 @@ def dilations(kernel_size: int = 3, rates: Sequence[int] = (1, 2, 4)) -> Figure:
 
     Args:
         kernel_size: Taps on each axis.
-        rates: The dilations. Each is the distance between neighbouring taps; 1 leaves no gap.
+        rates: The dilations. Each is the distance between neighboring taps; 1 leaves no gap.
 
     Returns:
         A matplotlib ``Figure`` with one panel per rate.
@@ -95,13 +95,13 @@ def dilation_tree(
                     )
                     axes.plot([then, now], [height, height + 1], zorder=1 + used, **style)
     for height, seen in enumerate(layers):
-        colours = [KERNEL if now in seen else CARD for now in range(length)]
+        colors = [KERNEL if now in seen else CARD for now in range(length)]
         lines = [INK if now in seen else FAINT for now in range(length)]
         axes.scatter(
             range(length),
             [height] * length,
             s=70,
-            c=colours,
+            c=colors,
             edgecolors=lines,
             linewidths=1,
             zorder=3,

@@ -80,8 +80,8 @@ def _draw(photo: np.ndarray, heat: np.ndarray, field: Any, at: tuple[int, ...]) 
     strength = (
         np.sqrt(heat / heat.max()) if heat.max() > 0 else heat
     )  # so that weak influence is visible
-    colour = CHANNELS[0]
-    glow = LinearSegmentedColormap.from_list("glow", [to_rgba(colour, 0), to_rgba(colour, 0.95)])
+    color = CHANNELS[0]
+    glow = LinearSegmentedColormap.from_list("glow", [to_rgba(color, 0), to_rgba(color, 0.95)])
     axes.imshow(strength, cmap=glow, norm=Normalize(0, 1), extent=(0, columns, rows, 0))
     low = [float(axis.offset + axis.stride * i) for axis, i in zip(field.axes, at, strict=True)]
     box = Rectangle(

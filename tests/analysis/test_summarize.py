@@ -113,7 +113,7 @@ def test_totals_agree_with_cost():
     assert classify.intensity == pytest.approx(2 * classify.macs / classify.bytes)
 
 
-def test_a_bias_belongs_to_its_convolution_and_a_scale_to_its_normalisation():
+def test_a_bias_belongs_to_its_convolution_and_a_scale_to_its_normalization():
     block = abstract(ConvNeXtT, widths=(8,), depths=(1,))
     block.eval()
     rows = {layer.name: layer for layer in jaxconv.summarize(block, image(1, 32, 32, 3)).layers}
@@ -232,7 +232,7 @@ def _skips(x):
 
 @pytest.mark.parametrize("fn", [_unet, _branches, _skips], ids=lambda fn: fn.__name__)
 def test_receptive_fields_are_where_gradients_are_not_zero(fn):
-    """The largest of neighbouring outputs, whose fields differ where an image is enlarged."""
+    """The largest of neighboring outputs, whose fields differ where an image is enlarged."""
     x = np.ones((1, 64, 64, 1), np.float32)
     field = jaxconv.receptive_field(fn, x)
     middle = [n // 2 for n in fn(x).shape[1:3]]

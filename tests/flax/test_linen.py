@@ -57,7 +57,7 @@ def compiled(function):
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def initialised(module, x):
+def initialized(module, x):
     return module.init(jax.random.key(KEY), x)
 
 
@@ -80,7 +80,7 @@ def assert_computes(module, wanted, x):
 
 def assert_same(ours, theirs, x):
     """The same parameters, initial values and results."""
-    assert_trees_all_equal(initialised(ours, x), initialised(theirs, x))
+    assert_trees_all_equal(initialized(ours, x), initialized(theirs, x))
     assert_computes(ours, theirs.apply, x)
 
 
@@ -112,8 +112,8 @@ def test_conv_transpose(k, s, padding, transpose_kernel):
     options |= {"transpose_kernel": transpose_kernel, "kernel_init": drawn, **WIDE}
     ours, theirs = (kind(3, k, **options) for kind in (ConvTranspose, linen.ConvTranspose))
     x = signal(2, 5, 2)
-    variables = initialised(theirs, x)
-    assert_trees_all_equal(initialised(ours, x), variables)
+    variables = initialized(theirs, x)
+    assert_trees_all_equal(initialized(ours, x), variables)
     assert_trees_all_close(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-12)
 
 
@@ -135,7 +135,7 @@ def test_conv_with_another_conv_general_dilated():
         {"conv_general_dilated_cls": lambda: jax.lax.conv_general_dilated},
     ):
         layer = MODULES["Conv"](**option, **WIDE)
-        bound = set(primitives(layer.apply, initialised(layer, x), x))
+        bound = set(primitives(layer.apply, initialized(layer, x), x))
         assert "conv_general_dilated" in bound
         assert not bound & NAMES
 
@@ -159,16 +159,16 @@ def network(conv, conv_transpose):
 def test_automatic_names():
     x = signal(2, 7, 6).astype(np.float32)
     ours, theirs = network(Conv, ConvTranspose), network(linen.Conv, linen.ConvTranspose)
-    variables = initialised(ours, x)
+    variables = initialized(ours, x)
     assert set(variables["params"]) == {"Conv_0", "ConvTranspose_0", "Conv_1"}
-    assert_trees_all_equal(variables, initialised(theirs, x))
+    assert_trees_all_equal(variables, initialized(theirs, x))
     assert_trees_all_close(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
 
 
 def test_conv_accepts_what_flax_accepts():
     ours, theirs = (kind(4, 3, padding="VALID", kernel_init=drawn) for kind in (Conv, linen.Conv))
     integers = jnp.arange(20).reshape(1, 10, 2)
-    variables = initialised(theirs, integers)
+    variables = initialized(theirs, integers)
     assert_trees_all_close(
         ours.apply(variables, integers), theirs.apply(variables, integers), rtol=1e-6
     )
@@ -214,7 +214,7 @@ def test_separable_conv():
         return pointwise.apply({"params": {"kernel": kernel, "bias": params["bias"]}}, y)
 
     ours, x = SeparableConv(5, (3, 2), 2, strides=2, kernel_init=drawn), signal(2, 7, 6, 4)
-    shapes = {name: leaf.shape for name, leaf in initialised(ours, x)["params"].items()}
+    shapes = {name: leaf.shape for name, leaf in initialized(ours, x)["params"].items()}
     assert shapes == {
         "depthwise_kernel": (3, 2, 1, 8),
         "pointwise_kernel": (8, 5),
@@ -260,7 +260,7 @@ def test_causal_conv_starts_from_a_stream():
     layer, x = CausalConv(4, 3, **WIDE), signal(2, 1, 6)
     state = jnp.zeros((2, 2, 6))
     assert_trees_all_equal(
-        layer.init(jax.random.key(KEY), state, x, method="step"), initialised(layer, x)
+        layer.init(jax.random.key(KEY), state, x, method="step"), initialized(layer, x)
     )
 
 
@@ -330,7 +330,7 @@ def test_tabulate(make):
     table = layer.tabulate(jax.random.key(0), signal(2, 7, 6), console_kwargs={"width": 300})
     table = re.sub(r"\x1b\[[\d;]*m", "", table)  # its colors
     assert type(layer).__name__ in table
-    for name, leaf in initialised(layer, signal(2, 7, 6))["params"].items():
+    for name, leaf in initialized(layer, signal(2, 7, 6))["params"].items():
         assert f"{name}: float32[{','.join(map(str, leaf.shape))}]" in table
 
 
@@ -344,7 +344,7 @@ def test_no_bias(make):
 
 def test_variance():
     """Outputs of the depthwise part have the variance of the inputs: the fan-in is prod(K)."""
-    params = initialised(SeparableConv(64, (3, 2)), signal(1, 3, 2, 4096))["params"]
+    params = initialized(SeparableConv(64, (3, 2)), signal(1, 3, 2, 4096))["params"]
     assert 0.95 < 6 * jnp.var(params["depthwise_kernel"]) < 1.05
     assert 0.95 < 4096 * jnp.var(params["pointwise_kernel"]) < 1.05
 
@@ -379,7 +379,7 @@ ERRORS = {
 @pytest.mark.parametrize(("words", "make"), ERRORS.items())
 def test_errors(words, make):
     with pytest.raises(ValueError, match="^" + re.escape(words)):
-        initialised(make(), signal(2, 7, 6))
+        initialized(make(), signal(2, 7, 6))
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "Conv"])
@@ -392,7 +392,7 @@ def test_streaming_errors():
     x = signal(2, 1, 6)
     strided = CausalConv(4, 3, strides=2, kernel_init=drawn)
     with pytest.raises(ValueError, match=r"^CausalConv\.step: streaming needs strides=1"):
-        strided.apply(initialised(strided, x), signal(2, 2, 6), x, method="step")
+        strided.apply(initialized(strided, x), signal(2, 2, 6), x, method="step")
     with pytest.raises(
         ValueError, match=r"^CausalConv\.init_state: the number of channels of the state"
     ):

@@ -60,7 +60,7 @@ def test_laplacian_of_a_paraboloid(diagonal, wanted):
     np.testing.assert_allclose(middle(y), wanted, rtol=1e-4)
 
 
-def test_gaussian_is_normalised_symmetric_and_separable():
+def test_gaussian_is_normalized_symmetric_and_separable():
     bank = np.asarray(filters.gaussian(1.7))[:, :, 0, 0]
     assert bank.shape == (15, 15)
     np.testing.assert_allclose(bank.sum(), 1, rtol=1e-5)

@@ -119,7 +119,7 @@ def test_the_adjoint_of_conv_is_conv_transpose():
 
 
 def test_fractional_stride_upsampling():
-    """A 2x2 kernel of ones at stride 2 repeats every pixel, as nearest-neighbour does."""
+    """A 2x2 kernel of ones at stride 2 repeats every pixel, as nearest-neighbor does."""
     x = cases.operand((1, 3, 4, 1), np.float64)
     y = jaxconv.conv_transpose(x, np.ones((2, 2, 1, 1)), strides=2)
     np.testing.assert_allclose(y, x.repeat(2, 1).repeat(2, 2), rtol=1e-14)

@@ -45,7 +45,7 @@ def assert_the_same(apply, parameters, x):
 
 
 def assert_close(ours, theirs):
-    """One scale for all leaves: the gradient of a bias before a normalisation is only rounding."""
+    """One scale for all leaves: the gradient of a bias before a normalization is only rounding."""
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * scale)
@@ -67,7 +67,7 @@ def test_flax_linen():
     assert_the_same(network.apply, network.init(jax.random.key(0), X), X)
 
 
-def test_flax_linen_scanned_and_rematerialised():
+def test_flax_linen_scanned_and_rematerialized():
     from flax import linen
 
     class Block(linen.Module):

@@ -73,7 +73,7 @@ def assert_same(lhs, rhs, *args, gradients=True, **options):
 
 
 def _gradients(functions, lhs, rhs, args, g):
-    """The gradients of all functions in one program, compiled without optimisation to save time."""
+    """The gradients of all functions in one program, compiled without optimization to save time."""
 
     def pulled(lhs, rhs, g):
         pulls = [jax.vjp(lambda a, b, fn=fn: fn(a, b, *args), lhs, rhs)[1] for fn in functions]

@@ -1,4 +1,4 @@
-"""``jax.export`` for every platform and with symbolic shapes, serialised and loaded again."""
+"""``jax.export`` for every platform and with symbolic shapes, serialized and loaded again."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ DEPTHWISE = Case(2, 4, 8, (9, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 4)
 
 
 def round_trip(fn, *args, platforms=("cpu",)):
-    """The exported function; serialised and loaded again if flatbuffers is installed."""
+    """The exported function; serialized and loaded again if flatbuffers is installed."""
     exported = export.export(jax.jit(fn), platforms=platforms)(*args)
     return export.deserialize(exported.serialize()) if SERIALISES else exported
 
@@ -45,8 +45,8 @@ def test_all_platforms_at_once(case):
     assert_all_right(case, arrays, jax.jit(exported.call)(*arrays))
 
 
-@pytest.mark.skipif(not SERIALISES, reason="jax.export serialises with flatbuffers")
-def test_serialised_with_its_gradient():
+@pytest.mark.skipif(not SERIALISES, reason="jax.export serializes with flatbuffers")
+def test_serialized_with_its_gradient():
     """``vjp_order``: the exported convolution can be differentiated where it is loaded."""
     x, k, g = operands(CASE)
     conv = jax.jit(functools.partial(jaxconv.conv, **CASE.options()))

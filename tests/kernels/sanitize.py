@@ -1,4 +1,4 @@
-"""Runs random specs on the CPU engine, built with the address and undefined-behaviour sanitizers.
+"""Runs random specs on the CPU engine, built with the address and undefined-behavior sanitizers.
 
     python tests/kernels/sanitize.py                       this machine's instruction set, 300 specs
     python tests/kernels/sanitize.py --isa "-mavx2 -mfma -mf16c" --specs 3000

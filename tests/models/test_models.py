@@ -246,13 +246,13 @@ def test_stochastic_depth_skips_whole_images():
     assert not (block(x) == x).all((1, 2, 3)).any()
 
 
-def test_alexnet_normalises_over_neighbouring_features():
+def test_alexnet_normalizes_over_neighboring_features():
     """Section 3.3 of the paper, by a loop over features."""
-    from jaxconv.models.alexnet import _normalise
+    from jaxconv.models.alexnet import _normalize
 
     x = np.random.default_rng(0).standard_normal((2, 3, 3, 9)).astype(np.float32) * 40
     expected = np.empty_like(x)
     for f in range(9):
         near = x[..., max(0, f - 2) : f + 3].astype(np.float64)
         expected[..., f] = x[..., f] / (2 + 1e-4 * (near**2).sum(-1)) ** 0.75
-    np.testing.assert_allclose(_normalise(jnp.asarray(x)), expected, rtol=1e-5)
+    np.testing.assert_allclose(_normalize(jnp.asarray(x)), expected, rtol=1e-5)

@@ -95,7 +95,7 @@ def test_every_product_of_two_shards_once(operator):
 
 @pytest.mark.parametrize("operator", Operator)
 def test_a_shared_boundary_has_few_taps(operator):
-    """A kernel of 3 reaches a neighbour by one tap; one of 7 by 5, some of them zeros."""
+    """A kernel of 3 reaches a neighbor by one tap; one of 7 by 5, some of them zeros."""
     for k, taps in ((3, 1), (7, 5)):
         axis = ShardAxis(operator, 8, 8, 1, 1, k, k // 2, two_shards=True)
         (region,) = interior.boundary(axis)

@@ -582,7 +582,7 @@ def test_context_reports_what_dilation_gains(briefly):
         assert figure in said
 
 
-def test_scenes_are_labelled_where_digits_are():
+def test_scenes_are_labeled_where_digits_are():
     part = {name: array[:9] for name, array in digits.data().held_out.items()}
     scenes = context.compose(part, 5, 0)
     chex.assert_trees_all_equal(scenes, context.compose(part, 5, 0))

@@ -85,12 +85,12 @@ def test_animate_has_one_frame_per_output(tmp_path, seconds):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_dilations_colour_only_the_taps():
+def test_dilations_color_only_the_taps():
     drawn = viz.dilations(3, (1, 2, 4))
     for axes, extent in zip(drawn.axes, (3, 5, 9), strict=True):
-        colours = [patch.get_facecolor() for patch in axes.patches]
-        assert len(colours) == extent**2
-        assert sorted(map(colours.count, set(colours))) == sorted({9, extent**2 - 9} - {0})
+        colors = [patch.get_facecolor() for patch in axes.patches]
+        assert len(colors) == extent**2
+        assert sorted(map(colors.count, set(colors))) == sorted({9, extent**2 - 9} - {0})
 
 
 def test_dilation_tree_marks_the_inputs_of_the_last_output():
@@ -161,7 +161,7 @@ PICTURES = {
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
-    """The background is opaque and every colour explicit, so a notebook's style has no effect."""
+    """The background is opaque and every color explicit, so a notebook's style has no effect."""
     import matplotlib.image
     import matplotlib.style
 

@@ -16,8 +16,8 @@ from typing import Any
 from jax.extend.core import JaxprEqn, Literal
 
 from ..geometry.spec import ConvSpec, Operator
-from ..interop.recognise import recognise_equation
-from ..interop.recognised_operator import RecognisedOperator
+from ..interop.recognize import recognize_equation
+from ..interop.recognized_operator import RecognizedOperator
 from ..primitives.rules import OPERATORS
 
 Interval = tuple[int, int] | None  # first and last index; None: the whole axis, or unknown
@@ -67,7 +67,7 @@ def _operand(eqn: JaxprEqn, position: int, aval: Any, region: Region) -> Region:
     if operator is not None:
         return _jaxconv(operator, eqn.params["spec"], position, region) or whole
     if eqn.primitive.name == "conv_general_dilated":
-        return _lax(recognise_equation(eqn), position, region) or whole
+        return _lax(recognize_equation(eqn), position, region) or whole
     rule = _RULES.get(eqn.primitive.name)
     if rule is not None:
         return rule(eqn, position, aval, region) if position == 0 else whole
@@ -96,7 +96,7 @@ def _jaxconv(operator: Operator, spec: ConvSpec, position: int, region: Region) 
     return (region[0], *spatial, None)
 
 
-def _lax(conv: RecognisedOperator | str, position: int, region: Region) -> Region | None:
+def _lax(conv: RecognizedOperator | str, position: int, region: Region) -> Region | None:
     if isinstance(conv, str) or position == 1:
         return None
     result = tuple(region[axis] for axis in conv.result.permutation)

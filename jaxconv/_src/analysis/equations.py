@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from ..geometry.spec import ConvSpec, Operator
-from ..interop.recognise import recognise_equation
+from ..interop.recognize import recognize_equation
 from ..primitives.rules import OPERATORS
 
 Shape = tuple[int, ...]
@@ -147,14 +147,14 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
         return ConvEquation(
             operator=operator, spec=spec, macs_per_run=spec.macs, forced=forced, **common
         )
-    recognised = recognise_equation(eqn)
-    if isinstance(recognised, str):
+    recognized = recognize_equation(eqn)
+    if isinstance(recognized, str):
         macs = _lax_macs(shapes, eqn.params["dimension_numbers"].rhs_spec[0])
         return ConvEquation(
-            operator=None, spec=None, macs_per_run=macs, unsupported_reason=recognised, **common
+            operator=None, spec=None, macs_per_run=macs, unsupported_reason=recognized, **common
         )
-    spec = recognised.spec
-    return ConvEquation(operator=recognised.operator, spec=spec, macs_per_run=spec.macs, **common)
+    spec = recognized.spec
+    return ConvEquation(operator=recognized.operator, spec=spec, macs_per_run=spec.macs, **common)
 
 
 def _lax_macs(shapes: tuple[Shape, ...], out_feature_axis: int) -> int:

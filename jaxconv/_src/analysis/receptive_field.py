@@ -16,7 +16,7 @@ from .dependencies import Interval, Region, needed_regions, read_by_conv
 from .jaxprs import flattened, trace
 from .tables import Table, Tabled
 
-# If a function enlarges its input n-fold, n neighbouring outputs have different fields, because
+# If a function enlarges its input n-fold, n neighboring outputs have different fields, because
 # they lie differently between input pixels; then the fields repeat. Up to so many are compared.
 MAX_ENLARGEMENT = 64
 EMPTY = (0, -1)  # the field of an output that depends on no pixel
@@ -27,7 +27,7 @@ class AxisField:
     """The field on one axis, in input pixels.
 
     ``size`` is how many pixels an output depends on, ``stride`` the distance between the fields of
-    neighbouring outputs, and ``offset`` the first pixel of output 0; if negative, it is padding.
+    neighboring outputs, and ``offset`` the first pixel of output 0; if negative, it is padding.
     """
 
     size: int
@@ -118,11 +118,11 @@ def receptive_field(
 
 
 def field_of(
-    eqns: Sequence[JaxprEqn], source: Any, result: Any, neighbours: int = MAX_ENLARGEMENT
+    eqns: Sequence[JaxprEqn], source: Any, result: Any, neighbors: int = MAX_ENLARGEMENT
 ) -> ReceptiveField:
     """The field of the variable ``result`` of a flat program in ``source``; both ``[N, *S, C]``.
 
-    Fields of ``neighbours`` outputs are compared.
+    Fields of ``neighbors`` outputs are compared.
     """
     rank = source.aval.ndim - 2
     nothing: Region = (EMPTY,) * (rank + 2)
@@ -133,7 +133,7 @@ def field_of(
         return needed_regions(eqns, {result: pixel}).get(source, nothing)
 
     fields = [lambda i, axis=axis: region_read(i)[axis + 1] for axis in range(rank)]
-    return _measure(fields, source.aval.shape[1:-1], result.aval.shape[1:-1], neighbours)
+    return _measure(fields, source.aval.shape[1:-1], result.aval.shape[1:-1], neighbors)
 
 
 def _of_specs(specs: Any) -> ReceptiveField:
@@ -182,14 +182,14 @@ def _measure(
     fields: Sequence[Callable[[int], Interval]],
     inputs: Sequence[int],
     outputs: Sequence[int],
-    neighbours: int = MAX_ENLARGEMENT,
+    neighbors: int = MAX_ENLARGEMENT,
 ) -> ReceptiveField:
     axes = zip(fields, inputs, outputs, strict=True)
-    return ReceptiveField(tuple(_measure_axis(*axis, neighbours) for axis in axes))
+    return ReceptiveField(tuple(_measure_axis(*axis, neighbors) for axis in axes))
 
 
 def _measure_axis(
-    field: Callable[[int], Interval], inputs: int, outputs: int, neighbours: int
+    field: Callable[[int], Interval], inputs: int, outputs: int, neighbors: int
 ) -> AxisField:
     """Measures around the middle of the output, away from borders such as reflected ones."""
     if not outputs:
@@ -197,7 +197,7 @@ def _measure_axis(
             "receptive_field: the result must have pixels, but one of its spatial axes is empty"
         )
     half = outputs - outputs // 2
-    count = next(n for n in range(neighbours, 0, -1) if neighbours % n == 0 and n <= half)
+    count = next(n for n in range(neighbors, 0, -1) if neighbors % n == 0 and n <= half)
     start = (outputs - count) // 2
     windows = [field(start + i) for i in range(count + 1)]
     known = [window for window in windows if window is not None]
@@ -212,7 +212,7 @@ def _measure_axis(
 
 
 def _stride(lows: Sequence[int]) -> Fraction:
-    """Input pixels per output, from the first pixels of neighbouring fields.
+    """Input pixels per output, from the first pixels of neighboring fields.
 
     Their steps repeat with a period, and the shortest one that fits is taken.
     """

@@ -19,7 +19,7 @@ from .receptive_field import field_of
 from .tables import Table, format_shape
 from .tracing import Argument, check_function, program
 
-# How many neighbouring outputs' fields are compared: enough for layers enlarged up to 4-fold.
+# How many neighboring outputs' fields are compared: enough for layers enlarged up to 4-fold.
 NEIGHBOURS = 4
 HEADER = (
     *("layer", "kind", "operands", "result", "runs", "parameters", "MACs", "bytes"),
@@ -251,7 +251,7 @@ def _owner(variable: Any, readings: Sequence[_Reading], arguments: dict[Any, Arg
     ]
     if readers and (products := [at for at in siblings if readings[at].multiplies]):
         return products[-1]
-    # The largest result is a normalisation's own, rather than that of its running mean.
+    # The largest result is a normalization's own, rather than that of its running mean.
     return max(siblings or readers, key=lambda at: readings[at].result_size) if readers else None
 
 

@@ -54,7 +54,7 @@ def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
     call: Callable = lambda fn, args, kwargs: fn(*args, **kwargs)  # noqa: E731
     if hasattr(fn, "init_with_output"):
         module: Any = fn
-        held = _initialised(module, args, kwargs)
+        held = _initialized(module, args, kwargs)
         call = lambda variables, args, kwargs: module.apply(variables, *args, **kwargs)  # noqa: E731
     structure, arrays = split((args, kwargs, held), is_array_like)
 
@@ -72,7 +72,7 @@ def _sorted(kwargs: dict[str, Any]) -> list[Any]:
     return [kwargs[name] for name in sorted(kwargs)]
 
 
-def _initialised(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _initialized(module: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """The variables of a linen module, as shapes."""
     structure, arrays = split((args, kwargs), is_array_like)
 

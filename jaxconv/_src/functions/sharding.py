@@ -2,7 +2,7 @@
 
 A jit over several devices partitions convolutions by itself; these functions are for programs that
 state themselves what runs on which device. Each device holds one shard of an axis, receives from
-its neighbours the entries that its outputs read besides its own, and convolves. All of them can be
+its neighbors the entries that its outputs read besides its own, and convolves. All of them can be
 differentiated to any order.
 """
 
@@ -34,7 +34,7 @@ Array = jax.Array
 def halo_exchange(
     x: ArrayLike, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
 ) -> Array:
-    """Extends this device's shard of an axis with entries of the neighbouring shards.
+    """Extends this device's shard of an axis with entries of the neighboring shards.
 
     Let ``z`` be the concatenation of the shards of all ``P`` devices, with ``P*n`` entries. Device
     ``p`` gets
@@ -49,7 +49,7 @@ def halo_exchange(
         axis: The sharded axis of ``x``; negative values count from the end.
         axis_name: The mesh axis over which it is sharded.
         low: Number of entries to add before the shard, from 0 to ``P*n``. More than ``n`` come
-            from several neighbours.
+            from several neighbors.
         high: Number of entries to add after the shard, in the same range.
         circular: Whether the axis wraps around.
 
@@ -301,7 +301,7 @@ def _shard_axis(resolved: ResolvedConv, axis: int, sharding: AxisSharding) -> Sh
     border = resolved.borders[axis]
     if border is None:
         return shard
-    # Around a circular axis each of two shards has two neighbours, both of them the other shard.
+    # Around a circular axis each of two shards has two neighbors, both of them the other shard.
     inputs, low = resolved.spatial[axis] // sharding.shards, shard.low + border.low
     return dataclasses.replace(shard, inputs=inputs, low=low, two_shards=False)
 

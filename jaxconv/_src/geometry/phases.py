@@ -43,7 +43,7 @@ class Phase(NamedTuple):
 
 
 def steps(stride: int, dilation: int) -> tuple[int, int]:
-    """``s/c`` and ``d/c``: how far apart neighbouring taps of a phase and their outputs are."""
+    """``s/c`` and ``d/c``: how far apart neighboring taps of a phase and their outputs are."""
     common = math.gcd(stride, dilation)
     return stride // common, dilation // common
 

@@ -18,8 +18,8 @@ from ..geometry import checks
 from ..geometry.checks import Call
 from ..primitives.call import check_forced
 from .lax_params import LaxConvolution
-from .recognise import recognise
-from .recognised_operator import RecognisedOperator, compute_recognised
+from .recognize import recognize
+from .recognized_operator import RecognizedOperator, compute_recognized
 
 
 def conv_general_dilated(
@@ -62,10 +62,10 @@ def conv_general_dilated(
 
     Source: the documentation of ``jax.lax.conv_general_dilated``.
     """
-    recognised = None
+    recognized = None
     valid = _valid_precision(precision) and _valid_dtypes(lhs, rhs, preferred_element_type)
     if out_sharding is None and valid:
-        recognised = _recognise(
+        recognized = _recognize(
             lhs.shape,
             rhs.shape,
             window_strides,
@@ -76,7 +76,7 @@ def conv_general_dilated(
             feature_group_count,
             batch_group_count,
         )
-    if recognised is None:
+    if recognized is None:
         return lax.conv_general_dilated(
             lhs,
             rhs,
@@ -95,11 +95,11 @@ def conv_general_dilated(
     dtype, forced = jax.dtypes.canonicalize_dtype(preferred), implementation.resolve(None)
     if forced is not None:
         call = Call("conv_general_dilated", lhs=lhs.shape, rhs=rhs.shape)
-        check_forced(call, forced, recognised.operator, recognised.spec, dtype)
+        check_forced(call, forced, recognized.operator, recognized.spec, dtype)
     return _compute(
         lhs,
         rhs,
-        recognised=recognised,
+        recognized=recognized,
         dtype=dtype,
         precision=checks.precision_of("conv_general_dilated", precision),
         implementation=forced,
@@ -109,8 +109,8 @@ def conv_general_dilated(
 # Compiled, so that an eager call is dispatched once, not once per transposition. Inlined (by jax
 # 0.10 while tracing, by 0.12 while lowering), so that traced programs contain no call.
 _compute = jax.jit(
-    compute_recognised,
-    static_argnames=("recognised", "dtype", "precision", "implementation"),
+    compute_recognized,
+    static_argnames=("recognized", "dtype", "precision", "implementation"),
     inline=True,
 )
 
@@ -144,9 +144,9 @@ def _valid_dtypes(lhs, rhs, preferred) -> bool:
 
 
 @cached_by_value
-def _recognise(
+def _recognize(
     lhs_shape, rhs_shape, strides, padding, lhs_dilation, rhs_dilation, numbers, groups, batches
-) -> RecognisedOperator | None:
+) -> RecognizedOperator | None:
     """The operator that computes the convolution; None where there is none, or lax raises."""
     ones = (1,) * (len(lhs_shape) - 2)
     try:
@@ -163,8 +163,8 @@ def _recognise(
         return None
     shapes = tuple(lhs_shape), tuple(rhs_shape)
     geometry = strides, padding, lhs_dilation, rhs_dilation
-    recognised = recognise(LaxConvolution(*shapes, *geometry, numbers, groups, batches))
-    return None if isinstance(recognised, str) else recognised
+    recognized = recognize(LaxConvolution(*shapes, *geometry, numbers, groups, batches))
+    return None if isinstance(recognized, str) else recognized
 
 
 def _named_padding(lhs_shape, rhs_shape, strides, name: str, dilation, numbers):

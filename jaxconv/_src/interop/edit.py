@@ -6,7 +6,7 @@ donated arguments, of loops and branches, of remat with its policy, of shard_map
 rules of ``custom_jvp``, ``custom_vjp`` and ``custom_vmap`` are edited when jax calls them.
 
 Therefore it does not matter which transformations are inside the program and which are outside. A
-gradient inside leaves convolutions that ``recognise.py`` recognises as gradients; a gradient
+gradient inside leaves convolutions that ``recognize.py`` recognizes as gradients; a gradient
 outside differentiates jaxconv's primitives.
 """
 
@@ -25,8 +25,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 from .. import compat
 from ..dispatch import implementation
 from .rearrangement import Rearrangement
-from .recognise import recognise_equation
-from .recognised_operator import compute_recognised
+from .recognize import recognize_equation
+from .recognized_operator import compute_recognized
 from .trace import call_on_arrays, trace
 
 
@@ -108,18 +108,18 @@ def _parameter(value: Any) -> Any:
 
 def _convolution(eqn: JaxprEqn) -> Iterator[JaxprEqn]:
     """The equations of the operator that a convolution is, with its name stack and source line."""
-    recognised = recognise_equation(eqn)
+    recognized = recognize_equation(eqn)
     result: Any = eqn.outvars[0].aval
-    if isinstance(recognised, str):
+    if isinstance(recognized, str):
         yield eqn
         return
     compute = functools.partial(
-        compute_recognised,
-        recognised=recognised,
+        compute_recognized,
+        recognized=recognized,
         dtype=result.dtype,
         precision=eqn.params["precision"],
         implementation=implementation.resolve(None),
-        out_sharding=_sharding(result, recognised.result),
+        out_sharding=_sharding(result, recognized.result),
     )
     with eqn.ctx.manager:
         program = jax.make_jaxpr(compute)(*[atom.aval for atom in eqn.invars]).jaxpr

@@ -1,6 +1,6 @@
 """Lowers lax's own convolutions to jaxconv's primitives, without any change to the model.
 
-``lax.conv_general_dilated`` keeps lax's differentiation, batching, sharding and rematerialisation;
+``lax.conv_general_dilated`` keeps lax's differentiation, batching, sharding and rematerialization;
 only its lowering changes. So jaxconv computes the convolutions that are left after all of these,
 gradients included. Convolutions that jaxconv does not support, and those that it would compute by
 lax anyway, are lowered as before, and so are exported programs.
@@ -21,8 +21,8 @@ from .. import compat
 from ..dispatch.choose import choose_implementation
 from ..dispatch.registry import check_platforms
 from ..spmd import lowering
-from .recognise import recognise_params
-from .recognised_operator import RecognisedOperator, as_input_grad, compute_recognised
+from .recognize import recognize_params
+from .recognized_operator import RecognizedOperator, as_input_grad, compute_recognized
 
 # Entering or leaving a user context makes jitted functions trace again, so only code inside the
 # ``with`` block is affected.
@@ -106,12 +106,12 @@ def _intercept(platforms: Sequence[str]) -> None:
 
 def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     (result,) = ctx.avals_out
-    recognised = _recognise(platform, ctx, params)
-    if recognised is None or _implementation(ctx, platform, recognised, result.dtype) == "lax":
+    recognized = _recognize(platform, ctx, params)
+    if recognized is None or _implementation(ctx, platform, recognized, result.dtype) == "lax":
         return lax_rule(ctx, lhs, rhs, **params)
     compute = functools.partial(
-        compute_recognised,
-        recognised=recognised,
+        compute_recognized,
+        recognized=recognized,
         dtype=result.dtype,
         precision=params["precision"],
         implementation=None,
@@ -120,21 +120,21 @@ def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     return compat.lower_without_mesh(ctx, platform, lower, lhs, rhs)
 
 
-def _recognise(platform: str, ctx, params) -> RecognisedOperator | None:
+def _recognize(platform: str, ctx, params) -> RecognizedOperator | None:
     """The operator to lower instead, or None if lax's convolution is to be lowered by lax."""
     is_installed = platform in _in_process or platform in _in_block.value
     if not is_installed or lowering.is_lowering_primitive():
         return None
     lhs, rhs = ctx.avals_in
-    recognised = recognise_params(lhs, rhs, params)
-    return None if isinstance(recognised, str) else as_input_grad(recognised)
+    recognized = recognize_params(lhs, rhs, params)
+    return None if isinstance(recognized, str) else as_input_grad(recognized)
 
 
-def _implementation(ctx, platform: str, recognised: RecognisedOperator, dtype) -> str:
+def _implementation(ctx, platform: str, recognized: RecognizedOperator, dtype) -> str:
     choice = choose_implementation(
-        recognised.operator,
+        recognized.operator,
         platform,
-        recognised.spec,
+        recognized.spec,
         dtype,
         plain_xla_reason=compat.custom_calls_unsupported(ctx),
     )

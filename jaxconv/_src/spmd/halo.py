@@ -3,7 +3,7 @@
 Everything here runs where the mesh axis is a named axis: in ``shard_map``, or in the function of
 one partition. Of an axis with ``n`` entries per shard, shard ``p`` holds the entries
 ``p*n … (p+1)*n - 1``. Only the entries asked for are sent; a halo wider than a shard comes from
-several neighbours. Entries outside the whole axis are zeros, or wrap around.
+several neighbors. Entries outside the whole axis are zeros, or wrap around.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""The interior and the boundary of a shard: which of its products need a neighbour's entries.
+"""The interior and the boundary of a shard: which of its products need a neighbor's entries.
 
 The form ``T(x, k, g)`` is a sum of products of an input and an output that are a tap apart. If the
 shards of inputs and outputs start together (inputs = stride * outputs), every shard has the same
 products, and their sum splits into regions:
 
-    interior   the shard's own sources with its own targets: no neighbour, no wait, no copy
+    interior   the shard's own sources with its own targets: no neighbor, no wait, no copy
     boundary   the halo before the shard, and the halo after it, with the targets that they meet
     full       all targets with all sources that they meet
 
 Each region is a convolution of the same form.
 
-Of two shards each has one neighbour, so one boundary region: after the lower shard, and before the
+Of two shards each has one neighbor, so one boundary region: after the lower shard, and before the
 upper one. If the two differ only in position and by a whole number of taps, both devices compute
 one shared region, whose position depends on the device.
 """

@@ -4,7 +4,7 @@ When a factor (see ``factors.py``) is partitioned, each device computes the same
 smaller spec:
 
     a factor of the result     each device computes one shard of the result; for a spatial factor
-                               it needs a halo from its neighbours
+                               it needs a halo from its neighbors
     a factor that is summed    each device computes a partial sum, and one all-reduce adds them; or
                                a reduce-scatter, if the result is sharded over the same devices
 

@@ -24,9 +24,9 @@ class AxisSharding(NamedTuple):
 class ShardAxis:
     """One shard of an axis on which output ``o`` reads input ``stride*o + dilation*tap - low``.
 
-    The source of an operator is the activation that neighbours exchange: x, or g for an input
+    The source of an operator is the activation that neighbors exchange: x, or g for an input
     gradient. Its target stays in place: the result, or g for a filter gradient. ``two_shards`` says
-    whether the axis has exactly two shards, so that each has one neighbour.
+    whether the axis has exactly two shards, so that each has one neighbor.
     """
 
     operator: Operator

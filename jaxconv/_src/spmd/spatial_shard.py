@@ -1,4 +1,4 @@
-"""An operator on one shard of its spatial axes, with what it needs from neighbouring shards."""
+"""An operator on one shard of its spatial axes, with what it needs from neighboring shards."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
 
 namespace jaxconv {
 
-// Neighbouring pieces, because neighbours share sources, and because what a thread wrote in one
+// Neighboring pieces, because neighbors share sources, and because what a thread wrote in one
 // call it finds in its cache in the next. The owner takes half of the remaining pieces at a time
 // from the front, other threads from the back. Compared with one counter for all threads, 3x3
 // 4x28x28x64 following another convolution takes 0.035 ms instead of 0.047 (see

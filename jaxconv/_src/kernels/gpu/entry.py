@@ -61,7 +61,7 @@ def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
 
 
 def _outputs(operator: Operator, a, kernel, spec: ConvSpec, dtype, tile: TileConfig | None):
-    """The convolution or the input gradient, whose outputs are weighted sums of neighbours."""
+    """The convolution or the input gradient, whose outputs are weighted sums of neighbors."""
     dtype, _ = results_dtypes(a, kernel, dtype)
     tile = tile or tile_config(operator, spec, dtype, target.device_kind("cuda"))
     *pixels, features = spec.result_shape(operator)

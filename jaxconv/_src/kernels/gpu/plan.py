@@ -6,8 +6,8 @@ The forward convolution and the input gradient are the same computation. The out
 convolution has one phase. An input gradient has one per residue of the stride, as
 ``geometry/phases.py`` derives; there ``every`` is ``s/c`` and ``dilation`` is ``-d/c``.
 
-A program computes a tile of ``strips`` by ``features``, for each of the ``columns`` neighbouring
-outputs of a strip. Features are on neighbouring threads, so that loads are coalesced, and an input
+A program computes a tile of ``strips`` by ``features``, for each of the ``columns`` neighboring
+outputs of a strip. Features are on neighboring threads, so that loads are coalesced, and an input
 that several outputs of a strip read is loaded once.
 """
 

@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
     @property
     def tap_steps(self) -> tuple[int, ...]:
-        """The distance, among all taps of the kernel, between neighbouring taps of each line."""
+        """The distance, among all taps of the kernel, between neighboring taps of each line."""
         counts = [line.kernel for line in self.lines]
         if self.lanes is None:
             return tuple(math.prod(counts[axis + 1 :]) for axis in range(4))

@@ -100,7 +100,7 @@ class Window(NamedTuple):
     row that is read, and some after the last, hold the surplus rows of a moved window.
     """
 
-    step: int  # source pixels between the windows of neighbouring tiles
+    step: int  # source pixels between the windows of neighboring tiles
     low: int
     extent: int
     last: int  # the last start of a window inside the source

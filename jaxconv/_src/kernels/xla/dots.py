@@ -26,7 +26,7 @@ from .windows import (
     even_extent,
     forward_axes,
     interleaved,
-    materialised,
+    materialized,
     pad,
     phase,
 )
@@ -185,7 +185,7 @@ def _unfolded_conv(x, kernel, axes, dtype, options):
 
     def step(t, y):
         n, at = _position(t, tile, counts)
-        y_tile = materialised(t, product, _inputs(x, n, at, tile, counts), kernel)
+        y_tile = materialized(t, product, _inputs(x, n, at, tile, counts), kernel)
         return lax.dynamic_update_slice(y, y_tile, (n, *at, 0))
 
     whole = [axis.o * count for axis, count in zip(tile, counts, strict=True)]
@@ -209,7 +209,7 @@ def _unfolded_filter_grad(x, g, spec: ConvSpec, sums, options):
     def step(t, dkernel):
         n, at = _position(t, tile, counts)
         g_tile = lax.dynamic_slice(g, (n, *at, 0), (1, *sizes, g.shape[-1]))
-        return dkernel + materialised(t, product, _inputs(x, n, at, tile, counts), g_tile)
+        return dkernel + materialized(t, product, _inputs(x, n, at, tile, counts), g_tile)
 
     dkernel = jnp.zeros((spec.groups, spec.taps * spec.group_in, spec.group_out), sums)
     return lax.fori_loop(0, x.shape[0] * math.prod(counts), step, dkernel)

@@ -35,7 +35,7 @@ MIN_SHARED_PRODUCTS = 1024
 MIN_PART_ELEMENTS = 1 << 12
 MIN_LONG_PART_ELEMENTS = 1 << 19
 
-# Fewer channels than CHANNELS_PER_PART are merged with those of the neighbouring outputs, in images
+# Fewer channels than CHANNELS_PER_PART are merged with those of the neighboring outputs, in images
 # of at least MIN_FOLDED_ELEMENTS (with 50,000, folding took 1.6 times as long) and for kernels of
 # up to MAX_FOLDED_TAPS along the last axis, each of which is another fusion.
 MIN_FOLDED_ELEMENTS = 1 << 17

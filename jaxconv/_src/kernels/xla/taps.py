@@ -23,7 +23,7 @@ from jax import lax
 from ...geometry.spec import ConvSpec, Operator
 from ..dtypes import results_dtypes
 from . import tap_plan
-from .windows import Axis, forward_axes, interleaved, materialised, pad, phase, tap, window
+from .windows import Axis, forward_axes, interleaved, materialized, pad, phase, tap, window
 
 # Up to this many phases of a strided input gradient are computed separately; each is compiled.
 MAX_PHASES = 8
@@ -65,8 +65,8 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     def step(t, dkernel):
         at = lax.div(t, channel_parts), lax.rem(t, channel_parts)
         slices = [_slice_of(a, at, (batch_parts, channel_parts)) for a in (x, g)]
-        # With several tiles there are so many products that XLA materialises slices by itself.
-        part_sum = summed(*slices) if tap_plan.several(tiling) else materialised(t, summed, *slices)
+        # With several tiles there are so many products that XLA materializes slices by itself.
+        part_sum = summed(*slices) if tap_plan.several(tiling) else materialized(t, summed, *slices)
         start, width = at[1] * part_sum.shape[-1], part_sum.shape[-1]
         part_sum += lax.dynamic_slice_in_dim(dkernel, start, width, axis=-1)
         return lax.dynamic_update_slice_in_dim(dkernel, part_sum, start, axis=-1)
@@ -137,7 +137,7 @@ def _by_channels(part, x, weights, tiling, sums, parts: int):
 
     def step(t, y):
         slices = [lax.dynamic_slice_in_dim(a, t * width, width, axis=-1) for a in (x, weights)]
-        y_part = materialised(t, part, *slices)
+        y_part = materialized(t, part, *slices)
         return lax.dynamic_update_slice_in_dim(y, y_part, t * width, axis=-1)
 
     zeros = _zeros(x, [each.axis for each in tiling], sums)
@@ -174,7 +174,7 @@ def _correlate_part(x, weights, tiling, sums, reverse=False):
 
 
 def _folded(x, weights, tiling, sums, fold: int):
-    """``_correlate_part`` by tiles, with ``fold`` neighbours along the last axis as channels.
+    """``_correlate_part`` by tiles, with ``fold`` neighbors along the last axis as channels.
 
     Without dilation along it, the taps of one output are contiguous in ``x``, and so are their
     weights. Vectors become longer and windows overlap less: 0.60 ms become 0.44; see

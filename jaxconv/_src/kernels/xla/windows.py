@@ -74,11 +74,11 @@ def even_extent(n: int, limit: int) -> int:
     return divisor if 2 * divisor >= even else even
 
 
-def materialised(step, f, *operands):
+def materialized(step, f, *operands):
     """``f(*operands)`` for a loop's ``step``, in a branch that is always taken.
 
     XLA:CPU recomputes a dynamic slice at every use inside a fusion, which is then not vectorised.
-    As operands of a branch the slices are materialised: 9.4 ms become 1.5 ms; see
+    As operands of a branch the slices are materialized: 9.4 ms become 1.5 ms; see
     docs/design/measurements.md.
     """
     result = jax.eval_shape(f, *operands)

@@ -1,4 +1,4 @@
-// Writes results of which each is the sum of several neighbouring features.
+// Writes results of which each is the sum of several neighboring features.
 
 #pragma once
 
@@ -9,7 +9,7 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// Adds each M neighbouring features, or each `fold` for M = 0.
+// Adds each M neighboring features, or each `fold` for M = 0.
 template <int M, class T, class A>
 void write_sums(const A* from, int64_t channels, int64_t fold, T* to) {
   const int64_t count = M > 0 ? M : fold;

@@ -36,7 +36,7 @@ class RowCache {
   };
 
   // `span`: the number of rows in one plane from the first to the last that a row of targets uses.
-  // As many neighbouring rows have slots of their own in each of `planes`.
+  // As many neighboring rows have slots of their own in each of `planes`.
   RowCache(int64_t planes, int64_t span, int64_t columns, int64_t features)
       : partial_(features < N),
         span_(span),

@@ -61,7 +61,7 @@ struct DepthwiseShape {
   }
 };
 
-// The distance between neighbouring targets of a row phase, in columns.
+// The distance between neighboring targets of a row phase, in columns.
 static inline int64_t column_spacing(const Phase& p) {
   return smaller(p.per_target / p.per_tap, p.taps);
 }

@@ -16,7 +16,7 @@ namespace JAXCONV_ISA {
 
 struct Stretch {
   const Phase* phase;
-  int64_t spacing;               // of neighbouring targets, in columns
+  int64_t spacing;               // of neighboring targets, in columns
   int64_t row;                   // of targets, counted over the batch and all axes but the last
   int64_t target_rows;           // 1 or 2
   int64_t target, targets;       // first target of the phase, and how many
@@ -28,7 +28,7 @@ struct Stretch {
   int64_t feature, features;
   Prefetch prefetch;  // without its pixels
 
-  // Whether the columns of neighbouring targets overlap or adjoin. If not, each target has a run of
+  // Whether the columns of neighboring targets overlap or adjoin. If not, each target has a run of
   // columns of its own.
   bool shared() const { return phase->per_target <= phase->per_tap * phase->taps; }
   int64_t runs() const { return shared() ? 1 : targets; }

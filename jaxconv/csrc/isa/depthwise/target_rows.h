@@ -12,7 +12,7 @@ namespace JAXCONV_ISA {
 // The part of the L2 cache for a band of rows of all planes that a 3-D kernel spans.
 constexpr int64_t kMaxBandBytes = 256 << 10;
 
-// A unit of work: a row of targets, a pair of rows that are one tap apart (neighbours, or with a
+// A unit of work: a row of targets, a pair of rows that are one tap apart (neighbors, or with a
 // dilation of 2 rows 0 and 2, 1 and 3, 4 and 6), or a segment of a long row.
 struct Unit {
   int64_t n, d, h;  // batch element, plane and (upper) row

@@ -1,4 +1,4 @@
-// One depthwise tile: up to kMaxTileWidth neighbouring targets and a chunk of features.
+// One depthwise tile: up to kMaxTileWidth neighboring targets and a chunk of features.
 //
 // A tile is the innermost step of a depthwise operator; the arguments below are all that it knows.
 // It reads and writes whole vectors of accumulators. Operands that are narrower, of another type or

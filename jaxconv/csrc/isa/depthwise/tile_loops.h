@@ -1,4 +1,4 @@
-// The inner loops of depthwise tiles: P neighbouring targets, K taps per row, spacing R.
+// The inner loops of depthwise tiles: P neighboring targets, K taps per row, spacing R.
 //
 // Features are innermost in memory and in the vectors. A tile takes the features of its P targets
 // one vector at a time; for each it visits the kernel's rows, and in a row loads every source

@@ -8,7 +8,7 @@ namespace jaxconv {
 namespace JAXCONV_ISA {
 namespace {
 
-// Sanitizers instrument every product: Clang would compile the specialised tiles for minutes.
+// Sanitizers instrument every product: Clang would compile the specialized tiles for minutes.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool kSanitized = true;
 #elif defined(__has_feature)
@@ -25,13 +25,13 @@ constexpr bool kSanitized = false;
 // with AVX2 and later. (An input gradient with strides of 2 uses one or two of 3 taps.) Depthwise
 // 4x4 8x56x56x64 forward takes 0.55 ms instead of 0.72 (see docs/design/measurements.md).
 template <class A>
-constexpr bool kSpecialised = !kSanitized && std::is_same_v<A, float> &&
+constexpr bool kSpecialized = !kSanitized && std::is_same_v<A, float> &&
                               (kVectorBytes >= 32 || kVectorRegisters == 32);
 
 // Calls choose(P, K, R) with constants; K = 0 stands for any number of taps, R = 0 for any spacing.
 template <class Function, class A, int P, class Choose>
 Function choose_of_width(int64_t taps, int64_t spacing, Choose choose) {
-  if constexpr (kSpecialised<A> && P >= 4) {
+  if constexpr (kSpecialized<A> && P >= 4) {
     if (spacing == 1) {
       if (taps == 1) return choose(Index<P>{}, Index<1>{}, Index<1>{});
       if (taps == 2) return choose(Index<P>{}, Index<2>{}, Index<1>{});
@@ -76,7 +76,7 @@ void (*DepthwiseTiles<A>::gather_pair(int64_t taps, int64_t spacing, int64_t wid
   using Function = void (*)(const GatherTile<A>&);
   if (taps < 3) return nullptr;  // rows share too little: 2x2 4x56x56x64 is 4 % slower
   return choose_tile<Function, A>(taps, spacing, width, [](auto p, auto k, auto r) -> Function {
-    constexpr bool kPairs = kSpecialised<A> && kVectorRegisters == 32 && decltype(r)::value == 1;
+    constexpr bool kPairs = kSpecialized<A> && kVectorRegisters == 32 && decltype(r)::value == 1;
     if constexpr (kPairs) return gather_pair_tile<A, decltype(p)::value, decltype(k)::value>;
     return nullptr;
   });

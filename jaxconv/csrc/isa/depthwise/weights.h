@@ -1,7 +1,7 @@
 // The packing step of weights: a kernel as tiles read it.
 //
 // Tiles read the whole kernel in place if it consists of whole vectors of accumulators and
-// neighbouring taps do not share sets of the L1 cache, otherwise from a copy while that is small.
+// neighboring taps do not share sets of the L1 cache, otherwise from a copy while that is small.
 // (In place, 3x3 taps of 512 features were evicted by the sources for every tile, at two thirds of
 // the speed.) Larger kernels are copied per stretch and chunk of features.
 

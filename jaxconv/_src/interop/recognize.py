@@ -1,4 +1,4 @@
-"""Recognises one of lax's convolutions as an operator of jaxconv.
+"""Recognizes one of lax's convolutions as an operator of jaxconv.
 
 ``lax.conv_general_dilated`` computes, with window strides s, left-hand dilation e, right-hand
 dilation d and low padding p (per axis; u over the left-hand side, t over the right-hand side),
@@ -31,8 +31,8 @@ import jax
 from jax.extend.core import JaxprEqn
 
 from .lax_params import LaxConvolution
-from .recognised_operator import (
-    RecognisedOperator,
+from .recognized_operator import (
+    RecognizedOperator,
     conv_of,
     filter_grad_of,
     filter_grad_of_transposed,
@@ -40,23 +40,23 @@ from .recognised_operator import (
 )
 
 
-def recognise_equation(eqn: JaxprEqn) -> RecognisedOperator | str:
+def recognize_equation(eqn: JaxprEqn) -> RecognizedOperator | str:
     """The operator that a ``conv_general_dilated`` equation computes, or the reason why none."""
     lhs, rhs = eqn.invars
-    return recognise_params(lhs.aval, rhs.aval, eqn.params)
+    return recognize_params(lhs.aval, rhs.aval, eqn.params)
 
 
-def recognise_params(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> RecognisedOperator | str:
+def recognize_params(lhs: Any, rhs: Any, params: Mapping[str, Any]) -> RecognizedOperator | str:
     """The same for the operands' types and the parameters of lax's primitive."""
     if not jax.numpy.issubdtype(lhs.dtype, jax.numpy.inexact):
         return f"{lhs.dtype} operands; jaxconv's primitives take floating and complex dtypes"
     names = LaxConvolution._fields[2:]
-    return recognise(
+    return recognize(
         LaxConvolution(tuple(lhs.shape), tuple(rhs.shape), *(params[name] for name in names))
     )
 
 
-def recognise(lax: LaxConvolution) -> RecognisedOperator | str:
+def recognize(lax: LaxConvolution) -> RecognizedOperator | str:
     """The operator that ``lax`` computes, or the reason why none does."""
     reason = _invalid(lax) or _mismatch(lax)
     if reason is not None:

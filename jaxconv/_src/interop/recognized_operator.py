@@ -1,6 +1,6 @@
 """The operator of jaxconv that one of lax's convolutions is: its spec and the layout of its arrays.
 
-``recognise.py`` decides which operator it is, and has the notation that is used here.
+``recognize.py`` decides which operator it is, and has the notation that is used here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .rearrangement import Rearrangement
 
 
 @dataclasses.dataclass(frozen=True)
-class RecognisedOperator:
+class RecognizedOperator:
     """``operator`` of ``spec``, and how its operands and result are laid out in lax's arrays.
 
     If ``swapped``, the operator's first operand is lax's right-hand side.
@@ -29,18 +29,18 @@ class RecognisedOperator:
     swapped: bool = False
 
 
-def compute_recognised(lhs, rhs, *, recognised: RecognisedOperator, **params):
+def compute_recognized(lhs, rhs, *, recognized: RecognizedOperator, **params):
     """Computes lax's result from lax's operands; ``params`` are those of ``rules.bind``."""
-    rank = recognised.spec.rank
-    a = recognised.lhs.apply(lhs, range(1, rank + 1))
-    b = recognised.rhs.apply(rhs, range(rank))
-    if recognised.swapped:
+    rank = recognized.spec.rank
+    a = recognized.lhs.apply(lhs, range(1, rank + 1))
+    b = recognized.rhs.apply(rhs, range(rank))
+    if recognized.swapped:
         a, b = b, a
-    result = rules.bind(recognised.operator, a, b, recognised.spec, **params)
-    return recognised.result.apply_to_result(result, range(rank))
+    result = rules.bind(recognized.operator, a, b, recognized.spec, **params)
+    return recognized.result.apply_to_result(result, range(rank))
 
 
-def conv_of(lax: LaxConvolution) -> RecognisedOperator:
+def conv_of(lax: LaxConvolution) -> RecognizedOperator:
     lhs, rhs, out = lax.dimension_numbers
     spec = ConvSpec(
         batch=lax.lhs_shape[lhs[0]],
@@ -53,7 +53,7 @@ def conv_of(lax: LaxConvolution) -> RecognisedOperator:
         dilation=tuple(lax.rhs_dilation),
         groups=lax.feature_group_count,
     )
-    return RecognisedOperator(
+    return RecognizedOperator(
         Operator.CONV,
         spec,
         Rearrangement(_activations(lhs)),
@@ -62,7 +62,7 @@ def conv_of(lax: LaxConvolution) -> RecognisedOperator:
     )
 
 
-def input_grad_of(lax: LaxConvolution) -> RecognisedOperator:
+def input_grad_of(lax: LaxConvolution) -> RecognizedOperator:
     """With the taps reversed, ``e*u = o + d*t - p`` reads ``o = e*u + d*t' - (d*(k-1) - p)``."""
     lhs, rhs, out = lax.dimension_numbers
     spec = ConvSpec(
@@ -76,7 +76,7 @@ def input_grad_of(lax: LaxConvolution) -> RecognisedOperator:
         dilation=tuple(lax.rhs_dilation),
         groups=lax.feature_group_count,
     )
-    return RecognisedOperator(
+    return RecognizedOperator(
         Operator.INPUT_GRAD,
         spec,
         Rearrangement(_activations(lhs)),
@@ -85,7 +85,7 @@ def input_grad_of(lax: LaxConvolution) -> RecognisedOperator:
     )
 
 
-def as_input_grad(recognised: RecognisedOperator) -> RecognisedOperator:
+def as_input_grad(recognized: RecognizedOperator) -> RecognizedOperator:
     """A convolution of stride 1 as the input gradient that computes the same sum, if its kernel is
     laid out as ``[*K, F, C]``; anything else unchanged.
 
@@ -93,12 +93,12 @@ def as_input_grad(recognised: RecognisedOperator) -> RecognisedOperator:
     only where the result is not differentiated: the gradient of an input gradient reads other
     sizes.
     """
-    spec, rank = recognised.spec, recognised.spec.rank
+    spec, rank = recognized.spec, recognized.spec.rank
     unchanged = tuple(range(rank + 2))
     features_swapped = (*unchanged[:rank], rank + 1, rank)
-    plain = recognised.operator is Operator.CONV and spec.unstrided and spec.groups == 1
-    if not plain or recognised.rhs.permutation != features_swapped:
-        return recognised
+    plain = recognized.operator is Operator.CONV and spec.unstrided and spec.groups == 1
+    if not plain or recognized.rhs.permutation != features_swapped:
+        return recognized
     gradient = spec.replace(
         in_features=spec.out_features,
         out_features=spec.in_features,
@@ -106,14 +106,14 @@ def as_input_grad(recognised: RecognisedOperator) -> RecognisedOperator:
         padding=_adjoint_padding(spec.kernel_spatial, spec.dilation, spec.padding),
     )
     return dataclasses.replace(
-        recognised,
+        recognized,
         operator=Operator.INPUT_GRAD,
         spec=gradient,
         rhs=Rearrangement(unchanged, reverse=True),
     )
 
 
-def filter_grad_of(lax: LaxConvolution) -> RecognisedOperator:
+def filter_grad_of(lax: LaxConvolution) -> RecognizedOperator:
     """The window is ``g``: ``u = s*o + d*t - p`` with t over g's pixels and o over the taps."""
     lhs, rhs, out = lax.dimension_numbers
     spec = _filter_grad_spec(
@@ -124,12 +124,12 @@ def filter_grad_of(lax: LaxConvolution) -> RecognisedOperator:
         lows=[low for low, _ in lax.padding],
     )
     result = Rearrangement((*out[2:], out[0], out[1]))
-    return RecognisedOperator(
+    return RecognizedOperator(
         Operator.FILTER_GRAD, spec, _summed_operand(lhs), _summed_operand(rhs), result
     )
 
 
-def filter_grad_of_transposed(lax: LaxConvolution) -> RecognisedOperator:
+def filter_grad_of_transposed(lax: LaxConvolution) -> RecognizedOperator:
     """The window is ``x``, and ``g`` is the dilated left-hand side. The taps come out reversed.
 
     ``e*u = s*o + t - p`` gives, with ``o = k-1 - o'``, ``t = e*u + s*o' - (s*(k-1) - p)``.
@@ -144,7 +144,7 @@ def filter_grad_of_transposed(lax: LaxConvolution) -> RecognisedOperator:
         lows=[s * (k - 1) - low for k, s, (low, _) in taps],
     )
     result = _adjoint((*out[2:], out[0], out[1]), lax.batch_group_count)
-    return RecognisedOperator(
+    return RecognizedOperator(
         Operator.FILTER_GRAD,
         spec,
         _summed_operand(lhs),

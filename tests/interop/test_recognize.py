@@ -1,4 +1,4 @@
-"""lax's convolutions are recognised as the right operators, with the right specs and layouts."""
+"""lax's convolutions are recognized as the right operators, with the right specs and layouts."""
 
 import functools
 
@@ -10,8 +10,8 @@ from jax import lax
 import jaxconv
 from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.interop.lax_params import LaxConvolution
-from jaxconv._src.interop.recognise import recognise
-from jaxconv._src.interop.recognised_operator import RecognisedOperator, as_input_grad
+from jaxconv._src.interop.recognize import recognize
+from jaxconv._src.interop.recognized_operator import RecognizedOperator, as_input_grad
 from jaxconv._src.primitives import rules
 from support.cases import by_rank, operands, random_cases
 from support.operators import ROLES, as_spec
@@ -56,9 +56,9 @@ def lax_conv(case):
 def test_laxs_convolution_is_conv_of_its_spec(case):
     x, k = operands(case, roles="xk")
     (parameters,) = lax_convolutions(lax_conv(case), x, k)
-    recognised = recognise(parameters)
-    assert isinstance(recognised, RecognisedOperator)
-    assert (recognised.operator, recognised.spec, recognised.swapped) == (
+    recognized = recognize(parameters)
+    assert isinstance(recognized, RecognizedOperator)
+    assert (recognized.operator, recognized.spec, recognized.swapped) == (
         Operator.CONV,
         as_spec(case),
         False,
@@ -119,20 +119,20 @@ def test_an_input_gradient_needs_no_transposed_kernel(strides):
     (parameters,) = lax_convolutions(
         jax.linear_transpose(lambda x: conv(x, k), x), np.ones(y.shape)
     )
-    recognised = recognise(parameters)
-    assert isinstance(recognised, RecognisedOperator)
-    recognised = as_input_grad(recognised)
-    assert (recognised.operator, recognised.spec.kernel_shape) == (Operator.INPUT_GRAD, k.shape)
-    assert (recognised.spec.input_shape, recognised.spec.output_shape) == (x.shape, y.shape)
-    assert (recognised.rhs.permutation, recognised.rhs.groups) == ((0, 1, 2, 3), None)
+    recognized = recognize(parameters)
+    assert isinstance(recognized, RecognizedOperator)
+    recognized = as_input_grad(recognized)
+    assert (recognized.operator, recognized.spec.kernel_shape) == (Operator.INPUT_GRAD, k.shape)
+    assert (recognized.spec.input_shape, recognized.spec.output_shape) == (x.shape, y.shape)
+    assert (recognized.rhs.permutation, recognized.rhs.groups) == ((0, 1, 2, 3), None)
 
 
 @by_rank
 def test_a_convolution_is_not_taken_for_an_input_gradient(case):
     (parameters,) = lax_convolutions(lax_conv(case), *operands(case, roles="xk"))
-    recognised = recognise(parameters)
-    assert isinstance(recognised, RecognisedOperator)
-    assert as_input_grad(recognised) is recognised
+    recognized = recognize(parameters)
+    assert isinstance(recognized, RecognizedOperator)
+    assert as_input_grad(recognized) is recognized
 
 
 UNSUPPORTED = {
@@ -156,10 +156,10 @@ def test_unsupported_convolutions_have_a_reason(reason, changes):
         (1,),
         ((0, 2, 1), (2, 1, 0), (0, 2, 1)),
     )
-    assert isinstance(recognise(supported), RecognisedOperator)
-    recognised = recognise(supported._replace(**changes))
-    assert isinstance(recognised, str)
-    assert reason in recognised
+    assert isinstance(recognize(supported), RecognizedOperator)
+    recognized = recognize(supported._replace(**changes))
+    assert isinstance(recognized, str)
+    assert reason in recognized
 
 
 @pytest.mark.parametrize("case", random_cases(43, 6, kind="grouped"))
@@ -168,9 +168,9 @@ def test_filter_gradients_of_groups_are_filter_gradients(case):
     convolution that was differentiated."""
     transpose, g = gradient(case, "k")
     (parameters,) = lax_convolutions(transpose, g)
-    recognised = recognise(parameters)
-    assert isinstance(recognised, RecognisedOperator)
-    assert recognised.operator is Operator.FILTER_GRAD
-    assert recognised.spec.groups == case.groups
-    assert recognised.spec.kernel_spatial == case.kernel_spatial
+    recognized = recognize(parameters)
+    assert isinstance(recognized, RecognizedOperator)
+    assert recognized.operator is Operator.FILTER_GRAD
+    assert recognized.spec.groups == case.groups
+    assert recognized.spec.kernel_spatial == case.kernel_spatial
     assert set(ROLES) == set(rules.PRIMITIVES)
