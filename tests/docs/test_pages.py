@@ -1,0 +1,43 @@
+"""The documentation's code runs, its links lead somewhere, and the README stays short."""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import jaxconv
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+
+@by_page
+def test_code_runs(page):
+    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        try:
+            if block.startswith(">>>"):
+                run_examples(block, page)
+            else:
+                exec(block, {})
+        finally:
+            jaxconv.uninstall()
+
+
+def run_examples(block: str, page: Path) -> None:
+    examples = doctest.DocTestParser().get_doctest(block, {}, page.name, str(page), 0)
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS)
+    runner.run(examples)
+    assert (runner.summarize().failed, runner.tries > 0) == (0, True)
+
+
+@by_page
+def test_links_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    files = [target for target in targets if "://" not in target]
+    assert not [target for target in files if not (page.parent / target).exists()]
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
