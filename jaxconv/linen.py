@@ -24,6 +24,15 @@ from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
 from ._src.geometry.types import Ints
 
+__all__ = [
+    "CausalConv",
+    "Conv",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "PointwiseConv",
+    "SeparableConv",
+]
+
 Array = jax.Array
 
 

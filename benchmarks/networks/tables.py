@@ -37,7 +37,7 @@ def accelerate(rows: list[Row]) -> str:
 
 
 def recipes(rows: list[Row]) -> str:
-    header = ["recipe", "data", "result", "baseline", "CPU seconds"]
+    header = ["recipe", "data", "result", "baseline", "seconds"]
     cells = [
         [f"`{row['recipe']}`", row["data"], row["result"], row["baseline"], row["cpu_seconds"]]
         for row in rows

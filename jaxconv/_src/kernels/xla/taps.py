@@ -218,7 +218,7 @@ def _flat(a, starts, sizes, start, size: int, channels: int):
 
 
 def _products(x, weights, axes, sums):
-    """All taps unrolled into a single fusion, which XLA vectorises along the channels."""
+    """All taps unrolled into a single fusion, which XLA vectorizes along the channels."""
     terms = itertools.product(*[range(axis.k) for axis in axes])
     products = [tap(x, axes, at).astype(sums) * _weight(weights, at).astype(sums) for at in terms]
     return functools.reduce(operator.add, products)

@@ -77,7 +77,7 @@ def even_extent(n: int, limit: int) -> int:
 def materialized(step, f, *operands):
     """``f(*operands)`` for a loop's ``step``, in a branch that is always taken.
 
-    XLA:CPU recomputes a dynamic slice at every use inside a fusion, which is then not vectorised.
+    XLA:CPU recomputes a dynamic slice at every use inside a fusion, which is then not vectorized.
     As operands of a branch the slices are materialized: 9.4 ms become 1.5 ms; see
     docs/design/measurements.md.
     """
