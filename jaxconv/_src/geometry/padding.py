@@ -24,7 +24,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from .spec import Pairs, Shape, effective_extent
+from .spec import MAX_STEP, Pairs, Shape, effective_extent
 
 BORDERS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
 NAMES = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL", *BORDERS)
@@ -151,7 +151,7 @@ def _is_int(value: Any) -> bool:
 
 def _pair(entry: Any) -> tuple[int, int]:
     if _is_int(entry):
-        return operator.index(entry), operator.index(entry)
+        return _bounded(entry), _bounded(entry)
     low: Any = None
     high: Any = None
     with contextlib.suppress(TypeError, ValueError):
@@ -160,7 +160,14 @@ def _pair(entry: Any) -> tuple[int, int]:
         raise PaddingError(
             f"padding entries must be names, ints or (low, high) pairs of ints, but got {entry!r}"
         )
-    return operator.index(low), operator.index(high)
+    return _bounded(low), _bounded(high)
+
+
+def _bounded(value: Any) -> int:
+    number = operator.index(value)
+    if abs(number) > MAX_STEP:
+        raise PaddingError(f"padding must be at most {MAX_STEP:,} per side, but got {number:,}")
+    return number
 
 
 def _resolve_axis(

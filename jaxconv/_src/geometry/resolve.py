@@ -7,7 +7,7 @@ import dataclasses
 from ..caching import cached_by_value
 from . import padding as paddings
 from .checks import SPATIAL, Call, batched, group_count, known, per_axis, sizes, spatial_rank
-from .checks.sizes import is_sequence
+from .checks.sizes import elements, is_sequence
 from .padding import Border, PaddingError
 from .spec import ConvSpec, Shape, effective_extent, transposed_extent
 
@@ -57,7 +57,8 @@ def _spec(
         groups=groups,
     )
     _check_fit(call, spec)
-    return spec, resolved.borders
+    _check_elements(call, spec)
+    return _without_idle_steps(spec), resolved.borders
 
 
 def _check_features(call: Call, in_features, group_in, out_features, groups: int) -> None:
@@ -65,7 +66,12 @@ def _check_features(call: Call, in_features, group_in, out_features, groups: int
         return
     if "G" not in call.last_axes("kernel")[0]:  # a function without groups
         raise call.error(f"x's channels must equal the kernel's, but {in_features} != {group_in}")
-    if group_in and in_features % group_in == 0 and out_features % (in_features // group_in) == 0:
+    if (
+        group_in
+        and in_features
+        and in_features % group_in == 0
+        and out_features % (in_features // group_in) == 0
+    ):
         fix = f"groups={in_features // group_in} would make them equal"
     elif groups and in_features % groups == 0:
         fix = f"a kernel for groups={groups} has C/G = {in_features // groups}"
@@ -102,6 +108,28 @@ def _check_fit(call: Call, spec: ConvSpec) -> None:
                 f"d*(k-1) + 1 = {extent} pixels and the input has {n} + {low} + {high} = {padded}; "
                 f"use a smaller kernel or dilation, or more padding"
             )
+
+
+def _check_elements(call: Call, spec: ConvSpec) -> None:
+    elements(call, "the input", spec.input_shape)
+    elements(call, "the padded input", (spec.batch, *spec.padded_spatial, spec.in_features))
+    elements(call, "the kernel", spec.kernel_shape)
+    elements(call, "the output", spec.output_shape)
+
+
+def _without_idle_steps(spec: ConvSpec) -> ConvSpec:
+    """The same convolution with strides of at most the padded input, and no dilation of one tap.
+
+    A longer stride has a single output as well, but plain XLA would pad the input to a multiple of it.
+    """
+    axes = list(
+        zip(spec.padded_spatial, spec.kernel_spatial, spec.strides, spec.dilation, strict=True)
+    )
+    strides = tuple(padded if known(padded) and 0 < padded < s else s for padded, _, s, _ in axes)
+    dilation = tuple(1 if known(k) and k == 1 else d for _, k, _, d in axes)
+    if (strides, dilation) == (spec.strides, spec.dilation):
+        return spec
+    return spec.replace(strides=strides, dilation=dilation)
 
 
 @cached_by_value
@@ -201,6 +229,8 @@ def transpose(
         dilation=dilation,
         groups=count,
     )
+    _check_elements(call, spec)
+    spec = _without_idle_steps(spec)
     return ResolvedConv(spec, (None,) * rank, spatial, len(x_shape) == len(shape))
 
 

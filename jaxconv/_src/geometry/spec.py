@@ -26,6 +26,12 @@ from typing import Any
 Shape = tuple[int, ...]
 Pairs = tuple[tuple[int, int], ...]
 
+# Positions are computed in 64 bits, by XLA and by the CPU engine. They cannot overflow if strides,
+# dilation and padding are at most MAX_STEP and arrays have at most MAX_ELEMENTS (128 TiB of
+# complex128).
+MAX_STEP = 2**31 - 1
+MAX_ELEMENTS = 2**43
+
 
 class Operator(enum.Enum):
     """The three partial derivatives of ``T(x, k, g) = <g, conv(x, k)>``."""

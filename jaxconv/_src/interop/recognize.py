@@ -24,12 +24,14 @@ lax computes other shapes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.extend.core import JaxprEqn
 
+from ..geometry.spec import MAX_STEP
 from .lax_params import LaxConvolution
 from .recognized_operator import (
     RecognizedOperator,
@@ -85,6 +87,9 @@ def _invalid(lax: LaxConvolution) -> str | None:
     steps = (*lax.window_strides, *lax.lhs_dilation, *lax.rhs_dilation)
     if any(step < 1 for step in (*steps, lax.feature_group_count, lax.batch_group_count)):
         return "a stride, dilation or group count is not positive"
+    sizes = (*steps, *itertools.chain(*lax.padding))
+    if any(isinstance(size, int) and abs(size) > MAX_STEP for size in sizes):
+        return f"a stride, dilation or padding is larger than {MAX_STEP:,}"
     if any(isinstance(n, int) and n == 0 for n in (*lax.lhs_shape, *lax.rhs_shape)):
         return "an operand is empty"
     if any(isinstance(o, int) and o <= 0 for o in lax.result_spatial):

@@ -6,7 +6,17 @@ from typing import Any
 
 from ..spec import Shape
 from .call import Call
-from .sizes import batched, group_count, integer, is_sequence, known, per_axis, size, spatial_rank
+from .sizes import (
+    batched,
+    elements,
+    group_count,
+    integer,
+    is_sequence,
+    known,
+    per_axis,
+    size,
+    spatial_rank,
+)
 
 
 def bias(call: Call, value: Any, out_features: int) -> None:
@@ -80,7 +90,9 @@ def causal_state_shape(
     dilation = per_axis(call, "dilation", dilation, 1)[0]
     channels = kernel_shape[1] * group_count(call, groups, kernel_shape[2])
     length = max(kernel_shape[0] - 1, 0) * dilation
-    return size(call, "batch_size", batch_size), length, channels
+    shape = size(call, "batch_size", batch_size), length, channels
+    elements(call, "the state", shape)
+    return shape
 
 
 def causal_state(

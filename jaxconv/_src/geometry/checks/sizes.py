@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..spec import Shape
+from ..spec import MAX_ELEMENTS, MAX_STEP, Shape
 from .call import SPATIAL, Call
 
 
-def integer(call: Call, name: str, value: Any, minimum: int = 1) -> int:
+def integer(call: Call, name: str, value: Any, minimum: int = 1, maximum: int = MAX_STEP) -> int:
     try:
         number = operator.index(value)
     except TypeError:
@@ -21,12 +22,25 @@ def integer(call: Call, name: str, value: Any, minimum: int = 1) -> int:
     if number is None or isinstance(value, bool) or number < minimum:
         kind = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
         raise call.error(f"{name} must be {kind}, but got {value!r}")
+    if number > maximum:
+        raise call.error(f"{name} must be at most {maximum:,}, but got {number:,}")
     return number
 
 
 def size(call: Call, name: str, value: Any) -> Any:
     """An extent: an int of at least 0, or a symbolic dimension."""
-    return value if jax.export.is_symbolic_dim(value) else integer(call, name, value, minimum=0)
+    if jax.export.is_symbolic_dim(value):
+        return value
+    return integer(call, name, value, minimum=0, maximum=MAX_ELEMENTS)
+
+
+def elements(call: Call, name: str, shape: Shape) -> None:
+    """Checks that an array of this shape could exist; the product must not overflow in XLA."""
+    if known(*shape) and math.prod(shape) > MAX_ELEMENTS:
+        raise call.error(
+            f"{name} would have shape {shape}, more than the {MAX_ELEMENTS:,} entries that "
+            f"memory can address; check the padding, strides and dilation"
+        )
 
 
 def sizes(call: Call, name: str, value: Any, rank: int) -> Shape:
