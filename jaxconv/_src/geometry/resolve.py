@@ -120,7 +120,7 @@ def _check_elements(call: Call, spec: ConvSpec) -> None:
 def _without_idle_steps(spec: ConvSpec) -> ConvSpec:
     """The same convolution with strides of at most the padded input, and no dilation of one tap.
 
-    A longer stride has a single output as well, but plain XLA would pad the input to a multiple of it.
+    A longer stride has a single output too, but plain XLA would pad the input to a multiple of it.
     """
     axes = list(
         zip(spec.padded_spatial, spec.kernel_spatial, spec.strides, spec.dilation, strict=True)
