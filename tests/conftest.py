@@ -1,5 +1,6 @@
 """Every test runs on the CPU, with eight devices for the meshes, under strict promotion rules."""
 
+import collections
 import contextlib
 import os
 
@@ -22,6 +23,19 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "lenient: leave jax's own promotion rules, for code that relies on them"
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects what is slow
+def pytest_collection_modifyitems(items):
+    """Marks as slow all but every n-th case of a test with ``pytest.mark.sample(n)``."""
+    cases = collections.Counter()
+    for item in items:
+        marker = item.get_closest_marker("sample")
+        if marker is not None:
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % marker.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[test] += 1
 
 
 @pytest.fixture(autouse=True)

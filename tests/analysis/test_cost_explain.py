@@ -167,6 +167,7 @@ def networks() -> dict:
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", networks())
 def test_receptive_field(name):
     """It is where the gradient of an output in the middle is not zero."""

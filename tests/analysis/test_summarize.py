@@ -30,6 +30,7 @@ def parameters(network) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -230,6 +231,7 @@ def _skips(x):
     return jaxconv.conv(x, K3, strides=(2, 3))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("fn", [_unet, _branches, _skips], ids=lambda fn: fn.__name__)
 def test_receptive_fields_are_where_gradients_are_not_zero(fn):
     """The largest of neighboring outputs, whose fields differ where an image is enlarged."""

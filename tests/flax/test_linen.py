@@ -97,6 +97,7 @@ CONVS = {
 }
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("options", CONVS.values(), ids=CONVS)
 def test_conv(options):
     ours, theirs = (kind(4, **options, **WIDE) for kind in (Conv, linen.Conv))
@@ -104,6 +105,7 @@ def test_conv(options):
     assert_same(ours, theirs, signal(2, *(7, 8)[:rank], 6))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", 1, [(2, 0)]])
 @pytest.mark.parametrize(("k", "s"), [(1, 3), (4, 2), (5, 1)])
@@ -186,6 +188,7 @@ def test_depthwise_conv(multiplier):
     assert_same(ours, theirs, signal(2, 7, 6, 4))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("shape", [(6,), (2, 7, 6), (2, 3, 5, 4, 2, 6)])
 def test_pointwise_conv(shape):
     assert_same(PointwiseConv(4, **WIDE), linen.Dense(4, **WIDE), signal(*shape))
@@ -233,6 +236,7 @@ def test_padding(padding):
     assert_trees_all_close(y, wanted, rtol=1e-12)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize(("strides", "dilation"), [(1, 3), (2, 1)])
 def test_causal_conv(groups, strides, dilation):
@@ -241,6 +245,7 @@ def test_causal_conv(groups, strides, dilation):
     assert_same(CausalConv(8, 3, **options, **WIDE), theirs, signal(2, 9, 4))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("chunks", [[1] * 9, [4, 1, 4], [9], [1, 4, 1, 1, 1, 1]])
 def test_causal_conv_streams(chunks):
     """Any chunking equals the whole."""
@@ -267,6 +272,7 @@ def test_causal_conv_starts_from_a_stream():
 # --- what all share -------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(3)
 @every_module
 def test_leading_batch_axes(make):
     x = signal(2, 3, 5, 7, 6)
@@ -278,6 +284,7 @@ def test_leading_batch_axes(make):
     assert layer.apply(variables, x[:, :0]).shape == (2, 0, 5, *tail)
 
 
+@pytest.mark.sample(5)
 @every_module
 def test_dtypes(make):
     x = signal(2, 7, 6).astype(np.float32)
@@ -302,6 +309,7 @@ def test_preferred_element_type(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(jnp.bfloat16)}
 
 
+@pytest.mark.sample(5)
 @every_module
 def test_transforms(make):
     """jit, vmap over members, and the module lifted by ``linen.vmap`` and ``linen.remat``."""

@@ -112,6 +112,7 @@ CONVS = {
 }
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("options", CONVS.values(), ids=CONVS)
 def test_conv(options):
     ours, theirs = (kind(6, 4, **options, **FIXED, rngs=nnx.Rngs(3)) for kind in (Conv, nnx.Conv))
@@ -143,6 +144,7 @@ def test_conv_accepts_what_flax_accepts():
 GRID = list(itertools.product(range(1, 6), range(1, 5)))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("padding", "transpose_kernel"),
     [("SAME", False), ("VALID", True), ("CIRCULAR", False), ("CIRCULAR", True), ([(2, 0)], False)],
@@ -168,6 +170,7 @@ class All(nnx.Module):
         return jnp.concatenate([layer(x) for layer in self.layers], axis=1)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("transpose_kernel", [False, True])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", (2, 1)])
 def test_conv_transpose_in_two_axes(padding, transpose_kernel):
@@ -386,6 +389,7 @@ def test_dtypes(make):
     assert narrow(x.astype(jnp.bfloat16)).dtype == np.float32
 
 
+@pytest.mark.sample(3)
 @every_module
 def test_transforms(make):
     x = signal(2, 7, 6)

@@ -55,6 +55,7 @@ def test_unbatched_with_bias():
     np.testing.assert_allclose(jaxconv.causal_conv(x[1], k, bias, **options), y[1], atol=1e-13)
 
 
+@pytest.mark.sample(5)
 @by_case
 def test_no_output_depends_on_the_future(case):
     """The Jacobian of output i is zero at every input after i * stride."""
@@ -154,6 +155,7 @@ def test_stepping_compiles_once():
         _, state = step(state, x[:, start : start + 1], k)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dtype", [np.float16, cases.DTYPES["bfloat16"], np.complex64])
 def test_dtypes(dtype):
     case = CASES["dilated"]

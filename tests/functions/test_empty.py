@@ -21,6 +21,7 @@ EMPTY = {
 by_case = pytest.mark.parametrize("case", EMPTY.values(), ids=EMPTY)
 
 
+@pytest.mark.sample(3)
 @by_case
 def test_conv(case):
     x, k, g = operands(case)
@@ -33,6 +34,7 @@ def test_conv(case):
     assert not dk.any()
 
 
+@pytest.mark.sample(4)
 @by_case
 def test_under_jit_and_vmap(case):
     x, k, _ = operands(case)

@@ -105,6 +105,7 @@ def test_masked_arrays(function, position):
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("function", ARRAYS)
 def test_8_bit_floats(function):
     """Only the lax implementation supports them."""

@@ -43,6 +43,7 @@ def test_derivatives_of_a_constant_vanish_and_a_gaussian_keeps_it(bank):
     np.testing.assert_allclose(y, wanted, atol=1e-5)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("bank", [filters.sobel, filters.scharr])
 def test_gradient_of_a_ramp_is_its_slope(bank, dilation):
@@ -97,6 +98,7 @@ def test_edges_of_a_photograph_as_scikit_image_finds_them(name):
     assert scale in (pytest.approx(0.5, rel=1e-4), pytest.approx(1, rel=1e-4))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 def test_edges_are_at_the_step(dilation):
     image = np.zeros((16, 16, 1), np.float32)

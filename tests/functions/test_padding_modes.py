@@ -27,6 +27,7 @@ def written(name: str, rank: int):
     return (name,) * rank if name == "CAUSAL" else name
 
 
+@pytest.mark.sample(9)
 @by_name
 @by_rank
 def test_conv(case, name):

@@ -40,6 +40,7 @@ def padded(x, low, high, shards=4, circular=False):
     return np.stack([wide[p * n : (p + 1) * n + low + high] for p in range(shards)])
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("circular", [False, True])
 @pytest.mark.parametrize(("low", "high"), [(0, 0), (1, 0), (0, 2), (3, 3), (4, 7), (12, 9)])
 def test_halo_exchange(low, high, circular):
@@ -62,6 +63,7 @@ def test_only_the_halo_is_sent():
     }  # 1 row before; 4 and 2 rows after
 
 
+@pytest.mark.slow
 def test_halo_exchange_is_differentiated_to_any_order():
     x, v = operand((12, 2), np.float64), operand((12, 2), np.float64, 1)
 
@@ -89,6 +91,7 @@ CASES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("case", "names"), CASES.values(), ids=CASES)
 def test_spatial_convolution(case, names):
     """The value and both gradients; the kernel's gradient is summed over the devices once."""
@@ -100,6 +103,7 @@ def test_spatial_convolution(case, names):
     assert set(collectives(fn.lower(x, k, g).compile())) <= {"collective-permute", "all-reduce"}
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("padding", ["CIRCULAR", ("CIRCULAR", "REFLECT"), "SAME_LOWER"], ids=str)
 @pytest.mark.parametrize("strides", [1, 2])
 def test_borders(padding, strides):
@@ -142,6 +146,7 @@ def test_causal_convolution_with_a_bias():
     np.testing.assert_allclose(sharded(x, k, bias), jaxconv.causal_conv(x, k, bias), rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR"])
 def test_two_shards_exchange_by_one_permute(padding):
     """Values, gradients and Hessian-vector products are right."""
@@ -162,6 +167,7 @@ def test_two_shards_exchange_by_one_permute(padding):
     assert sent == {"collective-permute": [2 * row * sides]}
 
 
+@pytest.mark.slow
 def test_one_example_and_second_order():
     """A Hessian-vector product in a replicated kernel, for one image without a batch axis."""
     x, k = operand((8, 5, 3), np.float64), operand((3, 3, 3, 2), np.float64)

@@ -77,6 +77,7 @@ def our_conv(case: Case):
     return lambda x, k: jaxconv.conv(x, k, **case.options())
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("indices", CONVS, ids=lambda indices: f"{indices[0]}-{indices[-1]}")
 def test_conv(indices):
     selected = random_cases(2025 + int(indices[0]), len(indices))
@@ -120,6 +121,7 @@ def transposable(case: Case, rng) -> tuple[Case, tuple[int, ...]]:
     return case.replace(padding=padding), tuple(int(rng.integers(limit)) for limit in limits)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("indices", TRANSPOSES, ids=lambda indices: f"{indices[0]}-{indices[-1]}")
 def test_conv_transpose(indices):
     rng = np.random.default_rng(int(indices[0]))

@@ -35,6 +35,7 @@ def case_of(n, k, s, padding, d, extra, **changes) -> Case:
     return Case(2, 6, 9, (extent,), (k,), (s,), (pair,), (d,), 3).replace(**changes)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("case", cases.random_cases(4, 12))
 def test_conv_transpose(case):
     """The output padding supplies the extent that the strides leave open."""

@@ -14,12 +14,14 @@ from support.oracle import Case
 pytestmark = pytest.mark.usefixtures("x64")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", cases.random_cases(2, 24))
 def test_conv(case):
     x, k, g = operands(case, np.float64)
     assert_conv(lambda x, k: jaxconv.conv(x, k, **case.options()), case, x, k, g)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("case", cases.random_cases(3, 12))
 def test_the_adjoint_identity(case):
     x, k, g = operands(case, np.float64)

@@ -132,6 +132,7 @@ PLACES = {
 by_place = pytest.mark.parametrize("fn", PLACES.values(), ids=PLACES)
 
 
+@pytest.mark.sample(6)
 @by_place
 def test_accelerate(fn):
     assert_accelerates(fn, X, KERNEL)
@@ -157,6 +158,7 @@ def total(tree):
     return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(tree) if leaf.dtype == X.dtype)
 
 
+@pytest.mark.sample(11)
 @pytest.mark.parametrize("outside", OUTSIDE.values(), ids=OUTSIDE)
 @pytest.mark.parametrize("place", ["itself", "jit in jit", "scan", "cond", "linear solve", "remat"])
 def test_transformed_from_outside(place, outside):
@@ -167,6 +169,7 @@ def test_transformed_from_outside(place, outside):
     assert bound_primitives(accelerated, X, KERNEL)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("shapes", [((2, 8, 9, 6), (4, 3, 6, 4)), ((1, 5, 4), (2, 4, 6))], ids=str)
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_transposed_convolutions(shapes, padding):
@@ -537,6 +540,7 @@ def test_integers_are_left_to_lax(dtype):
     assert_close(jax.jit(accelerate(fn))(x, kernel), jax.jit(fn)(x, kernel))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("preferred", [None, "float32"])
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
 def test_floats_of_8_bits(dtype, preferred):

@@ -136,6 +136,7 @@ def test_modules_are_read_at_each_call():
         accelerate(nnx.BatchNorm(3, rngs=nnx.Rngs(0)))(X)
 
 
+@pytest.mark.slow
 def test_haiku():
     import haiku
 
@@ -149,6 +150,7 @@ def test_haiku():
     assert_the_same(network.apply, network.init(jax.random.key(0), X), X)
 
 
+@pytest.mark.slow
 def test_equinox():
     """A module is a pytree with functions among its leaves, and takes channels-first arrays."""
     import equinox
@@ -175,6 +177,7 @@ def test_equinox():
     assert equinox.tree_equal(same, network)
 
 
+@pytest.mark.slow
 def test_keras():
     import keras
 

@@ -89,6 +89,7 @@ def assert_supported(lhs, rhs, *args, **options):
     assert NAMES & set(bound)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("numbers", NUMBERS.values(), ids=NUMBERS)
 @pytest.mark.parametrize("groups", [1, 3])
 def test_dimension_numbers(numbers, groups):
@@ -119,6 +120,7 @@ GEOMETRIES = [
 ]
 
 
+@pytest.mark.sample(11)
 @pytest.mark.parametrize("groups", [(1, 1), (3, 1), (1, 3)], ids=["dense", "features", "batch"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=range(len(GEOMETRIES)))
 def test_geometry_and_groups(geometry, groups):

@@ -71,6 +71,7 @@ def test_symbolic_batch(batch):
     assert_all_right(case, arrays, exported.call(*arrays))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER", "VALID", "FULL", 1, [(2, 1), (0, 1)]])
 def test_symbolic_extents(padding):
     """Padding is computed from the extents when the program is called."""
@@ -85,6 +86,7 @@ def test_symbolic_extents(padding):
         np.testing.assert_allclose(exported.call(x), call(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("padding", ["SAME", "CIRCULAR", "REFLECT", "REPLICATE"])
 def test_symbolic_extents_with_gradients(padding):
     k = operand((3, 2, 4), np.float32)
@@ -99,6 +101,7 @@ def test_symbolic_extents_with_gradients(padding):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("padding", ["FULL", "VALID", "SAME", 2, [(2, 1)]])
 @pytest.mark.parametrize(("strides", "dilation", "groups"), [(1, 2, 1), (2, 1, 2), (3, 1, 1)])
 def test_transposed_of_symbolic_extents(padding, strides, dilation, groups):

@@ -53,6 +53,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, atol=200 * np.finfo(np.float32).eps * scale)
 
 
+@pytest.mark.slow
 def test_install_applies_to_values_and_gradients():
     expected = fresh(jax.value_and_grad(loss, (0, 1)))(X, KERNEL)
     jaxconv.install()

@@ -73,6 +73,7 @@ def gradient(case, role):
     return jax.linear_transpose(*at), g
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("role", ["x", "k"])
 @pytest.mark.parametrize("case", random_cases(42, 12))
 def test_laxs_gradients_have_the_same_values(case, role):

@@ -71,6 +71,7 @@ def sharded_tangent(loss, x, k):
     return jax.shard_map(tangent, mesh=mesh, in_specs=(P("b"), P()), out_specs=(P("b"), P()))(x, k)
 
 
+@pytest.mark.sample(5)
 @by_groups
 @pytest.mark.parametrize(
     ("derivative", "operators"),

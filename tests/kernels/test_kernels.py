@@ -53,6 +53,7 @@ def assert_right(name, operator, case, values, dtype):
     oracle.assert_right(got, role, case, **others)
 
 
+@pytest.mark.sample(25)
 @pytest.mark.parametrize("kind", KINDS)
 @by_operator
 @by_name
@@ -63,6 +64,7 @@ def test_random_specs(name, operator, kind, x64):
         assert_right(name, operator, case, values, np.float64)
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @by_operator
 @by_name
@@ -92,6 +94,7 @@ PARTS = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("case", PARTS.values(), ids=PARTS)
 @by_operator
 def test_parts_of_the_batch_and_the_channels(operator, case):
@@ -110,6 +113,7 @@ MIXED = [
 ]
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize(("narrow", "wide"), MIXED, ids=lambda dtype: np.dtype(dtype).name)
 @by_operator
 @by_name
@@ -234,6 +238,7 @@ def test_temporaries_are_bounded(workload, operator):
 LARGEST = ("5x5 8x7x7x960", "7x7 8x14x14x384", "31x31 1x28x28x128")
 
 
+@pytest.mark.sample(3)
 @by_operator
 @pytest.mark.parametrize("name", LARGEST)
 def test_temporaries_of_plain_xla_are_bounded(name, operator):

@@ -38,6 +38,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("seed", range(4))
 def test_random_specs(instruction_set, seed):
     check_random(int(os.environ.get("JAXCONV_NATIVE_SPECS", "100")), seed)
@@ -95,6 +96,7 @@ LARGE = (
 )
 
 
+@pytest.mark.sample(17)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("spec", LARGE, ids=lambda spec: "x".join(map(str, spec.kernel_shape)))
 def test_large_specs_are_bit_identical_for_any_thread_count(spec, dtype):

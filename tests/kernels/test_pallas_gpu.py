@@ -82,6 +82,7 @@ def assert_kernel(operator: Operator, case: Case, dtype=np.float32, **options) -
     oracle.assert_right(got, role, case, **values)
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @by_operator
 def test_random_specs(operator, rank):
@@ -89,12 +90,14 @@ def test_random_specs(operator, rank):
         assert_kernel(operator, case, list(NARROW.values())[at % 3])
 
 
+@pytest.mark.sample(17)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @by_operator
 def test_cases(operator, case):
     assert_kernel(operator, case)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("dtype", NARROW.values(), ids=NARROW)
 @by_operator
 def test_dtypes(operator, dtype):
@@ -112,6 +115,7 @@ def test_mixed_operands(operator):
     oracle.assert_right(got, ROLES[operator], case, **values)
 
 
+@pytest.mark.sample(3)
 @by_operator
 def test_candidates_compute_the_same(operator):
     case = CASES["features"]
@@ -119,6 +123,7 @@ def test_candidates_compute_the_same(operator):
         assert_kernel(operator, case, tile=tile)
 
 
+@pytest.mark.sample(3)
 @by_operator
 def test_other_tiles(operator):
     """Taps in pieces, with a remainder; several programs per filter gradient."""
@@ -199,6 +204,7 @@ def test_gradients(on_kernels):
     assert_all_right(STRIDED, (x, k, g), program.compile()(x, k, g))
 
 
+@pytest.mark.slow
 def test_second_order(on_kernels):
     x, k, _ = operands(STRIDED)
     directions = operands(STRIDED.replace(batch=2))
@@ -239,6 +245,7 @@ def bound(operator: Operator, spec, dtype=np.float32, **options):
     return (lambda a, b: bind(a, b)), *shapes
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("workload", DEPTHWISE, ids=lambda workload: workload.name)
 @by_operator
 def test_depthwise_runs_the_kernel_on_cuda(operator, workload):
@@ -247,6 +254,7 @@ def test_depthwise_runs_the_kernel_on_cuda(operator, workload):
     assert f"jaxconv_depthwise_{operator.value}" in text
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @by_operator
 def test_any_depthwise_case_lowers(operator, case):

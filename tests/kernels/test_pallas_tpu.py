@@ -119,6 +119,7 @@ def random_case(rng: random.Random) -> Case:
             return case
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("seed", range(SPECS))
 def test_random_specs(interpreted, seed):
     """Every operator, with a tile drawn from all that fit."""
@@ -151,6 +152,7 @@ NAMED = {
 }
 
 
+@pytest.mark.sample(30)
 @by_operator
 @pytest.mark.parametrize("name", NAMED)
 def test_several_tiles(interpreted, name, operator):
@@ -167,6 +169,7 @@ def test_several_tiles(interpreted, name, operator):
     assert_kernel(operator, case, values, several[0] if several else None)
 
 
+@pytest.mark.sample(9)
 @by_operator
 @pytest.mark.parametrize("name", ["2-D in rows", "2-D on lanes", "gaps"])
 def test_two_cores_share_the_grid(on_two_cores, name, operator):
@@ -178,6 +181,7 @@ def test_two_cores_share_the_grid(on_two_cores, name, operator):
     assert_kernel(operator, case, values, tile)
 
 
+@pytest.mark.sample(3)
 @by_operator
 def test_mixed_operands(interpreted, operator):
     case = NAMED["2-D in rows"]
@@ -255,6 +259,7 @@ def mapped_kernels(loss, k, x):
     return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(jnp.stack([k, 2 * k, -k]), x)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", TRANSFORMED.values(), ids=TRANSFORMED)
 @pytest.mark.parametrize("transform", [curvature, each_gradient, mapped_kernels])
 def test_transforms_run_on_the_kernels(interpreted, transform, case):

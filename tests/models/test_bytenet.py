@@ -27,6 +27,7 @@ def pair(source=12, target=10, batch=2):
     ]
 
 
+@pytest.mark.slow
 def test_the_decoder_is_causal():
     """A token changes the logits after it, but not its own or earlier ones, bit for bit."""
     network = small(dilations=(1, 2, 4))
@@ -86,6 +87,7 @@ def test_the_encoder_returns_a_fifth_more_columns_than_tokens_and_then_zeros():
     assert jnp.array_equal(network.encode(source, 7), columns[:, :7])
 
 
+@pytest.mark.slow
 def test_translation_is_the_most_likely_one_of_the_whole_network():
     network = small()
     source, _ = pair(batch=3)

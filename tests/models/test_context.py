@@ -24,6 +24,7 @@ def layers_of(network):
     return [*network.layers, network.output]
 
 
+@pytest.mark.slow
 @sizes
 def test_receptive_fields_of_the_papers_table(large):
     network = ContextNetwork(1, large=large, rngs=nnx.Rngs(0))
@@ -56,6 +57,7 @@ def test_dilation_enlarges_the_receptive_field_at_no_cost():
     assert (ours.macs, ours.parameters) == (theirs.macs, theirs.parameters)
 
 
+@pytest.mark.slow
 @sizes
 def test_it_is_initialized_to_the_identity(large):
     network = ContextNetwork(2, large=large, noise=0.0, rngs=nnx.Rngs(0))

@@ -56,6 +56,7 @@ def difference(network, twin, size: int) -> float:
     return float(np.abs(got - expected).max() / np.abs(expected).max())
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", SMALL)
 def test_outputs_equal_pytorchs(name):
     make, make_twin, options = SMALL[name]
@@ -66,6 +67,7 @@ def test_outputs_equal_pytorchs(name):
     assert difference(network, twin, 33) < 1e-4
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", FULL)
 def test_published_networks_by_torchvisions_name(name):
     entries = FULL[name](classes=11).state_dict()
@@ -100,6 +102,7 @@ def tiny() -> ResNet50:
     return ResNet50(3, width=4, depths=(1,), rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_one_error_lists_every_mismatch():
     state_dict = entries()
     del state_dict["layer1.0.bn2.running_var"]
@@ -118,6 +121,7 @@ def test_one_error_lists_every_mismatch():
     assert np.array_equal(before, network.stem.conv.kernel[...])  # nothing was loaded
 
 
+@pytest.mark.slow
 def test_unsupported_networks_are_refused():
     for network in (MobileNetV1(2, width=0.25, rngs=nnx.Rngs(0)), "alexnet", "mobilenet_v1"):
         with pytest.raises((TypeError, ValueError), match="torchvision has no MobileNetV1"):

@@ -56,6 +56,7 @@ def apply(network, x):
     return network(x)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("make", PUBLISHED, ids=lambda make: make.__name__)
 def test_published_parameters(make):
     assert parameters(abstract(make)) == PUBLISHED[make]
@@ -79,6 +80,7 @@ def test_published_parameters_of_narrower_mobilenets():
     assert millions == [2.6, 1.3]
 
 
+@pytest.mark.sample(5)
 @pytest.mark.lenient  # optax multiplies by the count of steps
 @each
 def test_a_network_learns(make):
@@ -107,6 +109,7 @@ def test_a_network_learns(make):
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
 
 
+@pytest.mark.sample(5)
 @each
 def test_evaluation_is_deterministic_and_independent_of_other_images(make):
     network, images = tiny(make)
@@ -117,6 +120,7 @@ def test_evaluation_is_deterministic_and_independent_of_other_images(make):
     assert np.array_equal(apply(network, images), whole)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("make", [MobileNetV1, MobileNetV2, ResNet50], ids=lambda m: m.__name__)
 def test_training_updates_the_batch_statistics(make):
     network, images = tiny(make)
@@ -128,6 +132,7 @@ def test_training_updates_the_batch_statistics(make):
     assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.lenient  # Flax's LayerNorm multiplies half by single precision
 @each
 def test_half_precision(make):

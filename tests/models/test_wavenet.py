@@ -53,6 +53,7 @@ def test_receptive_field_of_a_stack_is_causal_and_1024_samples(stacks, size):
     assert (field.size, field.offset, field.stride) == ((size,), (1 - size,), (1,))
 
 
+@pytest.mark.slow
 def test_the_network_computes_the_papers_equations(x64):
     network, ids = small(jnp.float64), tokens(2, 29)
     expected = reference(network, ids)
@@ -83,6 +84,7 @@ def test_generating_at_low_temperature_equals_the_whole_network(x64):
     assert len(np.unique(drawn)) > 1
 
 
+@pytest.mark.slow
 def test_generating_follows_the_distribution_and_the_key():
     network, prompt = small(), tokens(1, 3)
     draw = nnx.jit(lambda network, key: network.generate(jnp.repeat(prompt, 4000, 0), 1, key)[:, 0])

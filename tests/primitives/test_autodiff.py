@@ -57,6 +57,7 @@ def image(case: Case, x, k):
     return oracle.compute("g", case, x=x, k=k)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("function", "name"),
     [
@@ -97,6 +98,7 @@ def hessian_vector_products(fn, x, k, v):
     yield "rev over rev", lambda x, k, v: jax.grad(lambda x: jnp.vdot(jax.grad(fn)(x, k), v))(x)
 
 
+@pytest.mark.sample(2)
 @by_case
 def test_hessian_vector_products(case):
     x, k = operands(case, np.float64, "xk")
@@ -144,6 +146,7 @@ def third_derivatives(fn, u, v, w):
     yield "forward, reverse, forward", along_k(pulled(along_x(fn, u), 0, v), w)
 
 
+@pytest.mark.sample(3)
 @by_case
 def test_mixed_third_derivatives(case):
     x, k = operands(case, np.float64, "xk")
@@ -173,6 +176,7 @@ def test_per_example_gradients(case):
     assert_uses_primitives(per_example, k, x, g, binds=["conv_filter_grad"])
 
 
+@pytest.mark.sample(2)
 @by_function
 def test_jacobians(function):
     """Forward and reverse mode agree, and the Jacobian times an operand is the value."""
@@ -244,6 +248,7 @@ def test_zero_tangents_and_unused_operands():
     oracle.assert_right(dk, "k", SMALL, x=x, g=ones)
 
 
+@pytest.mark.sample(4)
 @by_function
 def test_taylor_mode(function):
     """All derivatives along ``a(t), b(t)`` at once equal those by nested jvps."""

@@ -74,6 +74,7 @@ def assert_mapped(case, roles, result, in_axes, arrays, got):
 WHICH = ("both", "first", "second")
 
 
+@pytest.mark.sample(7)
 @pytest.mark.parametrize("which", WHICH)
 @pytest.mark.parametrize("operator", operators(CASES["dense"]))
 @by_case
@@ -133,6 +134,7 @@ def test_vmap_over_an_empty_axis(operator, which):
     assert jax.jit(jax.vmap(call, in_axes=in_axes))(*arrays).shape == (0, *case.shape(result))
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("which", WHICH)
 @by_case
 def test_gradients_of_vmap(case, which):

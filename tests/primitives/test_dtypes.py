@@ -16,6 +16,7 @@ by_dtype = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 LONG = BASIC[1].replace(input_spatial=(400,), kernel_spatial=(31,), padding=((0, 0),))
 
 
+@pytest.mark.sample(3)
 @by_dtype
 def test_conv(dtype, x64):
     case = BASIC[2]
@@ -23,6 +24,7 @@ def test_conv(dtype, x64):
     assert_conv(lambda x, k: jaxconv.conv(x, k, **case.options()), case, x, k, g)
 
 
+@pytest.mark.sample(6)
 @by_dtype
 def test_conv_transpose(dtype, x64):
     case = BASIC[1].replace(padding=((0, 0),), input_spatial=(11,))
@@ -44,6 +46,7 @@ def test_depthwise_conv(dtype, x64):
     assert_conv(lambda x, k: jaxconv.depthwise_conv(x, k, **options), case, x, k, g)
 
 
+@pytest.mark.sample(2)
 @by_dtype
 def test_adjoint_identity(dtype, x64):
     case = BASIC[2]
@@ -115,6 +118,7 @@ def test_every_function_takes_preferred_element_type(preferred):
     assert {y.dtype for y in calls} == {np.dtype(np.float32)}
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("implementation", [None, "lax", "dots"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_gradients_of_wide_results_of_every_operator(dtype, implementation):

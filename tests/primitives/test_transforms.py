@@ -116,6 +116,7 @@ WAYS = [
 by_way = pytest.mark.parametrize("way", WAYS)
 
 
+@pytest.mark.sample(3)
 @by_way
 def test_values_and_gradients(way):
     x, k = operands(LOOP, np.float64, "xk")

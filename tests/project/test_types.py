@@ -96,6 +96,7 @@ CALLS = {
 }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("line", CALLS)
 def test_results_are_arrays(diagnostics, line):
     (revealed,) = diagnostics[CALLS[line]]

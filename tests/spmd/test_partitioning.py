@@ -104,6 +104,7 @@ TWO = {
 }
 
 
+@pytest.mark.sample(14)
 @pytest.mark.parametrize("dtype", [np.float64, "bfloat16"])
 @pytest.mark.parametrize("spec", [P("b", None, "f"), P(None, "r", "f"), P(None, ("r", "b"), "f")])
 @pytest.mark.parametrize("case", TWO.values(), ids=TWO)
@@ -238,6 +239,7 @@ def test_shards_are_convolved_in_place():
     assert set(shapes) == {"8", "1"}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(("case", "spec"), SPATIAL.values(), ids=SPATIAL)
 def test_spatial_geometries(case, spec):

@@ -48,6 +48,7 @@ UNEVEN = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(("layers", "shape", "kernel", "options"), UNEVEN.values(), ids=UNEVEN)
 def test_activations_stay_sharded_where_extents_do_not_divide(layers, shape, kernel, options):
     """Several layers over four devices, with activations of 14, 12 and 10 rows for example."""
@@ -91,6 +92,7 @@ def test_batches_that_do_not_divide():
 # --- one mesh axis for several factors ------------------------------------------------------------
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("kernel", [P(), P(None, None, "b"), FEATURES], ids=str)
 @pytest.mark.parametrize(
     ("batch", "images"), [(None, 8), ("f", 8), (None, 1)], ids=["whole", "sharded", "one image"]
@@ -173,6 +175,7 @@ def test_the_rule_for_shardy():
 # --- random geometries ----------------------------------------------------------------------------
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_geometries(seed):
     """Long and short shards, even and uneven, of the first axis, in one to three dimensions."""

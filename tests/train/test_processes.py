@@ -103,6 +103,7 @@ def test_batches_and_heights_that_do_not_divide():
         Placement(jax.devices()[:3], "height").check_batch(IMAGES, 64)
 
 
+@pytest.mark.slow
 @needs_devices
 @pytest.mark.lenient  # optax promotes by itself
 def test_layers_whose_height_does_not_divide():
@@ -164,6 +165,7 @@ def test_processes_with_different_arguments_are_refused():
         assert "run differs: {'epochs': 3} in process 0, {'epochs': 5} in process 1; st" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_missing_process_ends_the_other_with_a_sentence(index):
     ((code, error),) = joining([index, 2, 3, 1])
@@ -210,11 +212,13 @@ def assert_equal_losses(process: subprocess.Popen) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_spatial_run_equals_one_process(tmp_path, cache):
     said = assert_equal_losses(start(cache, "spatial", "--epochs=1", f"--output={tmp_path}"))
     assert "height sharded over 2 devices of 2 processes; steps 0 to 20" in said
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_run_resumes(tmp_path, cache):
     """The data-parallel run, killed after its first epoch was saved."""
     arguments = ("data_parallel", "--epochs=2", f"--output={tmp_path}")

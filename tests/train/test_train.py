@@ -104,6 +104,7 @@ def one_line(capfd):
 # --- The loop ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_reports_every_epoch(tiny, tmp_path, capfd):
     tiny(epochs=20, learning_rate=0.05)
     assert main(["tiny", "--output", str(tmp_path)]) == 0
@@ -136,6 +137,7 @@ def test_each_epoch_sees_every_example_once_in_an_order_of_its_own():
     assert list(orders[0]) != list(orders[1])
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("last", [0, 4, 7], ids=["first step", "end of an epoch", "middle"])
 def test_resumed_run_equals_uninterrupted_run(
     tiny, finished, interrupted_after, tmp_path, capfd, last
@@ -192,6 +194,7 @@ def flipped(content):
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_checkpoint_is_refused_and_nothing_else_changes(run, capfd, damage):
     folder, command = run
@@ -228,6 +231,7 @@ KILLED = {
 }
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("event", "path", "step"), KILLED.values(), ids=KILLED)
 def test_killed_save_resumes_from_a_complete_checkpoint(run, event, path, step):
     folder, _ = run
@@ -413,6 +417,7 @@ def test_costs_of_a_dense_and_a_separable_convolution():
     assert ["separable", "328", "106,272", "18×18×32"] in rows
 
 
+@pytest.mark.slow
 def test_digits_stopped_by_ctrl_c_resumes_and_reports(tmp_path):
     command = [sys.executable, "-m", "jaxconv.train", "digits", "--output", "run", "--epochs", "1"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONUNBUFFERED": "1"}
@@ -487,12 +492,14 @@ def briefly(monkeypatch, tmp_path, capfd):
     return train_briefly
 
 
+@pytest.mark.slow
 def test_mobilenet_reports_the_cost_of_both_networks(briefly):
     said = briefly(mobilenet.RECIPE)
     for figure in ("36,874", "2,217,152", "283,386", "17,273,088", "7.8× fewer multiply-adds"):
         assert figure in said
 
 
+@pytest.mark.slow
 def test_twins_learn_as_each_would_alone():
     data = digits.data()
     few = Data(*({name: array[:8] for name, array in part.items()} for part in data))
@@ -513,6 +520,7 @@ def test_twins_learn_as_each_would_alone():
     assert min(jax.tree.leaves(moved)) > 1e-3
 
 
+@pytest.mark.slow
 def test_wavenet_reports_bits_beside_the_markov_models(briefly):
     said = briefly(wavenet.RECIPE, batch_size=2)
     assert "2.641" in said  # order 2
@@ -544,10 +552,11 @@ def test_markov_models_by_hand():
     assert wavenet.markov_bits(wave, 5, 1) == pytest.approx(-np.log2(order1))
 
 
+@pytest.mark.slow
 def test_bytenet_reports_its_own_translations(briefly):
     said = briefly(bytenet.RECIPE)
     assert "exactly right" in said
-    assert "linear in its length" in said
+    assert "linear in its length" in " ".join(said.split())  # the title may wrap
 
 
 def test_number_names_are_spelled_and_held_out():
@@ -571,6 +580,7 @@ def test_exact_match_wants_every_character_and_the_end():
         assert bytenet.exact(wrong, batch) == expected
 
 
+@pytest.mark.slow
 def test_context_reports_what_dilation_gains(briefly):
     said = briefly(context.RECIPE, batch_size=8)  # as many scenes as are pictured
     for figure in (

@@ -159,6 +159,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_the_same_in_a_dark_style(name, tmp_path):
     """The background is opaque and every color explicit, so a notebook's style has no effect."""
