@@ -27,7 +27,7 @@ from .shard_axis import LocalGeometry, Range, ShardAxis
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """Sources, and the targets that they meet through these taps.
+    """A range of sources, a range of targets, and the taps that connect them.
 
     On the upper of two shards the targets are ``target_shift`` further on, and the taps
     ``tap_shift``. Taps outside the kernel are zeros.

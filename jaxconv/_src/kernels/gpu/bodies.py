@@ -23,7 +23,7 @@ MAX_UNROLLED_PRODUCTS = 80
 
 
 class Piece(NamedTuple):
-    """Taps of the last axis from ``begin`` on: ``runs`` times ``taps`` of them."""
+    """Taps of the last axis from ``begin`` on: ``runs`` consecutive groups of ``taps`` taps."""
 
     runs: int
     taps: int

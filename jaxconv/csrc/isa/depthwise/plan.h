@@ -52,6 +52,7 @@ struct SourcePlan {
       : max_rows(shape.axis[0].kernel * (shape.axis[1].kernel + rows.per_unit - 1)),
         cache(shape.axis[0].kernel, row_span(shape, rows), shape.sources[2], shape.features) {
     const bool copied = !std::is_same_v<T, A> || shape.repeat > 1 || shape.features < kLanes<A>;
+    // Pixels a multiple of 4 KiB apart share one set of the L1 cache.
     const bool crowded = shape.op != Operator::kFilterGrad && shape.pixel_bytes() % kSetsBytes == 0;
     const bool cached = (copied || crowded) && rows.segments == 1 && cache.fits();
     access = cached   ? SourceAccess::kRowCache

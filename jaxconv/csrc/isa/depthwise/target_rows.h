@@ -24,7 +24,7 @@ template <class T>
 struct TargetRows {
   int64_t per_unit;   // rows of targets: 1, or 2 in pairs
   int64_t step;       // from the upper row of a pair to the lower
-  int64_t lattices;   // sets of rows that use the same taps, each next row one tap further
+  int64_t lattices;   // interleaved sets of rows a tap apart (dilation 2: even and odd rows)
   int64_t segments;   // per row
   int64_t row_units;  // per plane
   int64_t band;       // row units
