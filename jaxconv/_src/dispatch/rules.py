@@ -30,14 +30,16 @@ def implementation_by_rule(
 
     ``unsupported`` maps each implementation to the reason why it cannot be used, or to None.
     """
-    slower = _slower_in_the_engine(operator, spec)
-    if unsupported["native"] is None and slower is None:
-        return "native", "the CPU engine: faster than XLA on nearly every shape"
+    slower = None
+    if unsupported["native"] is None:
+        slower = _slower_in_the_engine(operator, spec)
+        if slower is None:
+            return "native", "the CPU engine: faster than XLA on nearly every shape"
     rules = {"cpu": _cpu, "cuda": _cuda, "tpu": _tpu}
     name, reason = rules.get(platform, _other_platforms)(operator, spec, dtype)
     if unsupported[name] is not None:
         return "lax", f'"{name}" would be preferred, but {unsupported[name]}'
-    return name, reason if unsupported["native"] is not None or slower is None else slower
+    return name, slower or reason
 
 
 def _slower_in_the_engine(operator: Operator, spec: ConvSpec) -> str | None:
