@@ -248,6 +248,7 @@ def test_outside_shard_map():
         sharding.causal_conv(np.ones((1, 4, 1)), np.ones((2, 1, 1)), axis_name="h")
 
 
+@pytest.mark.slow
 def test_values_follow_the_oracle():
     """A comparison with the oracle's loops, not only with ``jaxconv.conv``."""
     case, names = CASES["grid"]

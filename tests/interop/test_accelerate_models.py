@@ -51,6 +51,7 @@ def assert_close(ours, theirs):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_flax_linen():
     from flax import linen
 

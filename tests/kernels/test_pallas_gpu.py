@@ -115,7 +115,7 @@ def test_mixed_operands(operator):
     oracle.assert_right(got, ROLES[operator], case, **values)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.slow
 @by_operator
 def test_candidates_compute_the_same(operator):
     case = CASES["features"]

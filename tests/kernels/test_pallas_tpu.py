@@ -259,7 +259,7 @@ def mapped_kernels(loss, k, x):
     return jax.vmap(jax.grad(loss, (0, 1)), (0, None))(jnp.stack([k, 2 * k, -k]), x)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", TRANSFORMED.values(), ids=TRANSFORMED)
 @pytest.mark.parametrize("transform", [curvature, each_gradient, mapped_kernels])
 def test_transforms_run_on_the_kernels(interpreted, transform, case):

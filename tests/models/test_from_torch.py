@@ -67,7 +67,7 @@ def test_outputs_equal_pytorchs(name):
     assert difference(network, twin, 33) < 1e-4
 
 
-@pytest.mark.sample(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_published_networks_by_torchvisions_name(name):
     entries = FULL[name](classes=11).state_dict()

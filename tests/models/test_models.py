@@ -80,7 +80,7 @@ def test_published_parameters_of_narrower_mobilenets():
     assert millions == [2.6, 1.3]
 
 
-@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.lenient  # optax multiplies by the count of steps
 @each
 def test_a_network_learns(make):
@@ -132,7 +132,7 @@ def test_training_updates_the_batch_statistics(make):
     assert all(jax.tree.leaves(moved))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.slow
 @pytest.mark.lenient  # Flax's LayerNorm multiplies half by single precision
 @each
 def test_half_precision(make):

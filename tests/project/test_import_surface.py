@@ -32,6 +32,7 @@ def run(program: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize("name", LAZY)
 def test_submodules_are_imported_at_first_use(name):
     program = f"""
@@ -42,6 +43,7 @@ print(before, jaxconv.{name}.__name__, jaxconv.{name} is sys.modules["jaxconv.{n
     assert run(program) == f"False jaxconv.{name} True"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("name", ["linen", "models", "nnx"])
 @pytest.mark.parametrize("statement", ["jaxconv.{name}", "from jaxconv import {name}"])
 def test_the_error_without_flax_says_how_to_install_it(name, statement):
