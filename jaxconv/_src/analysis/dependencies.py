@@ -18,6 +18,7 @@ from jax.extend.core import JaxprEqn, Literal
 from ..geometry.spec import ConvSpec, Operator
 from ..interop.recognize import recognize_equation
 from ..interop.recognized_operator import RecognizedOperator
+from ..primitives.fused import fused_conv_p
 from ..primitives.rules import OPERATORS
 
 Interval = tuple[int, int] | None  # first and last index; None: the whole axis, or unknown
@@ -66,6 +67,8 @@ def _operand(eqn: JaxprEqn, position: int, aval: Any, region: Region) -> Region:
     operator = OPERATORS.get(eqn.primitive)
     if operator is not None:
         return _jaxconv(operator, eqn.params["spec"], position, region) or whole
+    if eqn.primitive is fused_conv_p:
+        return _fused(eqn, position, region) or whole
     if eqn.primitive.name == "conv_general_dilated":
         return _lax(recognize_equation(eqn), position, region) or whole
     rule = _RULES.get(eqn.primitive.name)
@@ -86,6 +89,14 @@ def _elementwise(shape, result, region: Region) -> Region | None:
     return tuple(
         None if n != m else interval for n, m, interval in zip(shape, result, region, strict=True)
     )
+
+
+def _fused(eqn: JaxprEqn, position: int, region: Region) -> Region | None:
+    """A residual is read where the result is, the other operands as by a convolution."""
+    names = ("x", "kernel", *eqn.params["epilogue"].operands)
+    if names[position] == "residual":
+        return region
+    return _jaxconv(Operator.CONV, eqn.params["spec"], position, region) if position < 2 else None
 
 
 def _jaxconv(operator: Operator, spec: ConvSpec, position: int, region: Region) -> Region | None:

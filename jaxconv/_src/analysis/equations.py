@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ..geometry.epilogue import Epilogue
 from ..geometry.spec import ConvSpec, Operator
 from ..interop.recognize import recognize_equation
+from ..primitives.fused import fused_conv_p
 from ..primitives.rules import OPERATORS
 
 Shape = tuple[int, ...]
@@ -61,7 +63,7 @@ class ConvEquation(Equation):
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
     and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
-    program asks for, if it does.
+    program asks for, if it does. ``epilogue`` is what a fused convolution computes after it.
     """
 
     operator: Operator | None
@@ -69,6 +71,7 @@ class ConvEquation(Equation):
     primitive: bool
     forced: str | None = None
     unsupported_reason: str | None = None
+    epilogue: Epilogue = Epilogue()
 
     @property
     def kind(self) -> str:
@@ -121,6 +124,11 @@ class ConvResult:
         return self.equation.dtype
 
     @property
+    def epilogue(self) -> Epilogue:
+        """What a fused convolution computes after the products; trivial for all others."""
+        return self.equation.epilogue
+
+    @property
     def shapes(self) -> tuple[Shape, ...]:
         return self.equation.shapes
 
@@ -131,7 +139,8 @@ class ConvResult:
 
 def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
     """The convolution that an equation of a program is, or None if it is something else."""
-    operator = OPERATORS.get(eqn.primitive)
+    fused = eqn.primitive is fused_conv_p
+    operator = Operator.CONV if fused else OPERATORS.get(eqn.primitive)
     if operator is None and eqn.primitive.name != "conv_general_dilated":
         return None
     avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
@@ -141,6 +150,7 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
         "primitive": operator is not None,
+        "epilogue": eqn.params["epilogue"] if fused else Epilogue(),
     }
     if operator is not None:
         spec, forced = eqn.params["spec"], eqn.params["implementation"]

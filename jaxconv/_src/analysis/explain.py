@@ -68,7 +68,9 @@ class Explanation(Tabled):
 
 def _row(conv: ExplainedConv) -> tuple[object, ...]:
     operator = "lax convolution" if conv.operator is None else conv.operator.value
-    a, b, result = map(format_shape, conv.shapes)
+    if not conv.epilogue.trivial:
+        operator = f"{operator} + {conv.epilogue}"
+    a, b, result = map(format_shape, (*conv.shapes[:2], conv.shapes[-1]))
     dtype = np.dtype(conv.dtype).name
     tile = "" if conv.tile is None else f" {conv.tile}"
     implementation = f"{conv.implementation}{tile}"

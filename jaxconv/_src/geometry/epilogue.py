@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 # In the order of ``Activation`` in csrc/epilogue.h, which starts with the identity.
 ACTIVATIONS = (
@@ -35,6 +36,9 @@ class Epilogue:
     residual: bool = False
     activation: str | None = None
     negative_slope: float = 0.0
+
+    def replace(self, **changes: Any) -> Epilogue:
+        return dataclasses.replace(self, **changes)
 
     @property
     def trivial(self) -> bool:
