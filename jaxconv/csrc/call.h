@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "epilogue.h"
 #include "geometry.h"
 #include "runtime/team.h"
 
@@ -16,6 +17,7 @@ struct Call {
   const void* operand;  // the kernel, or g for filter_grad
   void* result;
   Team* team;
+  const Epilogue* epilogue;  // of a conv, or null
 };
 
 // Returns null, or an error message if the call could not be computed.

@@ -47,6 +47,7 @@ class GatherTileArgs(ctypes.Structure):
         ("pixels", ctypes.c_int64),
         ("feature", ctypes.c_int64),
         ("lanes", ctypes.c_int64),
+        ("writer", ctypes.c_void_p),  # null: without an epilogue
     )
 
 

@@ -68,6 +68,25 @@ JAXCONV_EXPORT int jaxconv_run(int64_t op, int64_t element, int64_t rank, const 
   return jaxconv::report(jaxconv::run(request, source, operand, result, team), message, capacity);
 }
 
+// A convolution with an epilogue. `epilogue` are its scale, bias and residual, each an array or
+// null, whose sizes are those that the convolution requires.
+JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_t* sizes,
+                                     const void* x, const void* kernel,
+                                     const void* const* epilogue, int64_t activation,
+                                     double negative_slope, void* result, int64_t threads,
+                                     char* message, int64_t capacity) {
+  jaxconv::ThreadTeam team(threads);
+  const auto request =
+      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes);
+  const jaxconv::EpilogueRequest fused{{epilogue[0], {sizes[2]}},
+                                       {epilogue[1], {sizes[2]}},
+                                       {epilogue[2], request.output},
+                                       activation,
+                                       negative_slope};
+  return jaxconv::report(jaxconv::run_fused(request, fused, x, kernel, result, team), message,
+                         capacity);
+}
+
 // Later calls use this many threads of the engine's own; 0 returns to XLA's threads.
 JAXCONV_EXPORT void jaxconv_inject_threads(int64_t threads) {
   jaxconv::injected_threads().store(threads, std::memory_order_relaxed);

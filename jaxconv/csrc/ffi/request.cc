@@ -163,20 +163,52 @@ std::string check_limits(const Request& r) {
   return "";
 }
 
+std::string check_array(const char* name, const EpilogueArray& array, const Shape& expected) {
+  if (array.data == nullptr || array.shape == expected) return "";
+  return std::string(name) + " must have shape " + to_string(expected) + ", but has shape " +
+         to_string(array.shape);
+}
+
+std::string check_epilogue(const Request& r, const EpilogueRequest& e) {
+  if (r.op != Operator::kConv) return "only the forward convolution can have an epilogue";
+  if (e.activation < 0 || e.activation >= kActivations) {
+    return "activation must be between 0 and " + std::to_string(kActivations - 1) + ", but got " +
+           std::to_string(e.activation);
+  }
+  const Shape features{r.output.back()};
+  for (const std::string& reason :
+       {check_array("scale", e.scale, features), check_array("bias", e.bias, features),
+        check_array("residual", e.residual, r.output)}) {
+    if (!reason.empty()) return reason;
+  }
+  return "";
+}
+
+// A convolution of the same output in which no tap reaches a source.
+Geometry without_products(Geometry g) {
+  for (Axis& axis : g.axis) axis = {1, axis.out, 1, 1, axis.out, 1};
+  g.channels = g.groups = 1;
+  return g;
+}
+
 std::string compute(const Request& r, const void* source, const void* operand, void* result,
-                    Team& team) {
+                    Team& team, const Epilogue* epilogue) {
   const Shape& shape = r.op == Operator::kConv        ? r.output
                        : r.op == Operator::kInputGrad ? r.input
                                                       : r.kernel;
   int64_t bytes = element_size(r.element);
   for (int64_t size : shape) bytes *= size;
+  Call call{r.op, geometry(r), source, operand, result, &team, epilogue};
+  std::vector<char> zeros;
   if (empty(r.input) || empty(r.kernel) || empty(r.output)) {
-    // There are no products: the result, unless it is empty too, is zero.
+    // There are no products: the result, unless it is empty too, is that of zero.
     if (bytes > 0) std::memset(result, 0, static_cast<size_t>(bytes));
-    return "";
+    if (bytes == 0 || epilogue == nullptr) return "";
+    zeros.resize(static_cast<size_t>(call.geometry.features * element_size(r.element)));
+    call.geometry = without_products(call.geometry);
+    call.source = call.operand = zeros.data();
   }
   prefer_large_pages(result, bytes);
-  const Call call{r.op, geometry(r), source, operand, result, &team};
   const Geometry& g = call.geometry;
   const bool depthwise =
       g.groups == g.channels && g.features <= kMaxDepthwiseMultiplier * g.channels;
@@ -200,7 +232,17 @@ std::string unsupported_reason(const Request& r) {
 std::string run(const Request& request, const void* source, const void* operand, void* result,
                 Team& team) {
   const std::string reason = unsupported_reason(request);
-  return reason.empty() ? compute(request, source, operand, result, team) : reason;
+  return reason.empty() ? compute(request, source, operand, result, team, nullptr) : reason;
+}
+
+std::string run_fused(const Request& request, const EpilogueRequest& epilogue, const void* source,
+                      const void* operand, void* result, Team& team) {
+  std::string reason = unsupported_reason(request);
+  if (reason.empty()) reason = check_epilogue(request, epilogue);
+  if (!reason.empty()) return reason;
+  const Epilogue checked{epilogue.scale.data, epilogue.bias.data, epilogue.residual.data,
+                         static_cast<Activation>(epilogue.activation), epilogue.negative_slope};
+  return compute(request, source, operand, result, team, &checked);
 }
 
 }  // namespace jaxconv

@@ -175,6 +175,13 @@ __attribute__((noinline)) void store_lanes(S* p, V v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = bit_cast<S>(v[i]);
 }
 
+// Whether a part of a vector is stored by one instruction.
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+constexpr bool kMaskedStores = true;
+#else
+constexpr bool kMaskedStores = false;
+#endif
+
 // Loads (below: stores) the first n < N lanes without touching memory past them. The other lanes of
 // a load are zero.
 template <class V, int N, class S>

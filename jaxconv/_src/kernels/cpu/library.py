@@ -16,6 +16,7 @@ from ...geometry.spec import Operator
 
 FILE = "_native.so"
 TARGETS = {operator: f"jaxconv_{operator.value}" for operator in Operator}  # XLA's custom calls
+FUSED_TARGET = "jaxconv_fused_conv"
 
 
 def load() -> ctypes.CDLL:
@@ -58,7 +59,7 @@ def _load() -> ctypes.CDLL | str:
     library.jaxconv_instruction_set.restype = ctypes.c_char_p
     library.jaxconv_inject_threads.argtypes = [ctypes.c_int64]
     library.jaxconv_inject_threads.restype = None
-    for target in TARGETS.values():
+    for target in (*TARGETS.values(), FUSED_TARGET):
         handler = jax.ffi.pycapsule(getattr(library, target))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
     return library

@@ -18,6 +18,7 @@
 #include "isa/dense/pixels.h"
 #include "isa/dense/region_plan.h"
 #include "isa/dense/tile.h"
+#include "isa/result_writer.h"
 #include "isa/workspace.h"
 
 namespace jaxconv {
@@ -126,7 +127,7 @@ struct GatherPlan {
   }
   int64_t shared_bytes() const {
     return regions.bytes() + Workspace::bytes<int64_t>(regions.regions() + 1) * 2 +
-           Workspace::bytes<int64_t>(geometry.taps()) * 2 +
+           Workspace::bytes<int64_t>(geometry.taps()) * 2 + ResultWriter<T>::bytes(call) +
            Workspace::bytes<A>(panels_at_once * panel_size);
   }
 

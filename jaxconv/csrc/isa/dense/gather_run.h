@@ -3,13 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "isa/dense/chunks.h"
 #include "isa/dense/gather_packing.h"
 #include "isa/dense/gather_plan.h"
 #include "isa/dense/gather_staging.h"
 #include "isa/dense/regions.h"
+#include "isa/result_writer.h"
 #include "isa/workspace.h"
 
 namespace jaxconv {
@@ -30,6 +30,7 @@ class GatherRun {
         regions_(plan.regions, workspace),
         chunks_(plan.regions.regions(), workspace),
         taps_(plan.geometry.taps(), workspace),
+        writer_(plan.call, workspace),
         packed_(workspace.take<A>(plan.panels_at_once * plan.panel_size)),
         memory_(workspace.take<Memory>(members)) {
     for (int64_t i = 0; i < members; ++i) take_memory(memory_[i], workspace);
@@ -134,7 +135,7 @@ class GatherRun {
     const int64_t count = smaller(plan_.chunk_tiles, tiles - first);
     region.runs = list_runs(region.grid, plan_.geometry.axis, plan_.merged, memory.runs);
     if (region.runs == 0) {
-      return write_zeros(region.grid, first, count, first_panel + begin, first_panel + end);
+      return write_empty_sums(region.grid, first, count, first_panel + begin, first_panel + end);
     }
     region.run_length = plan_.group_sources * (plan_.merged ? region.grid.axis[2].taps : 1);
     region.staged = GatherPlan<T>::kWidens || !region.grid.all_taps_have_sources();
@@ -163,6 +164,7 @@ class GatherRun {
     args.panel = packed;
     args.feature = plan_.first_feature(panel);
     args.lanes = plan_.panel_lanes(panel);
+    args.writer = writer_.in_use();
     const int64_t vectors = plan_.panel_vectors(panel);
     for (const Tile* const end = tile + count; tile < end; ++tile) {
       args.sources = tile->sources;
@@ -177,14 +179,14 @@ class GatherRun {
 
   // Targets that no tap reaches. Running empty tiles for them took a fifth of the time of the input
   // gradient of a 1x1 convolution of stride 2 (see docs/design/measurements.md).
-  void write_zeros(const PixelGrid& grid, int64_t first, int64_t count, int64_t begin,
-                   int64_t end) const {
+  void write_empty_sums(const PixelGrid& grid, int64_t first, int64_t count, int64_t begin,
+                        int64_t end) const {
     const int64_t rows = plan_.tiles.pixels, feature = plan_.first_feature(begin);
-    const int64_t bytes = (plan_.first_feature(end) - feature) * static_cast<int64_t>(sizeof(T));
+    const int64_t features = plan_.first_feature(end) - feature;
     const int64_t pixels = smaller(count * rows, grid.pixels() - first * rows);
     T* result = static_cast<T*>(plan_.call.result) + feature;
     for_each_pixel(grid, first * rows, pixels, [&](int64_t, const Pixel& pixel) JAXCONV_LAMBDA {
-      std::memset(static_cast<void*>(result + pixel.target), 0, bytes);
+      writer_.write_zero_sums(result + pixel.target, feature, features);
     });
   }
 
@@ -195,6 +197,7 @@ class GatherRun {
   Regions regions_;
   Chunks chunks_;
   PackedTaps taps_;
+  const ResultWriter<T> writer_;
   A* const packed_;
   Memory* const memory_;
 };

@@ -14,6 +14,7 @@
 
 #include "geometry.h"
 #include "isa/dense/tile_sizes.h"
+#include "isa/result_writer.h"
 #include "isa/vec.h"
 
 namespace jaxconv {
@@ -32,6 +33,7 @@ struct GatherTileArgs {
   T* const* targets;         // [R]: one pointer per pixel
   int64_t pixels;            // how many of the R pixels exist
   int64_t feature, lanes;    // the first feature, and how many of the V*N exist
+  const ResultWriter<T>* writer;  // of a fused convolution, or null
 };
 
 // Calls step() `count` times, in pairs where there are 32 registers, which is 3 to 6 % faster on a
@@ -41,6 +43,26 @@ JAXCONV_INLINE void repeat_in_pairs(int64_t count, F&& step) {
   constexpr int kSteps = kVectorRegisters == 32 ? 2 : 1;
   for (; count % kSteps != 0; --count) step();
   for (; count > 0; count -= kSteps) unroll<kSteps>([&](auto) JAXCONV_LAMBDA { step(); });
+}
+
+// Leaves the accumulators in an array, in rows of whole vectors, for a function that serves tiles of
+// all sizes.
+template <class T, class A, int N, int R, int V>
+JAXCONV_INLINE void write_from_array(const GatherTileArgs<T, A>& t, const Vec<A, N> (&acc)[R][V]) {
+  constexpr int kLanes = kVectorBytes / sizeof(A);
+  constexpr int kStride = (V * N + kLanes - 1) / kLanes * kLanes;
+  alignas(kVectorBytes) A values[R * kStride];
+  unroll<R>([&](auto r) JAXCONV_LAMBDA {
+    unroll<V>([&](auto v) JAXCONV_LAMBDA {
+      store<A, N>(values + r * kStride + v * N, acc[r][v]);
+    });
+  });
+  const TileSums<A> sums{values, kStride, t.pixels, t.feature, t.lanes};
+  if (t.writer != nullptr) {
+    t.writer->write(sums, t.targets);
+  } else {
+    store_sums(sums, t.targets);
+  }
 }
 
 template <class T, class A, int N, int R, int V>
@@ -65,11 +87,14 @@ void gather_tile(const GatherTileArgs<T, A>& t) {
     });
   }
   const bool whole = t.lanes == V * N;
+  if (t.writer != nullptr || !(whole || kMaskedStores)) {
+    return write_from_array<T, A, N, R, V>(t, acc);
+  }
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
     if (r >= t.pixels) return;
     T* target = t.targets[r] + t.feature;
     unroll<V>([&](auto v) JAXCONV_LAMBDA {
-      if (whole) {
+      if (!kMaskedStores || whole) {
         store<A, N>(target + v * N, acc[r][v]);
       } else if (v * N < t.lanes) {
         store<A, N, true>(target + v * N, acc[r][v], smaller(N, t.lanes - v * N));

@@ -12,6 +12,7 @@
 #include "isa/depthwise/folding.h"
 #include "isa/depthwise/run.h"
 #include "isa/depthwise/weights.h"
+#include "isa/result_writer.h"
 #include "isa/workspace.h"
 
 namespace jaxconv {
@@ -35,10 +36,11 @@ struct GatherPlan {
         fold(call.op == Operator::kInputGrad ? multiplier : 1),
         target_channels(call.geometry.features / fold),
         whole_vectors(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
-        direct_targets(whole_vectors && fold == 1),
+        direct_targets(whole_vectors && fold == 1 && call.epilogue == nullptr),
         schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry)),
         weights(call.geometry, schedule, whole_vectors),
-        streams(kStreams && direct_targets && whole_lines(call.result) && schedule.streams()) {}
+        streams(kStreams && whole_vectors && fold == 1 && whole_lines(call.result) &&
+                schedule.streams()) {}
 
   // Accumulators of a tile's targets that are not written directly.
   int64_t targets_size() const {
@@ -71,8 +73,8 @@ class GatherRun {
   };
 
  public:
-  static int64_t bytes(const GatherPlan<T>& plan) {
-    return Run::bytes(plan.schedule) + plan.weights.bytes();
+  static int64_t bytes(const Call& call, const GatherPlan<T>& plan) {
+    return Run::bytes(plan.schedule) + plan.weights.bytes() + ResultWriter<T>::bytes(call);
   }
   static int64_t member_bytes(const GatherPlan<T>& plan) {
     return Run::member_bytes(plan.schedule) + Workspace::bytes<A>(plan.weights.chunk_size()) +
@@ -87,6 +89,7 @@ class GatherRun {
         row_length_(plan.schedule.shape.targets[2]),
         run_(plan.schedule, workspace, choose_tile),
         weights_(plan.weights.pack(workspace, kernel_)),
+        writer_(call, workspace),
         members_(workspace.take<Member>(members)) {
     const int64_t weights_size = plan.weights.chunk_size();
     for (int64_t i = 0; i < members; ++i) {
@@ -136,7 +139,7 @@ class GatherRun {
                     m.targets,
                     lanes,
                     kMaxTileWidth * lanes,
-                    plan_.streams};
+                    plan_.streams && plan_.direct_targets};
     if (packed.whole()) {
       t.weights = weights_ + p.tap_first * packed.tap_step() + s.feature;
       t.tap_step = p.tap_step * packed.tap_step();
@@ -152,6 +155,11 @@ class GatherRun {
     tile(t);
     if (plan_.direct_targets) return;
     for (int64_t q = 0; q < s.target_rows; ++q) {
+      if (writer_.in_use() != nullptr) {
+        writer_.write({m.targets + q * t.lower, lanes, width, s.feature, s.features},
+                      target + q * lower, target_step, plan_.streams);
+        continue;
+      }
       for (int64_t j = 0; j < width; ++j) {
         write_folded(m.targets + q * t.lower + j * lanes, s.features, plan_.fold,
                      target + q * lower + j * target_step);
@@ -165,13 +173,14 @@ class GatherRun {
   const int64_t row_length_;
   const Run run_;
   const A* const weights_;  // the whole kernel, or null
+  const ResultWriter<T> writer_;
   Member* const members_;
 };
 
 template <class T>
 const char* depthwise_gather(const Call& call) {
   const GatherPlan<T> plan(call);
-  const int64_t shared_bytes = GatherRun<T>::bytes(plan);
+  const int64_t shared_bytes = GatherRun<T>::bytes(call, plan);
   const int64_t member_bytes = GatherRun<T>::member_bytes(plan);
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);

@@ -1,0 +1,165 @@
+// Applies the epilogue of a fused convolution to accumulators and writes the results.
+//
+// A tile leaves its accumulators in an array in the L1 cache. One function then finishes tiles of
+// every size, so that the tiles need not be compiled for every epilogue.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "call.h"
+#include "isa/activations.h"
+#include "isa/vec.h"
+#include "isa/vector_math.h"
+#include "isa/workspace.h"
+
+namespace jaxconv {
+namespace JAXCONV_ISA {
+
+// Accumulators of a tile: rows of pixels, `stride` apart, which is a whole number of vectors. They
+// belong to `count` features from `feature` on.
+template <class A>
+struct TileSums {
+  A* values;
+  int64_t stride, rows;
+  int64_t feature, count;
+};
+
+// Writes sums without an epilogue.
+template <class T, class A>
+__attribute__((noinline)) void store_sums(const TileSums<A>& sums, T* const* targets) {
+  for (int64_t r = 0; r < sums.rows; ++r) {
+    store_elements(sums.values + r * sums.stride, sums.count, targets[r] + sums.feature);
+  }
+}
+
+template <class T>
+class ResultWriter {
+  using A = typename Accumulator<T>::type;
+  using Sums = TileSums<A>;
+  static constexpr int N = kVectorBytes / sizeof(A);
+
+ public:
+  static int64_t bytes(const Call& call) {
+    return call.epilogue == nullptr ? 0 : 2 * Workspace::bytes<A>(room(call));
+  }
+
+  ResultWriter(const Call& call, Workspace& workspace)
+      : used_(call.epilogue != nullptr), result_(static_cast<const T*>(call.result)) {
+    if (!used_) return;
+    residual_ = static_cast<const T*>(call.epilogue->residual);
+    scale_ = per_feature(call.epilogue->scale, A(1), call, workspace);
+    bias_ = per_feature(call.epilogue->bias, A(0), call, workspace);
+    negative_slope_ = static_cast<A>(call.epilogue->negative_slope);
+    set_activation(call.epilogue->activation);
+  }
+
+  // Null for a convolution without an epilogue, whose tiles write their results themselves.
+  const ResultWriter* in_use() const { return used_ ? this : nullptr; }
+
+  // Writes the results of pixels that begin at `targets`. The sums are overwritten.
+  __attribute__((noinline)) void write(const Sums& sums, T* const* targets) const {
+    const int64_t feature = sums.feature;
+    write_rows(sums, false, [=](int64_t r) JAXCONV_LAMBDA { return targets[r] + feature; });
+  }
+
+  // The same for pixels `step` apart, where `target` is the first result of the first of them. If
+  // they are `streamed`, past the caches, they must be whole aligned vectors.
+  __attribute__((noinline)) void write(const Sums& sums, T* target, int64_t step,
+                                       bool streamed) const {
+    write_rows(sums, streamed, [=](int64_t r) JAXCONV_LAMBDA { return target + r * step; });
+  }
+
+  // Writes the results of `count` features of one pixel that has no products.
+  void write_zero_sums(T* target, int64_t feature, int64_t count) const {
+    if (!used_) {
+      std::memset(static_cast<void*>(target), 0, count * static_cast<int64_t>(sizeof(T)));
+      return;
+    }
+    for (int64_t i = 0; i < count; i += N) {
+      alignas(kVectorBytes) A zeros[N] = {};
+      write({zeros, N, 1, feature + i, smaller(N, count - i)}, target + i, 0, false);
+    }
+  }
+
+ private:
+  static int64_t room(const Call& call) { return call.geometry.features + N; }
+
+  // As accumulators, with room for a whole vector that starts at the last feature.
+  static const A* per_feature(const void* from, A missing, const Call& call,
+                              Workspace& workspace) {
+    A* values = workspace.take<A>(room(call));
+    for (int64_t i = 0; i < room(call); ++i) values[i] = missing;
+    if (from != nullptr) {
+      copy_elements(static_cast<const T*>(from), call.geometry.features, values);
+    }
+    return values;
+  }
+
+  // The commonest activations are limits; the others are a step of their own.
+  void set_activation(Activation activation) {
+    if (activation == Activation::kRelu || activation == Activation::kRelu6) low_ = A(0);
+    if (activation == Activation::kRelu6) high_ = A(6);
+    if (low_ != A(0)) separate_ = activation;
+  }
+
+  // Members are read once: the compiler must assume that results overwrite them.
+  template <class TargetOf>
+  JAXCONV_INLINE void write_rows(const Sums sums, bool streamed, TargetOf&& target_of) const {
+    const T *const result = result_, *const residual = residual_;
+    const A low = low_, high = high_;
+    const bool separate = separate_ != Activation::kNone;
+    for (int64_t i = 0; i < sums.count; i += N) {
+      const auto scale = load<A, N>(scale_ + sums.feature + i);
+      const auto bias = load<A, N>(bias_ + sums.feature + i);
+      const int64_t n = smaller(N, sums.count - i);
+      for (int64_t r = 0; r < sums.rows; ++r) {
+        A* values = sums.values + r * sums.stride + i;
+        T* target = target_of(r) + i;
+        auto z = load<A, N>(values) * scale + bias;
+        if (residual != nullptr) z += load_some(residual + (target - result), n);
+        z = at_most<A, N>(at_least<A, N>(z, low), high);
+        if (separate) {
+          store<A, N>(values, z);
+        } else {
+          put(target, z, n, streamed);
+        }
+      }
+    }
+    if (!separate) return;
+    Activations<A>::apply(separate_, negative_slope_, sums.values, sums.rows * sums.stride);
+    for (int64_t r = 0; r < sums.rows; ++r) {
+      for (int64_t i = 0; i < sums.count; i += N) {
+        put(target_of(r) + i, load<A, N>(sums.values + r * sums.stride + i),
+            smaller(N, sums.count - i), streamed);
+      }
+    }
+  }
+
+  static JAXCONV_INLINE Vec<A, N> load_some(const T* from, int64_t n) {
+    return n == N ? load<A, N>(from) : load<A, N, true>(from, n);
+  }
+
+  static JAXCONV_INLINE void put(T* target, Vec<A, N> z, int64_t n, bool streamed) {
+    if constexpr (kStreams && std::is_same_v<T, A>) {
+      if (streamed) return stream<A, N>(target, z);
+    }
+    if (n == N) {
+      store<A, N>(target, z);
+    } else {
+      store<A, N, true>(target, z, n);
+    }
+  }
+
+  bool used_;  // whether there is an epilogue
+  const T *result_, *residual_ = nullptr;
+  const A *scale_ = nullptr, *bias_ = nullptr;
+  A low_ = -std::numeric_limits<A>::infinity(), high_ = std::numeric_limits<A>::infinity();
+  Activation separate_ = Activation::kNone;
+  A negative_slope_ = 0;
+};
+
+}  // namespace JAXCONV_ISA
+}  // namespace jaxconv

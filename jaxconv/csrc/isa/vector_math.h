@@ -1,0 +1,133 @@
+// Exponential, sigmoid, tanh and the normal distribution, elementwise on vectors.
+//
+// In float32 as polynomials in vector registers, in float64 by the C library, lane by lane. NaN
+// stays NaN. tests/kernels/test_fused.py checks the bounds stated here on dense samples.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "isa/vec.h"
+
+namespace jaxconv {
+namespace JAXCONV_ISA {
+
+// Comparisons with NaN are false, so that a NaN in `x` is returned.
+template <class A, int N>
+JAXCONV_INLINE Vec<A, N> at_least(Vec<A, N> x, A low) {
+  const auto bound = broadcast<A, N>(low);
+  return bound > x ? bound : x;
+}
+template <class A, int N>
+JAXCONV_INLINE Vec<A, N> at_most(Vec<A, N> x, A high) {
+  const auto bound = broadcast<A, N>(high);
+  return bound < x ? bound : x;
+}
+
+// c[0] + c[1]*x + … + c[K-1]*x**(K-1).
+template <int N, int K>
+JAXCONV_INLINE Vec<float, N> polynomial(Vec<float, N> x, const float (&c)[K]) {
+  auto y = broadcast<float, N>(c[K - 1]);
+  unroll<K, 1>([&](auto i) JAXCONV_LAMBDA { y = y * x + c[K - 1 - i]; });
+  return y;
+}
+
+// exp(x + low) for |low| < 0.1. Relative error below 2e-7; infinite above 88.8, and results below
+// 1.2e-38 may be flushed to zero.
+//
+// exp(x) = 2**n * exp(r) with |r| <= log(2)/2. Adding 1.5 * 2**23 rounds x/log(2) to the integer n,
+// which is then found in the lowest bits. log(2) is subtracted in two parts, of which the product
+// of n with the first is exact. 2**n is applied in two halves, since n may exceed the exponents of
+// float32.
+template <int N>
+JAXCONV_INLINE Vec<float, N> exp(Vec<float, N> x, Vec<float, N> low) {
+  using I = Vec<int32_t, N>;
+  constexpr float kRound = 12582912.0f;
+  constexpr float kCoefficients[] = {1.0f,
+                                     1.0f,
+                                     5.0000001201e-1f,
+                                     1.6666665459e-1f,
+                                     4.1665795894e-2f,
+                                     8.3334519073e-3f,
+                                     1.3981999507e-3f,
+                                     1.9875691500e-4f};
+  x = at_most<float, N>(at_least<float, N>(x, -105.0f), 105.0f);
+  const auto shifted = x * 1.44269504088896341f + kRound;
+  const auto n = shifted - kRound;
+  const auto r = ((x - n * 0.693359375f) + n * 2.12194440e-4f) + low;
+  const I exponent = bit_cast<I>(shifted) - bit_cast<int32_t>(kRound);
+  const I half = exponent >> 1;
+  const auto power = [](I e) JAXCONV_LAMBDA { return bit_cast<Vec<float, N>>((e + 127) << 23); };
+  return polynomial<N>(r, kCoefficients) * power(half) * power(exponent - half);
+}
+
+// Relative error below 1e-6 where the result is not subnormal.
+template <int N>
+JAXCONV_INLINE Vec<float, N> sigmoid(Vec<float, N> x) {
+  return 1.0f / (1.0f + exp<N>(-x, Vec<float, N>{}));
+}
+
+// Relative error below 1e-6: a rational function, as in Eigen. It rounds to 1 at the limit.
+template <int N>
+JAXCONV_INLINE Vec<float, N> tanh(Vec<float, N> x) {
+  constexpr float kNumerator[] = {4.89352455891786e-03f,  6.37261928875436e-04f,
+                                  1.48572235717979e-05f,  5.12229709037114e-08f,
+                                  -8.60467152213735e-11f, 2.00018790482477e-13f,
+                                  -2.76076847742355e-16f};
+  constexpr float kDenominator[] = {4.89352518554385e-03f, 2.26843463243900e-03f,
+                                    1.18534705686654e-04f, 1.19825839466702e-06f};
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  constexpr float kLimit = 7.99881172f;
+#else
+  constexpr float kLimit = 7.90531111f;
+#endif
+  x = at_most<float, N>(at_least<float, N>(x, -kLimit), kLimit);
+  const auto square = x * x;
+  return x * polynomial<N>(square, kNumerator) / polynomial<N>(square, kDenominator);
+}
+
+// x times the probability that a normal variable is below x. Relative error below 1e-6 where the
+// result is not subnormal.
+//
+// With a = |x|, the probability of -a is exp(-a*a/2) * t * p(t), where t = 1/(1 + 0.27*a) and p is a
+// polynomial fitted to a relative error of 3e-8. Rounding a*a would lose accuracy in the tail: the
+// square of `high`, the upper half of the bits of a, is exact.
+template <int N>
+JAXCONV_INLINE Vec<float, N> gelu_exact(Vec<float, N> x) {
+  using I = Vec<int32_t, N>;
+  constexpr float kCoefficients[] = {1.0772100376145671e-1f,  1.0753727127763393e-1f,
+                                     1.0184856741247013e-1f,  7.190830496580779e-2f,
+                                     1.0814260780585805e-1f,  -6.965074114982985e-2f,
+                                     1.701561877452608e-1f,   -1.2665870402616658e-1f,
+                                     2.8995514192578238e-2f};
+  const auto a = at_most<float, N>(bit_cast<Vec<float, N>>(bit_cast<I>(x) & 0x7fffffff), 16.0f);
+  const auto high = bit_cast<Vec<float, N>>(bit_cast<I>(a) & ~0xfff);
+  const auto density = exp<N>(high * high * -0.5f, (a - high) * (a + high) * -0.5f);
+  const auto t = 1.0f / (a * 0.27f + 1.0f);
+  const auto tail = density * (t * polynomial<N>(t, kCoefficients));
+  return x * (x > 0.0f ? 1.0f - tail : tail);
+}
+
+// In float64, as accurate as the C library's.
+template <int N, class F>
+JAXCONV_INLINE Vec<double, N> each_lane(Vec<double, N> x, F&& f) {
+  for (int i = 0; i < N; ++i) x[i] = f(x[i]);
+  return x;
+}
+template <int N>
+JAXCONV_INLINE Vec<double, N> sigmoid(Vec<double, N> x) {
+  return each_lane<N>(x, [](double v) { return 1.0 / (1.0 + std::exp(-v)); });
+}
+template <int N>
+JAXCONV_INLINE Vec<double, N> tanh(Vec<double, N> x) {
+  return each_lane<N>(x, [](double v) { return std::tanh(v); });
+}
+template <int N>
+JAXCONV_INLINE Vec<double, N> gelu_exact(Vec<double, N> x) {
+  constexpr double kSqrtHalf = 0.70710678118654752440;
+  return each_lane<N>(x, [](double v) { return 0.5 * v * std::erfc(-v * kSqrtHalf); });
+}
+
+}  // namespace JAXCONV_ISA
+}  // namespace jaxconv
