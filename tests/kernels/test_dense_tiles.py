@@ -47,7 +47,9 @@ class GatherTileArgs(ctypes.Structure):
         ("pixels", ctypes.c_int64),
         ("feature", ctypes.c_int64),
         ("lanes", ctypes.c_int64),
-        ("writer", ctypes.c_void_p),  # null: without an epilogue
+        ("bias", ctypes.c_void_p),  # null, as the others: without an epilogue
+        ("limits", ctypes.c_void_p),
+        ("writer", ctypes.c_void_p),
     )
 
 

@@ -239,7 +239,7 @@ def run_engine(operator, spec, dtype, a, b, result, threads=1) -> None:
 def run_fused_engine(
     spec, epilogue: Epilogue, dtype, x, kernel, *operands_and_result, threads=1
 ) -> None:
-    """The same for a fused convolution."""
+    """The same for a fused convolution; a kernel of bytes is a packed one."""
     *values, result = operands_and_result
     named = dict(zip(epilogue.operands, values, strict=True))
     pointers = (ctypes.c_void_p * 3)(
@@ -251,6 +251,7 @@ def run_fused_engine(
         ctypes.c_int64(native.ELEMENTS.index(dtype)),
         ctypes.c_int64(spec.rank),
         *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, x, kernel)),
+        ctypes.c_int64(kernel.nbytes if kernel.dtype == np.uint8 else 0),
         pointers,
         ctypes.c_int64(native.activation_index(epilogue)),
         ctypes.c_double(epilogue.negative_slope),
@@ -260,6 +261,29 @@ def run_fused_engine(
         ctypes.c_int64(len(message)),
     )
     assert not failed, message.value
+
+
+def bare_packed(spec, dtype, kernel: np.ndarray, threads=1) -> np.ndarray | None:
+    """The packed kernel, packed between canaries; None if the engine reads it in place."""
+    size = native.packed_size(spec, dtype)
+    if size is None:
+        return None
+    memory = np.full(size + 2 * CANARY, 0xA5, np.uint8)
+    packed = memory[CANARY : CANARY + size]
+    message = ctypes.create_string_buffer(512)
+    sizes = np.array(native.sizes(spec), np.int64)
+    failed = library.load().jaxconv_pack(
+        ctypes.c_int64(native.ELEMENTS.index(dtype)),
+        ctypes.c_int64(spec.rank),
+        *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, kernel, packed)),
+        *(ctypes.c_int64(size), ctypes.c_int64(threads)),
+        message,
+        ctypes.c_int64(len(message)),
+    )
+    assert not failed, message.value
+    assert (memory[:CANARY] == 0xA5).all()
+    assert (memory[CANARY + size :] == 0xA5).all()
+    return packed.copy()
 
 
 def bare(operator, spec, dtype, a, b, threads=1, past_line=None) -> np.ndarray:
@@ -281,14 +305,14 @@ def bare_fused(spec, epilogue, dtype, x, kernel, values, threads=1, past_line=No
 def with_canaries(run, arrays, result_shape, dtype, past_line) -> np.ndarray:
     """Calls ``run(*arrays, result)`` on copies between canaries, and returns the result."""
     buffers = []
-    shapes = (*(array.shape for array in arrays), result_shape)
-    for shape, source in zip(shapes, (*arrays, None), strict=True):
-        size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    empty = np.empty(result_shape, DTYPES[dtype])
+    for source in (*arrays, empty):
+        size = source.nbytes
         memory = np.full(size + 2 * CANARY + (0 if past_line is None else LINE), 0xA5, np.uint8)
         if past_line is not None:
             memory = memory[(past_line - memory.ctypes.data - CANARY) % LINE :]
-        view = memory[CANARY : CANARY + size].view(DTYPES[dtype]).reshape(shape)
-        if source is not None:
+        view = memory[CANARY : CANARY + size].view(source.dtype).reshape(source.shape)
+        if source is not empty:
             view[...] = source
         buffers.append((memory, size, view))
     run(*(view for *_, view in buffers))
@@ -346,6 +370,10 @@ def check_random(count: int, seed: int, dtypes=tuple(DTYPES)) -> None:
         fused = bare_fused(spec, epilogue, dtype, x, kernel, values, threads=1 + index % 3)
         expected = fused_oracle(spec, epilogue, x, kernel, values)
         assert fused_close(spec, fused, expected, dtype), (epilogue, spec, dtype)
+        packed = bare_packed(spec, dtype, kernel, threads=1 + index % 3)
+        if packed is not None:
+            again = bare_fused(spec, epilogue, dtype, x, packed, values, threads=1 + index % 2)
+            assert again.tobytes() == fused.tobytes(), (epilogue, spec, dtype)
 
 
 def run_python(code: str, **environment) -> str:

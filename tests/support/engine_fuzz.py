@@ -65,6 +65,7 @@ class Call:
         self.attributes |= {f"has_{n}": n in epilogue.operands for n in EPILOGUE_OPERANDS}
         self.attributes["activation"] = np.int64(native.activation_index(epilogue))
         self.attributes["negative_slope"] = np.float64(epilogue.negative_slope)
+        self.attributes["packed_shape"] = np.array([], np.int64)
 
     def spoil(self) -> None:
         self.rng.choice((self.size, self.attribute, self.attribute, self.kind, self.number))()

@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "ffi/export.h"
+#include "ffi/fused.h"
 #include "ffi/instruction_set.h"
+#include "ffi/packed_kernel.h"
 #include "ffi/request.h"
 #include "ffi/teams.h"
 
@@ -69,9 +71,10 @@ JAXCONV_EXPORT int jaxconv_run(int64_t op, int64_t element, int64_t rank, const 
 }
 
 // A convolution with an epilogue. `epilogue` are its scale, bias and residual, each an array or
-// null, whose sizes are those that the convolution requires.
+// null, whose sizes are those that the convolution requires. If `packed_bytes` is not zero, `kernel`
+// is a packed kernel of that size.
 JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_t* sizes,
-                                     const void* x, const void* kernel,
+                                     const void* x, const void* kernel, int64_t packed_bytes,
                                      const void* const* epilogue, int64_t activation,
                                      double negative_slope, void* result, int64_t threads,
                                      char* message, int64_t capacity) {
@@ -83,8 +86,26 @@ JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_
                                        {epilogue[2], request.output},
                                        activation,
                                        negative_slope};
-  return jaxconv::report(jaxconv::run_fused(request, fused, x, kernel, result, team), message,
-                         capacity);
+  const jaxconv::PackedKernel packed{kernel, packed_bytes};
+  return jaxconv::report(jaxconv::run_fused(request, fused, x, kernel,
+                                            packed_bytes != 0 ? &packed : nullptr, result, team),
+                         message, capacity);
+}
+
+// The bytes of a packed kernel, or 0 if the engine reads the kernel in place.
+JAXCONV_EXPORT int64_t jaxconv_packed_bytes(int64_t element, int64_t rank, const int64_t* sizes) {
+  return jaxconv::packed_bytes(
+      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes));
+}
+
+// Packs a kernel into `bytes` bytes.
+JAXCONV_EXPORT int jaxconv_pack(int64_t element, int64_t rank, const int64_t* sizes,
+                                const void* kernel, void* packed, int64_t bytes, int64_t threads,
+                                char* message, int64_t capacity) {
+  jaxconv::ThreadTeam team(threads);
+  const auto request =
+      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes);
+  return jaxconv::report(jaxconv::pack(request, kernel, packed, bytes, team), message, capacity);
 }
 
 // Later calls use this many threads of the engine's own; 0 returns to XLA's threads.

@@ -1,10 +1,12 @@
-// XLA FFI handlers of the three operators and of the fused convolution.
+// XLA FFI handlers of the three operators, of the fused convolution and of packing its kernel.
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "ffi/export.h"
+#include "ffi/fused.h"
+#include "ffi/packed_kernel.h"
 #include "ffi/request.h"
 #include "ffi/teams.h"
 #include "xla/ffi/api/ffi.h"
@@ -104,11 +106,14 @@ ffi::Error handle_fused(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer x,
                         ffi::AnyBuffer kernel, ffi::RemainingArgs args,
                         ffi::Result<ffi::AnyBuffer> result, Spans strides, Spans padding,
                         Spans dilation, int64_t groups, bool has_scale, bool has_bias,
-                        bool has_residual, int64_t activation, double negative_slope) {
+                        bool has_residual, int64_t activation, double negative_slope,
+                        Spans packed_shape) {
   Request r{};
   r.op = Operator::kConv;
   const ffi::DataType type = result->element_type();
-  if (!element_of(type, &r.element) || x.element_type() != type || kernel.element_type() != type) {
+  const bool is_packed = packed_shape.size() != 0;
+  if (!element_of(type, &r.element) || x.element_type() != type ||
+      kernel.element_type() != (is_packed ? ffi::U8 : type)) {
     return wrong_types();
   }
   EpilogueRequest epilogue{};
@@ -118,15 +123,51 @@ ffi::Error handle_fused(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer x,
       take_arrays(args, type, {has_scale, has_bias, has_residual}, &epilogue);
   if (mismatch.failure()) return mismatch;
   r.input = vector_of(x.dimensions());
-  r.kernel = vector_of(kernel.dimensions());
+  r.kernel = vector_of(is_packed ? packed_shape : kernel.dimensions());
   r.output = vector_of(result->dimensions());
   r.strides = vector_of(strides);
   r.padding = vector_of(padding);
   r.dilation = vector_of(dilation);
   r.groups = groups;
+  const PackedKernel packed{kernel.untyped_data(), static_cast<int64_t>(kernel.size_bytes())};
   return with_team(pool, device, [&](Team& team) {
-    return run_fused(r, epilogue, x.untyped_data(), kernel.untyped_data(), result->untyped_data(),
-                     team);
+    return run_fused(r, epilogue, x.untyped_data(), kernel.untyped_data(),
+                     is_packed ? &packed : nullptr, result->untyped_data(), team);
+  });
+}
+
+// A convolution of this kernel with a single output, whose kernel is packed like that of any other.
+Request single_output(Element element, const std::vector<int64_t>& kernel, int64_t groups) {
+  const size_t rank = kernel.size() - 2;
+  Request r{};
+  r.op = Operator::kConv;
+  r.element = element;
+  r.kernel = r.input = kernel;
+  r.input.pop_back();
+  r.input.insert(r.input.begin(), 1);
+  r.input.back() *= groups;
+  r.output.assign(rank + 2, 1);
+  r.output.back() = kernel.back();
+  r.strides.assign(rank, 1);
+  r.dilation.assign(rank, 1);
+  r.padding.assign(2 * rank, 0);
+  r.groups = groups;
+  return r;
+}
+
+ffi::Error handle_pack(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer kernel,
+                       ffi::Result<ffi::AnyBuffer> packed, int64_t groups) {
+  Element element;
+  if (!element_of(kernel.element_type(), &element)) return wrong_types();
+  const auto shape = vector_of(kernel.dimensions());
+  if (shape.size() < 3 || groups < 1 || groups > (int64_t{1} << 31)) {
+    return error("a kernel of at least 3 axes and a positive number of groups can be packed, not " +
+                 to_string(shape) + " with groups=" + std::to_string(groups));
+  }
+  const Request r = single_output(element, shape, groups);
+  return with_team(pool, device, [&](Team& team) {
+    return pack(r, kernel.untyped_data(), packed->untyped_data(),
+                static_cast<int64_t>(packed->size_bytes()), team);
   });
 }
 
@@ -159,7 +200,17 @@ auto fused_binding() {
       .Attr<bool>("has_bias")
       .Attr<bool>("has_residual")
       .Attr<int64_t>("activation")
-      .Attr<double>("negative_slope");
+      .Attr<double>("negative_slope")
+      .Attr<Spans>("packed_shape");  // of a kernel that is packed, otherwise empty
+}
+
+auto pack_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Ctx<ffi::DeviceOrdinal>()
+      .Arg<ffi::AnyBuffer>()
+      .Ret<ffi::AnyBuffer>()
+      .Attr<int64_t>("groups");
 }
 
 }  // namespace
@@ -175,3 +226,4 @@ JAXCONV_HANDLER(jaxconv_conv, operator_binding, handle<jaxconv::Operator::kConv>
 JAXCONV_HANDLER(jaxconv_input_grad, operator_binding, handle<jaxconv::Operator::kInputGrad>)
 JAXCONV_HANDLER(jaxconv_filter_grad, operator_binding, handle<jaxconv::Operator::kFilterGrad>)
 JAXCONV_HANDLER(jaxconv_fused_conv, fused_binding, handle_fused)
+JAXCONV_HANDLER(jaxconv_pack_kernel, pack_binding, handle_pack)

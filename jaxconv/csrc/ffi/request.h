@@ -22,19 +22,6 @@ struct Request {
   int64_t groups;
 };
 
-// An array of an epilogue, or null data if the epilogue does not read it.
-struct EpilogueArray {
-  const void* data;
-  std::vector<int64_t> shape;
-};
-
-struct EpilogueRequest {
-  EpilogueArray scale, bias;  // [F]
-  EpilogueArray residual;     // like the output
-  int64_t activation;
-  double negative_slope;
-};
-
 // An empty string if the request is a convolution that the engine supports, otherwise the reason
 // why it does not.
 std::string unsupported_reason(const Request& request);
@@ -43,8 +30,16 @@ std::string unsupported_reason(const Request& request);
 std::string run(const Request& request, const void* source, const void* operand, void* result,
                 Team& team);
 
-// The same for a convolution with an epilogue.
-std::string run_fused(const Request& request, const EpilogueRequest& epilogue, const void* source,
-                      const void* operand, void* result, Team& team);
+// Computes a request that is supported. The call has its arrays, team, epilogue and panels; the
+// rest is filled in from the request.
+std::string compute(const Request& request, Call call);
+
+using Shape = std::vector<int64_t>;
+std::string to_string(const Shape& shape);
+
+Geometry geometry(const Request& request);
+
+// Whether the depthwise part of the engine computes it.
+bool is_depthwise(const Geometry& geometry);
 
 }  // namespace jaxconv

@@ -19,8 +19,8 @@ JAXCONV_INLINE void replace(A* values, int64_t count, F&& f) {
 
 V relu6(V x) { return at_most<A, N>(at_least<A, N>(x, A(0)), A(6)); }
 
-// 0.5 * (1 + tanh(z)) is the sigmoid of 2*z. Relative error below 3e-5, which is reached in the tail,
-// where rounding z matters and results are below 1e-20.
+// 0.5 * (1 + tanh(z)) is the sigmoid of 2*z. Relative error below 3e-5, which is reached in the
+// tail, where rounding z matters and results are below 1e-20.
 V gelu_tanh(V x) {
   constexpr A kTwice = A(1.59576912160573071);  // 2 * sqrt(2/pi)
   return x * sigmoid<N>(kTwice * (x + A(0.044715) * (x * x * x)));
@@ -39,7 +39,7 @@ void Activations<A>::apply(Activation activation, A negative_slope, A* values, i
       return replace(values, count, [=](V x) { return x < A(0) ? x * negative_slope : x; });
     case Activation::kSilu: return replace(values, count, [](V x) { return x * sigmoid<N>(x); });
     case Activation::kGeluTanh: return replace(values, count, gelu_tanh);
-    case Activation::kGeluExact: 
+    case Activation::kGeluExact:
       return replace(values, count, [](V x) { return gelu_exact<N>(x); });
     case Activation::kSigmoid: return replace(values, count, [](V x) { return sigmoid<N>(x); });
     case Activation::kHardSwish:

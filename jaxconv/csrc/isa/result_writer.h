@@ -1,7 +1,9 @@
 // Applies the epilogue of a fused convolution to accumulators and writes the results.
 //
-// A tile leaves its accumulators in an array in the L1 cache. One function then finishes tiles of
-// every size, so that the tiles need not be compiled for every epilogue.
+// The commonest epilogues, a bias and limits such as those of relu, cost little in the tiles: sums
+// start at the bias, and are limited in registers. For all others a tile leaves its accumulators in
+// an array in the L1 cache. One function then finishes tiles of every size, so that the tiles need
+// not be compiled for every epilogue.
 
 #pragma once
 
@@ -35,6 +37,34 @@ __attribute__((noinline)) void store_sums(const TileSums<A>& sums, T* const* tar
   }
 }
 
+// What the tiles do themselves.
+template <class A>
+struct TileEpilogue {
+  const A* bias = nullptr;    // of all features, with room for a whole vector after the last
+  const A* limits = nullptr;  // [2]: of the results
+};
+
+template <class A, int N, int R, int V>
+JAXCONV_INLINE void start_sums(const TileEpilogue<A>& epilogue, int64_t feature,
+                               Vec<A, N> (&acc)[R][V]) {
+  if (epilogue.bias == nullptr) return;
+  unroll<V>([&](auto v) JAXCONV_LAMBDA {
+    const auto bias = load<A, N>(epilogue.bias + feature + v * N);
+    unroll<R>([&](auto r) JAXCONV_LAMBDA { acc[r][v] = bias; });
+  });
+}
+
+template <class A, int N, int R, int V>
+JAXCONV_INLINE void limit_sums(const TileEpilogue<A>& epilogue, Vec<A, N> (&acc)[R][V]) {
+  if (epilogue.limits == nullptr) return;
+  const A low = epilogue.limits[0], high = epilogue.limits[1];
+  unroll<R>([&](auto r) JAXCONV_LAMBDA {
+    unroll<V>([&](auto v) JAXCONV_LAMBDA {
+      acc[r][v] = at_most<A, N>(at_least<A, N>(acc[r][v], low), high);
+    });
+  });
+}
+
 template <class T>
 class ResultWriter {
   using A = typename Accumulator<T>::type;
@@ -42,12 +72,21 @@ class ResultWriter {
   static constexpr int N = kVectorBytes / sizeof(A);
 
  public:
+  // Whether there is an epilogue that tiles cannot compute themselves.
+  static bool needed(const Call& call) {
+    if (call.epilogue == nullptr) return false;
+    return call.epilogue->scale != nullptr || call.epilogue->residual != nullptr ||
+           !is_limit(call.epilogue->activation);
+  }
+
   static int64_t bytes(const Call& call) {
     return call.epilogue == nullptr ? 0 : 2 * Workspace::bytes<A>(room(call));
   }
 
   ResultWriter(const Call& call, Workspace& workspace)
-      : used_(call.epilogue != nullptr), result_(static_cast<const T*>(call.result)) {
+      : used_(call.epilogue != nullptr),
+        needed_(needed(call)),
+        result_(static_cast<const T*>(call.result)) {
     if (!used_) return;
     residual_ = static_cast<const T*>(call.epilogue->residual);
     scale_ = per_feature(call.epilogue->scale, A(1), call, workspace);
@@ -56,8 +95,14 @@ class ResultWriter {
     set_activation(call.epilogue->activation);
   }
 
-  // Null for a convolution without an epilogue, whose tiles write their results themselves.
-  const ResultWriter* in_use() const { return used_ ? this : nullptr; }
+  // Null if the tiles write their results themselves; `always`: if they compute no epilogue.
+  const ResultWriter* for_tiles(bool always = false) const {
+    return needed_ || (always && used_) ? this : nullptr;
+  }
+  TileEpilogue<A> in_tiles() const {
+    if (!used_ || needed_) return {};
+    return {bias_, limited_ ? limits_ : nullptr};
+  }
 
   // Writes the results of pixels that begin at `targets`. The sums are overwritten.
   __attribute__((noinline)) void write(const Sums& sums, T* const* targets) const {
@@ -85,11 +130,15 @@ class ResultWriter {
   }
 
  private:
+  static bool is_limit(Activation activation) {
+    return activation == Activation::kNone || activation == Activation::kRelu ||
+           activation == Activation::kRelu6;
+  }
+
   static int64_t room(const Call& call) { return call.geometry.features + N; }
 
   // As accumulators, with room for a whole vector that starts at the last feature.
-  static const A* per_feature(const void* from, A missing, const Call& call,
-                              Workspace& workspace) {
+  static const A* per_feature(const void* from, A missing, const Call& call, Workspace& workspace) {
     A* values = workspace.take<A>(room(call));
     for (int64_t i = 0; i < room(call); ++i) values[i] = missing;
     if (from != nullptr) {
@@ -98,18 +147,19 @@ class ResultWriter {
     return values;
   }
 
-  // The commonest activations are limits; the others are a step of their own.
+  // Activations other than limits are a step of their own.
   void set_activation(Activation activation) {
-    if (activation == Activation::kRelu || activation == Activation::kRelu6) low_ = A(0);
-    if (activation == Activation::kRelu6) high_ = A(6);
-    if (low_ != A(0)) separate_ = activation;
+    if (!is_limit(activation)) separate_ = activation;
+    limited_ = is_limit(activation) && activation != Activation::kNone;
+    if (limited_) limits_[0] = A(0);
+    if (activation == Activation::kRelu6) limits_[1] = A(6);
   }
 
   // Members are read once: the compiler must assume that results overwrite them.
   template <class TargetOf>
   JAXCONV_INLINE void write_rows(const Sums sums, bool streamed, TargetOf&& target_of) const {
     const T *const result = result_, *const residual = residual_;
-    const A low = low_, high = high_;
+    const A low = limits_[0], high = limits_[1];
     const bool separate = separate_ != Activation::kNone;
     for (int64_t i = 0; i < sums.count; i += N) {
       const auto scale = load<A, N>(scale_ + sums.feature + i);
@@ -153,10 +203,12 @@ class ResultWriter {
     }
   }
 
-  bool used_;  // whether there is an epilogue
+  bool used_;    // whether there is an epilogue
+  bool needed_;  // by the tiles
   const T *result_, *residual_ = nullptr;
   const A *scale_ = nullptr, *bias_ = nullptr;
-  A low_ = -std::numeric_limits<A>::infinity(), high_ = std::numeric_limits<A>::infinity();
+  A limits_[2] = {-std::numeric_limits<A>::infinity(), std::numeric_limits<A>::infinity()};
+  bool limited_ = false;
   Activation separate_ = Activation::kNone;
   A negative_slope_ = 0;
 };

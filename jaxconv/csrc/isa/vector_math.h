@@ -71,10 +71,9 @@ JAXCONV_INLINE Vec<float, N> sigmoid(Vec<float, N> x) {
 // Relative error below 1e-6: a rational function, as in Eigen. It rounds to 1 at the limit.
 template <int N>
 JAXCONV_INLINE Vec<float, N> tanh(Vec<float, N> x) {
-  constexpr float kNumerator[] = {4.89352455891786e-03f,  6.37261928875436e-04f,
-                                  1.48572235717979e-05f,  5.12229709037114e-08f,
-                                  -8.60467152213735e-11f, 2.00018790482477e-13f,
-                                  -2.76076847742355e-16f};
+  constexpr float kNumerator[] = {
+      4.89352455891786e-03f,  6.37261928875436e-04f, 1.48572235717979e-05f, 5.12229709037114e-08f,
+      -8.60467152213735e-11f, 2.00018790482477e-13f, -2.76076847742355e-16f};
   constexpr float kDenominator[] = {4.89352518554385e-03f, 2.26843463243900e-03f,
                                     1.18534705686654e-04f, 1.19825839466702e-06f};
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -90,17 +89,16 @@ JAXCONV_INLINE Vec<float, N> tanh(Vec<float, N> x) {
 // x times the probability that a normal variable is below x. Relative error below 1e-6 where the
 // result is not subnormal.
 //
-// With a = |x|, the probability of -a is exp(-a*a/2) * t * p(t), where t = 1/(1 + 0.27*a) and p is a
-// polynomial fitted to a relative error of 3e-8. Rounding a*a would lose accuracy in the tail: the
-// square of `high`, the upper half of the bits of a, is exact.
+// With a = |x|, the probability of -a is exp(-a*a/2) * t * p(t), where t = 1/(1 + 0.27*a) and p is
+// a polynomial fitted to a relative error of 3e-8. Rounding a*a would lose accuracy in the tail:
+// the square of `high`, the upper half of the bits of a, is exact.
 template <int N>
 JAXCONV_INLINE Vec<float, N> gelu_exact(Vec<float, N> x) {
   using I = Vec<int32_t, N>;
-  constexpr float kCoefficients[] = {1.0772100376145671e-1f,  1.0753727127763393e-1f,
-                                     1.0184856741247013e-1f,  7.190830496580779e-2f,
-                                     1.0814260780585805e-1f,  -6.965074114982985e-2f,
-                                     1.701561877452608e-1f,   -1.2665870402616658e-1f,
-                                     2.8995514192578238e-2f};
+  constexpr float kCoefficients[] = {
+      1.0772100376145671e-1f, 1.0753727127763393e-1f,  1.0184856741247013e-1f,
+      7.190830496580779e-2f,  1.0814260780585805e-1f,  -6.965074114982985e-2f,
+      1.701561877452608e-1f,  -1.2665870402616658e-1f, 2.8995514192578238e-2f};
   const auto a = at_most<float, N>(bit_cast<Vec<float, N>>(bit_cast<I>(x) & 0x7fffffff), 16.0f);
   const auto high = bit_cast<Vec<float, N>>(bit_cast<I>(a) & ~0xfff);
   const auto density = exp<N>(high * high * -0.5f, (a - high) * (a + high) * -0.5f);

@@ -33,25 +33,65 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 
 
 def fused_conv(
-    x, kernel, operands, spec: ConvSpec, epilogue: Epilogue, *, precision=None, dtype=None
+    x,
+    kernel,
+    operands,
+    spec: ConvSpec,
+    epilogue: Epilogue,
+    *,
+    precision=None,
+    dtype=None,
+    packed: bool = False,
 ):
     """``activation(conv(x, kernel) * scale + bias + residual)`` in one call.
 
     ``operands`` are the arrays that ``epilogue.operands`` names. The epilogue is computed in the
-    dtype of the sums: float32 for 16-bit types, whose results are rounded once.
+    dtype of the sums: float32 for 16-bit types, whose results are rounded once. If ``packed``,
+    ``kernel`` is a result of ``pack_kernel`` in the widest dtype of the other arrays and ``dtype``.
     """
-    arrays = (x, kernel, *operands)
-    dtype, computed = _dtypes(arrays, dtype)
+    dtype, computed = _dtypes((x, *operands) if packed else (x, kernel, *operands), dtype)
     _check_supported(Operator.CONV, spec, computed)
     call = jax.ffi.ffi_call(library.FUSED_TARGET, jax.ShapeDtypeStruct(spec.output_shape, computed))
     result = call(
-        *(array.astype(computed) for array in arrays),
+        x.astype(computed),
+        kernel if packed else kernel.astype(computed),
+        *(array.astype(computed) for array in operands),
         **_attributes(spec),
         **{f"has_{name}": name in epilogue.operands for name in ("scale", "bias", "residual")},
         activation=np.int64(activation_index(epilogue)),
         negative_slope=np.float64(epilogue.negative_slope),
+        packed_shape=np.array(spec.kernel_shape if packed else (), np.int64),
     )
     return result.astype(dtype)
+
+
+def packed_size(spec: ConvSpec, dtype) -> int | None:
+    """The bytes of the packed kernel, or None if the engine reads the kernel of ``spec`` in place.
+
+    Depthwise kernels are read in place.
+    """
+    _check_supported(Operator.CONV, spec, dtype)
+    values = np.array(sizes(spec), np.int64)
+    size = library.load().jaxconv_packed_bytes(
+        ctypes.c_int64(ELEMENTS.index(jnp.dtype(dtype).name)),
+        ctypes.c_int64(spec.rank),
+        values.ctypes.data_as(ctypes.c_void_p),
+    )
+    return size or None
+
+
+def pack_kernel(kernel, spec: ConvSpec, dtype=None):
+    """The kernel as ``fused_conv(..., packed=True)`` reads it, in bytes, or None (``packed_size``).
+
+    It serves every batch and image size. It depends on ``dtype`` (by default the kernel's) and on
+    the instruction set in use: a call with another one raises an error.
+    """
+    dtype = jnp.dtype(kernel.dtype if dtype is None else dtype)
+    size = packed_size(spec, dtype)
+    if size is None:
+        return None
+    call = jax.ffi.ffi_call(library.PACK_TARGET, jax.ShapeDtypeStruct((size,), np.uint8))
+    return call(kernel.astype(dtype), groups=np.int64(spec.groups))
 
 
 def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:

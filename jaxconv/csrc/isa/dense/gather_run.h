@@ -31,7 +31,8 @@ class GatherRun {
         chunks_(plan.regions.regions(), workspace),
         taps_(plan.geometry.taps(), workspace),
         writer_(plan.call, workspace),
-        packed_(workspace.take<A>(plan.panels_at_once * plan.panel_size)),
+        packed_(workspace.take<A>(plan.packed_size())),
+        panels_(plan.call.panels != nullptr ? static_cast<const A*>(plan.call.panels) : packed_),
         memory_(workspace.take<Memory>(members)) {
     for (int64_t i = 0; i < members; ++i) take_memory(memory_[i], workspace);
   }
@@ -97,7 +98,7 @@ class GatherRun {
     number_chunks();
     for (int64_t first = 0; first < plan_.panels; first += plan_.panels_at_once) {
       const int64_t panels = smaller(plan_.panels_at_once, plan_.panels - first);
-      packing_.pack(first, panels, taps_, packed_, members_);
+      if (panels_ == packed_) packing_.pack(first, panels, taps_, packed_, members_);
       compute_panels(first, panels);
     }
   }
@@ -150,7 +151,7 @@ class GatherRun {
     const int64_t tiles_at_once = one_by_one ? 1 : count;
     for (int64_t i = 0; i < count; i += tiles_at_once) {
       for (int64_t p = begin; p < end; ++p) {
-        compute_tiles(region, first_panel + p, packed_ + p * plan_.panel_size, memory.tiles + i,
+        compute_tiles(region, first_panel + p, panels_ + p * plan_.panel_size, memory.tiles + i,
                       tiles_at_once);
       }
     }
@@ -164,7 +165,8 @@ class GatherRun {
     args.panel = packed;
     args.feature = plan_.first_feature(panel);
     args.lanes = plan_.panel_lanes(panel);
-    args.writer = writer_.in_use();
+    args.epilogue = writer_.in_tiles();
+    args.writer = writer_.for_tiles(plan_.few_features);
     const int64_t vectors = plan_.panel_vectors(panel);
     for (const Tile* const end = tile + count; tile < end; ++tile) {
       args.sources = tile->sources;
@@ -199,6 +201,7 @@ class GatherRun {
   PackedTaps taps_;
   const ResultWriter<T> writer_;
   A* const packed_;
+  const A* const panels_;
   Memory* const memory_;
 };
 

@@ -44,6 +44,7 @@ template <class T, class A, int N, int R, int W>
 void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
   constexpr int P = W < kPieceLanes<A> ? W : kPieceLanes<A>;
   Vec<A, N> acc[R][1] = {};
+  start_sums<A, N>(t.epilogue, t.feature, acc);
   for (int64_t e = 0; e < t.runs; ++e) {
     const A* weights = t.panel + t.panel_row[e] * N;
     const int64_t at = t.offset[e] + t.channel;
@@ -61,6 +62,7 @@ void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
       });
     });
   }
+  limit_sums<A, N>(t.epilogue, acc);
   if (t.writer != nullptr) return write_from_array<T, A, N, R, 1>(t, acc);
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
     if (r < t.pixels) store<A, N>(t.targets[r] + t.feature, acc[r][0]);

@@ -33,7 +33,8 @@ struct GatherTileArgs {
   T* const* targets;         // [R]: one pointer per pixel
   int64_t pixels;            // how many of the R pixels exist
   int64_t feature, lanes;    // the first feature, and how many of the V*N exist
-  const ResultWriter<T>* writer;  // of a fused convolution, or null
+  TileEpilogue<A> epilogue;
+  const ResultWriter<T>* writer;  // for any other epilogue, or null
 };
 
 // Calls step() `count` times, in pairs where there are 32 registers, which is 3 to 6 % faster on a
@@ -68,6 +69,7 @@ JAXCONV_INLINE void write_from_array(const GatherTileArgs<T, A>& t, const Vec<A,
 template <class T, class A, int N, int R, int V>
 void gather_tile(const GatherTileArgs<T, A>& t) {
   Vec<A, N> acc[R][V] = {};
+  start_sums<A, N>(t.epilogue, t.feature, acc);
   const char* source[R];
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
     source[r] = reinterpret_cast<const char*>(t.sources[r] + t.channel);
@@ -86,6 +88,7 @@ void gather_tile(const GatherTileArgs<T, A>& t) {
       weights += V * N;
     });
   }
+  limit_sums<A, N>(t.epilogue, acc);
   const bool whole = t.lanes == V * N;
   if (t.writer != nullptr || !(whole || kMaskedStores)) {
     return write_from_array<T, A, N, R, V>(t, acc);

@@ -36,7 +36,7 @@ struct GatherPlan {
         fold(call.op == Operator::kInputGrad ? multiplier : 1),
         target_channels(call.geometry.features / fold),
         whole_vectors(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
-        direct_targets(whole_vectors && fold == 1 && call.epilogue == nullptr),
+        direct_targets(whole_vectors && fold == 1 && !ResultWriter<T>::needed(call)),
         schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry)),
         weights(call.geometry, schedule, whole_vectors),
         streams(kStreams && whole_vectors && fold == 1 && whole_lines(call.result) &&
@@ -119,6 +119,13 @@ class GatherRun {
                      : DepthwiseTiles<A>::gather(taps, spacing, width);
   }
 
+  // With the bias of the stretch's features.
+  TileEpilogue<A> epilogue_of(const Stretch& s) const {
+    TileEpilogue<A> epilogue = writer_.in_tiles();
+    if (epilogue.bias != nullptr) epilogue.bias += s.feature;
+    return epilogue;
+  }
+
   JAXCONV_INLINE void compute_tile(const Member& m, const Stretch& s, Tile tile,
                                    const TileSources<A>& sources, int64_t first,
                                    int64_t width) const {
@@ -139,7 +146,8 @@ class GatherRun {
                     m.targets,
                     lanes,
                     kMaxTileWidth * lanes,
-                    plan_.streams && plan_.direct_targets};
+                    plan_.streams && plan_.direct_targets,
+                    epilogue_of(s)};
     if (packed.whole()) {
       t.weights = weights_ + p.tap_first * packed.tap_step() + s.feature;
       t.tap_step = p.tap_step * packed.tap_step();
@@ -155,7 +163,7 @@ class GatherRun {
     tile(t);
     if (plan_.direct_targets) return;
     for (int64_t q = 0; q < s.target_rows; ++q) {
-      if (writer_.in_use() != nullptr) {
+      if (writer_.for_tiles() != nullptr) {
         writer_.write({m.targets + q * t.lower, lanes, width, s.feature, s.features},
                       target + q * lower, target_step, plan_.streams);
         continue;
