@@ -165,8 +165,8 @@ class ResultWriter {
       const auto scale = load<A, N>(scale_ + sums.feature + i);
       const auto bias = load<A, N>(bias_ + sums.feature + i);
       const int64_t n = smaller(N, sums.count - i);
-      for (int64_t r = 0; r < sums.rows; ++r) {
-        A* values = sums.values + r * sums.stride + i;
+      A* values = sums.values + i;
+      for (int64_t r = 0; r < sums.rows; ++r, values += sums.stride) {
         T* target = target_of(r) + i;
         auto z = load<A, N>(values) * scale + bias;
         if (residual != nullptr) z += load_some(residual + (target - result), n);
@@ -180,10 +180,11 @@ class ResultWriter {
     }
     if (!separate) return;
     Activations<A>::apply(separate_, negative_slope_, sums.values, sums.rows * sums.stride);
-    for (int64_t r = 0; r < sums.rows; ++r) {
+    const A* values = sums.values;
+    for (int64_t r = 0; r < sums.rows; ++r, values += sums.stride) {
+      T* target = target_of(r);
       for (int64_t i = 0; i < sums.count; i += N) {
-        put(target_of(r) + i, load<A, N>(sums.values + r * sums.stride + i),
-            smaller(N, sums.count - i), streamed);
+        put(target + i, load<A, N>(values + i), smaller(N, sums.count - i), streamed);
       }
     }
   }

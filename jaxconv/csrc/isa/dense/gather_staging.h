@@ -16,9 +16,16 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
+// Bytes of a panel to prefetch, `step` for each product.
+struct PanelPart {
+  const char* first;
+  int64_t step;
+};
+
 // A region, and what its tiles have in common.
 struct GatherRegion {
   PixelGrid grid;
+  PanelPart prefetch;
   bool staged;
   int64_t runs, run_length;
 };

@@ -30,6 +30,8 @@ struct GatherTileArgs {
   int64_t runs, length;      // number of runs, elements of each
   int64_t channel;           // first channel of the group, added to every offset
   const A* panel;            // [rows][V*N]
+  const char* prefetch;      // bytes that later tiles read, and how many for each product
+  int64_t prefetch_step;
   T* const* targets;         // [R]: one pointer per pixel
   int64_t pixels;            // how many of the R pixels exist
   int64_t feature, lanes;    // the first feature, and how many of the V*N exist
@@ -74,6 +76,9 @@ void gather_tile(const GatherTileArgs<T, A>& t) {
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
     source[r] = reinterpret_cast<const char*>(t.sources[r] + t.channel);
   });
+  // Tiles of more pixels would run out of registers for pointers.
+  constexpr bool kPrefetches = R <= 8;
+  const char* ahead = t.prefetch;
   for (int64_t e = 0; e < t.runs; ++e) {
     const A* weights = t.panel + t.panel_row[e] * (V * N);
     int64_t c = t.offset[e] * static_cast<int64_t>(sizeof(A));
@@ -84,6 +89,10 @@ void gather_tile(const GatherTileArgs<T, A>& t) {
         const auto x = broadcast<A, N>(load_bits<A>(source[r] + c));
         unroll<V>([&](auto v) JAXCONV_LAMBDA { acc[r][v] += x * w[v]; });
       });
+      if constexpr (kPrefetches) {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += t.prefetch_step;
+      }
       c += sizeof(A);
       weights += V * N;
     });

@@ -32,7 +32,8 @@ struct FilterGradPlan {
 
   explicit FilterGradPlan(const Call& call)
       : direct(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
-        schedule(call.geometry, call.op, call.geometry.features / call.geometry.channels, false),
+        schedule(call.geometry, call.op, call.geometry.features / call.geometry.channels, false,
+                 false),
         chunks(call.geometry.features, max_chunk_size(call.geometry, schedule.shape.unit),
                schedule.shape.unit, kLanes<A>),
         taps(call.geometry.taps()),

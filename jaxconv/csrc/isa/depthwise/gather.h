@@ -37,7 +37,8 @@ struct GatherPlan {
         target_channels(call.geometry.features / fold),
         whole_vectors(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
         direct_targets(whole_vectors && fold == 1 && !ResultWriter<T>::needed(call)),
-        schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry)),
+        schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry),
+                 ResultWriter<T>::needed(call)),
         weights(call.geometry, schedule, whole_vectors),
         streams(kStreams && whole_vectors && fold == 1 && whole_lines(call.result) &&
                 schedule.streams()) {}
