@@ -70,9 +70,9 @@ JAXCONV_EXPORT int jaxconv_run(int64_t op, int64_t element, int64_t rank, const 
   return jaxconv::report(jaxconv::run(request, source, operand, result, team), message, capacity);
 }
 
-// A convolution with an epilogue. `epilogue` are its scale, bias and residual, each an array or
-// null, whose sizes are those that the convolution requires. If `packed_bytes` is not zero, `kernel`
-// is a packed kernel of that size.
+// A convolution with an epilogue. `epilogue` are its scale, bias and residual, each an array of the
+// size that the convolution requires, or null. If `packed_bytes` is not zero, `kernel` is a packed
+// kernel of that size.
 JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_t* sizes,
                                      const void* x, const void* kernel, int64_t packed_bytes,
                                      const void* const* epilogue, int64_t activation,

@@ -117,6 +117,16 @@ class ResultWriter {
     write_rows(sums, streamed, [=](int64_t r) JAXCONV_LAMBDA { return target + r * step; });
   }
 
+  // Prefetches the residual of a tile that is about to be computed.
+  void prefetch(T* const* targets, int64_t rows, int64_t feature, int64_t count) const {
+    if (residual_ == nullptr) return;
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* from = residual_ + (targets[r] + feature - result_);
+      for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i);
+    }
+  }
+
   // Writes the results of `count` features of one pixel that has no products.
   void write_zero_sums(T* target, int64_t feature, int64_t count) const {
     if (!used_) {

@@ -2,6 +2,8 @@
 //
 // This header and everything that includes it is compiled once per instruction set, each time in
 // its own namespace (JAXCONV_ISA), so that the linker never merges two of the copies.
+// Within that namespace, the depthwise and the dense part must not give two types the same name:
+// the linker would merge their functions.
 
 #pragma once
 

@@ -62,10 +62,23 @@ JAXCONV_INLINE Vec<float, N> exp(Vec<float, N> x, Vec<float, N> low) {
   return polynomial<N>(r, kCoefficients) * power(half) * power(exponent - half);
 }
 
-// Relative error below 1e-6 where the result is not subnormal.
+// 1/x for x >= 1, infinity included. Division has a throughput of 16 cycles with AVX-512; there the
+// processor's estimate of 14 bits is refined by one step of Newton's method.
+template <int N>
+JAXCONV_INLINE Vec<float, N> reciprocal(Vec<float, N> x) {
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    const auto estimate = bit_cast<Vec<float, N>>(_mm512_rcp14_ps(bit_cast<__m512>(x)));
+    return x > 1e37f ? Vec<float, N>{} : estimate + estimate * (1.0f - x * estimate);
+  }
+#endif
+  return 1.0f / x;
+}
+
+// Relative error below 1e-6; results below 1e-37 may be zero.
 template <int N>
 JAXCONV_INLINE Vec<float, N> sigmoid(Vec<float, N> x) {
-  return 1.0f / (1.0f + exp<N>(-x, Vec<float, N>{}));
+  return reciprocal<N>(1.0f + exp<N>(-x, Vec<float, N>{}));
 }
 
 // Relative error below 1e-6: a rational function, as in Eigen. It rounds to 1 at the limit.
@@ -102,7 +115,7 @@ JAXCONV_INLINE Vec<float, N> gelu_exact(Vec<float, N> x) {
   const auto a = at_most<float, N>(bit_cast<Vec<float, N>>(bit_cast<I>(x) & 0x7fffffff), 16.0f);
   const auto high = bit_cast<Vec<float, N>>(bit_cast<I>(a) & ~0xfff);
   const auto density = exp<N>(high * high * -0.5f, (a - high) * (a + high) * -0.5f);
-  const auto t = 1.0f / (a * 0.27f + 1.0f);
+  const auto t = reciprocal<N>(a * 0.27f + 1.0f);
   const auto tail = density * (t * polynomial<N>(t, kCoefficients));
   return x * (x > 0.0f ? 1.0f - tail : tail);
 }

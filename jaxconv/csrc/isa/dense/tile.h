@@ -48,8 +48,8 @@ JAXCONV_INLINE void repeat_in_pairs(int64_t count, F&& step) {
   for (; count > 0; count -= kSteps) unroll<kSteps>([&](auto) JAXCONV_LAMBDA { step(); });
 }
 
-// Leaves the accumulators in an array, in rows of whole vectors, for a function that serves tiles of
-// all sizes.
+// Leaves the accumulators in an array, in rows of whole vectors, for a function that serves tiles
+// of all sizes.
 template <class T, class A, int N, int R, int V>
 JAXCONV_INLINE void write_from_array(const GatherTileArgs<T, A>& t, const Vec<A, N> (&acc)[R][V]) {
   constexpr int kLanes = kVectorBytes / sizeof(A);

@@ -19,7 +19,7 @@ namespace jaxconv {
 namespace JAXCONV_ISA {
 
 template <class T>
-struct GatherPlan {
+struct DepthwiseGatherPlan {
   using A = typename Accumulator<T>::type;
 
   const int64_t multiplier;
@@ -31,7 +31,7 @@ struct GatherPlan {
   const Weights<T> weights;
   const bool streams;
 
-  explicit GatherPlan(const Call& call)
+  explicit DepthwiseGatherPlan(const Call& call)
       : multiplier(call.geometry.features / call.geometry.channels),
         fold(call.op == Operator::kInputGrad ? multiplier : 1),
         target_channels(call.geometry.features / fold),
@@ -62,7 +62,7 @@ struct GatherPlan {
 };
 
 template <class T>
-class GatherRun {
+class DepthwiseGatherRun {
   using A = typename Accumulator<T>::type;
   using Tile = void (*)(const GatherTile<A>&);
   using Run = DepthwiseRun<T, Tile>;
@@ -74,15 +74,16 @@ class GatherRun {
   };
 
  public:
-  static int64_t bytes(const Call& call, const GatherPlan<T>& plan) {
+  static int64_t bytes(const Call& call, const DepthwiseGatherPlan<T>& plan) {
     return Run::bytes(plan.schedule) + plan.weights.bytes() + ResultWriter<T>::bytes(call);
   }
-  static int64_t member_bytes(const GatherPlan<T>& plan) {
+  static int64_t member_bytes(const DepthwiseGatherPlan<T>& plan) {
     return Run::member_bytes(plan.schedule) + Workspace::bytes<A>(plan.weights.chunk_size()) +
            Workspace::bytes<A>(plan.targets_size()) + Workspace::bytes<Member>(1);
   }
 
-  GatherRun(const Call& call, const GatherPlan<T>& plan, Workspace& workspace, int64_t members)
+  DepthwiseGatherRun(const Call& call, const DepthwiseGatherPlan<T>& plan, Workspace& workspace,
+                     int64_t members)
       : plan_(plan),
         source_(static_cast<const T*>(call.source)),
         kernel_(static_cast<const T*>(call.operand)),
@@ -176,7 +177,7 @@ class GatherRun {
     }
   }
 
-  const GatherPlan<T>& plan_;
+  const DepthwiseGatherPlan<T>& plan_;
   const T *const source_, *const kernel_;
   T* const result_;
   const int64_t row_length_;
@@ -188,13 +189,13 @@ class GatherRun {
 
 template <class T>
 const char* depthwise_gather(const Call& call) {
-  const GatherPlan<T> plan(call);
-  const int64_t shared_bytes = GatherRun<T>::bytes(call, plan);
-  const int64_t member_bytes = GatherRun<T>::member_bytes(plan);
+  const DepthwiseGatherPlan<T> plan(call);
+  const int64_t shared_bytes = DepthwiseGatherRun<T>::bytes(call, plan);
+  const int64_t member_bytes = DepthwiseGatherRun<T>::member_bytes(plan);
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  const GatherRun<T> run(call, plan, workspace, members);
+  const DepthwiseGatherRun<T> run(call, plan, workspace, members);
   const int64_t units = plan.schedule.rows.units;
   const int64_t pieces = pieces_for(depthwise_work<T>(call.geometry), units);
   share(*call.team, pieces, members, [&](int64_t piece, int64_t member) {
