@@ -14,7 +14,6 @@
 #include "call.h"
 #include "isa/activations.h"
 #include "isa/vec.h"
-#include "isa/vector_math.h"
 #include "isa/workspace.h"
 
 namespace jaxconv {

@@ -280,6 +280,37 @@ JAXCONV_INLINE Vec<A, N> broadcast(A value) {
   return value - Vec<A, N>{};  // x - 0 == x for every x, but -0 + 0 is +0
 }
 
+// The larger of x and `low`; below, the smaller of x and `high`. A NaN in x stays: comparisons with
+// it are false, and the instructions return their second operand.
+template <class A, int N>
+JAXCONV_INLINE Vec<A, N> at_least(Vec<A, N> x, A low) {
+  const auto bound = broadcast<A, N>(low);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float> && N == 16) {
+    return bit_cast<Vec<A, N>>(_mm512_max_ps(bit_cast<__m512>(bound), bit_cast<__m512>(x)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float> && N == 8) {
+    return bit_cast<Vec<A, N>>(_mm256_max_ps(bit_cast<__m256>(bound), bit_cast<__m256>(x)));
+  }
+#endif
+  return bound > x ? bound : x;
+}
+template <class A, int N>
+JAXCONV_INLINE Vec<A, N> at_most(Vec<A, N> x, A high) {
+  const auto bound = broadcast<A, N>(high);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float> && N == 16) {
+    return bit_cast<Vec<A, N>>(_mm512_min_ps(bit_cast<__m512>(bound), bit_cast<__m512>(x)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float> && N == 8) {
+    return bit_cast<Vec<A, N>>(_mm256_min_ps(bit_cast<__m256>(bound), bit_cast<__m256>(x)));
+  }
+#endif
+  return bound < x ? bound : x;
+}
+
 // Single elements, for packing and for remainders.
 JAXCONV_INLINE float to_accumulator(float v) { return v; }
 JAXCONV_INLINE double to_accumulator(double v) { return v; }

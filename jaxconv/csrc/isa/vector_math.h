@@ -13,18 +13,6 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-// Comparisons with NaN are false, so that a NaN in `x` is returned.
-template <class A, int N>
-JAXCONV_INLINE Vec<A, N> at_least(Vec<A, N> x, A low) {
-  const auto bound = broadcast<A, N>(low);
-  return bound > x ? bound : x;
-}
-template <class A, int N>
-JAXCONV_INLINE Vec<A, N> at_most(Vec<A, N> x, A high) {
-  const auto bound = broadcast<A, N>(high);
-  return bound < x ? bound : x;
-}
-
 // c[0] + c[1]*x + … + c[K-1]*x**(K-1).
 template <int N, int K>
 JAXCONV_INLINE Vec<float, N> polynomial(Vec<float, N> x, const float (&c)[K]) {
@@ -33,33 +21,30 @@ JAXCONV_INLINE Vec<float, N> polynomial(Vec<float, N> x, const float (&c)[K]) {
   return y;
 }
 
-// exp(x + low) for |low| < 0.1. Relative error below 2e-7; infinite above 88.8, and results below
-// 1.2e-38 may be flushed to zero.
+// exp(x + low) for |low| < 0.05. Relative error below 2e-7; infinite above 88.37, and zero below
+// -87.68.
 //
 // exp(x) = 2**n * exp(r) with |r| <= log(2)/2. Adding 1.5 * 2**23 rounds x/log(2) to the integer n,
 // which is then found in the lowest bits. log(2) is subtracted in two parts, of which the product
-// of n with the first is exact. 2**n is applied in two halves, since n may exceed the exponents of
-// float32.
+// of n with the first is exact. The exponent bits of 2**-127 and 2**128 are those of 0 and
+// infinity.
 template <int N>
 JAXCONV_INLINE Vec<float, N> exp(Vec<float, N> x, Vec<float, N> low) {
   using I = Vec<int32_t, N>;
   constexpr float kRound = 12582912.0f;
   constexpr float kCoefficients[] = {1.0f,
                                      1.0f,
-                                     5.0000001201e-1f,
-                                     1.6666665459e-1f,
-                                     4.1665795894e-2f,
-                                     8.3334519073e-3f,
-                                     1.3981999507e-3f,
-                                     1.9875691500e-4f};
-  x = at_most<float, N>(at_least<float, N>(x, -105.0f), 105.0f);
+                                     4.9999984590956287e-1f,
+                                     1.6666408452032128e-1f,
+                                     4.166970746570666e-2f,
+                                     8.380413228621184e-3f,
+                                     1.379047038818211e-3f};
+  x = at_most<float, N>(at_least<float, N>(x, -88.0f), 89.0f);
   const auto shifted = x * 1.44269504088896341f + kRound;
   const auto n = shifted - kRound;
   const auto r = ((x - n * 0.693359375f) + n * 2.12194440e-4f) + low;
-  const I exponent = bit_cast<I>(shifted) - bit_cast<int32_t>(kRound);
-  const I half = exponent >> 1;
-  const auto power = [](I e) JAXCONV_LAMBDA { return bit_cast<Vec<float, N>>((e + 127) << 23); };
-  return polynomial<N>(r, kCoefficients) * power(half) * power(exponent - half);
+  const I exponent = bit_cast<I>(shifted) - (bit_cast<int32_t>(kRound) - 127);
+  return polynomial<N>(r, kCoefficients) * bit_cast<Vec<float, N>>(exponent << 23);
 }
 
 // 1/x for x >= 1, infinity included. Division has a throughput of 16 cycles with AVX-512; there the
