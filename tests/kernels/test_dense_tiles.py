@@ -44,7 +44,7 @@ class GatherTileArgs(ctypes.Structure):
         ("channel", ctypes.c_int64),
         ("panel", ctypes.c_void_p),
         ("prefetch", ctypes.c_void_p),
-        ("prefetch_step", ctypes.c_int64),
+        ("prefetch_bytes", ctypes.c_int64),
         ("targets", ctypes.c_void_p),
         ("pixels", ctypes.c_int64),
         ("feature", ctypes.c_int64),

@@ -30,14 +30,21 @@ struct GatherTileArgs {
   int64_t runs, length;      // number of runs, elements of each
   int64_t channel;           // first channel of the group, added to every offset
   const A* panel;            // [rows][V*N]
-  const char* prefetch;      // bytes that later tiles read, and how many for each product
-  int64_t prefetch_step;
+  const char* prefetch;      // bytes that later tiles read, and how many for each block of products
+  int64_t prefetch_bytes;
   T* const* targets;         // [R]: one pointer per pixel
   int64_t pixels;            // how many of the R pixels exist
   int64_t feature, lanes;    // the first feature, and how many of the V*N exist
   TileEpilogue<A> epilogue;
   const ResultWriter<T>* writer;  // for any other epilogue, or null
 };
+
+// Tiles of the widest panels prefetch between blocks of products. The others read little, and their
+// loops are short. (A prefetch for each product made 1x1 56x56 24>144 5 % slower, see
+// docs/design/measurements.md.)
+constexpr int64_t kPrefetchBlock = 16;
+template <int R, int V>
+constexpr bool kPrefetches = R <= 6 && V == (kVectorRegisters == 32 ? 4 : 2);
 
 // Calls step() `count` times, in pairs where there are 32 registers, which is 3 to 6 % faster on a
 // Xeon (see docs/design/measurements.md).
@@ -76,26 +83,30 @@ void gather_tile(const GatherTileArgs<T, A>& t) {
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
     source[r] = reinterpret_cast<const char*>(t.sources[r] + t.channel);
   });
-  // Tiles of more pixels would run out of registers for pointers.
-  constexpr bool kPrefetches = R <= 8;
-  const char* ahead = t.prefetch;
+  [[maybe_unused]] const char* ahead = t.prefetch;
   for (int64_t e = 0; e < t.runs; ++e) {
     const A* weights = t.panel + t.panel_row[e] * (V * N);
     int64_t c = t.offset[e] * static_cast<int64_t>(sizeof(A));
-    repeat_in_pairs(t.length, [&]() JAXCONV_LAMBDA {
+    const auto add_product = [&]() JAXCONV_LAMBDA {
       Vec<A, N> w[V];
       unroll<V>([&](auto v) JAXCONV_LAMBDA { w[v] = load<A, N>(weights + v * N); });
       unroll<R>([&](auto r) JAXCONV_LAMBDA {
         const auto x = broadcast<A, N>(load_bits<A>(source[r] + c));
         unroll<V>([&](auto v) JAXCONV_LAMBDA { acc[r][v] += x * w[v]; });
       });
-      if constexpr (kPrefetches) {
-        __builtin_prefetch(ahead, 0, 2);
-        ahead += t.prefetch_step;
-      }
       c += sizeof(A);
       weights += V * N;
-    });
+    };
+    // With 16 registers these tiles serve few features too: a second, plain loop is for them.
+    if (!kPrefetches<R, V> || (kVectorRegisters == 16 && t.prefetch_bytes == 0)) {
+      repeat_in_pairs(t.length, add_product);
+      continue;
+    }
+    for (int64_t done = 0; done < t.length; done += kPrefetchBlock) {
+      const char* const end = ahead + t.prefetch_bytes;
+      for (; ahead < end; ahead += 64) __builtin_prefetch(ahead, 0, 2);
+      repeat_in_pairs(smaller(kPrefetchBlock, t.length - done), add_product);
+    }
   }
   limit_sums<A, N>(t.epilogue, acc);
   const bool whole = t.lanes == V * N;
