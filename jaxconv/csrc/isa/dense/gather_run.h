@@ -162,8 +162,8 @@ class GatherRun {
 
   // While chunks go through one split of the panels, each prefetches a part of the next split, for
   // which the next chunk would otherwise wait. 1x1 7x7 1024>1024 with a packed kernel takes 0.70 of
-  // the time of an unpacked call instead of 0.90 (see docs/design/measurements.md). Few chunks would
-  // prefetch more than there is time for.
+  // the time of an unpacked call instead of 0.90 (see docs/design/measurements.md). A few chunks
+  // alone would prefetch more than there is time for.
   PanelPart part_of_panel(int64_t chunk, int64_t panels_after) const {
     const int64_t chunks = chunks_.count(), bytes = plan_.panel_bytes();
     if (chunks < kMinPrefetchingChunks || panels_after == 0) return {0, 0};
