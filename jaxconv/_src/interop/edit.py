@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 
 from .. import compat
 from ..dispatch import implementation
+from .fusion.edits import FusedEquations, fused_equations, without_unread
 from .rearrangement import Rearrangement
 from .recognize import recognize_equation
 from .recognized_operator import compute_recognized
@@ -71,10 +72,23 @@ def _edit(program: Any) -> Any:
     if not isinstance(program, Jaxpr):
         jaxpr = edited(program.jaxpr)
         return program if jaxpr is program.jaxpr else program.replace(jaxpr=jaxpr)
-    eqns = [new for eqn in program.eqns for new in _equations(eqn)]
+    eqns = _edited_equations(program)
     if len(eqns) == len(program.eqns) and all(map(_same, eqns, program.eqns)):
         return program
     return program.replace(eqns=eqns)
+
+
+def _edited_equations(program: Jaxpr) -> list[JaxprEqn]:
+    fused = fused_equations(program)
+    replaced = {at for fusion in fused.values() for at in fusion.replaced}
+    eqns: list[JaxprEqn] = []
+    for at, eqn in enumerate(program.eqns):
+        if at in fused:
+            eqns += _fusion(fused[at])
+        elif at not in replaced:
+            eqns += _equations(eqn)
+    read = {variable for fusion in fused.values() for variable in fusion.read}
+    return without_unread(eqns, program.outvars, read) if fused else eqns
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -123,13 +137,21 @@ def _convolution(eqn: JaxprEqn) -> Iterator[JaxprEqn]:
     )
     with eqn.ctx.manager:
         program = jax.make_jaxpr(compute)(*[atom.aval for atom in eqn.invars]).jaxpr
-    yield from _inlined(program, eqn)
+    yield from _inlined(program, eqn.invars, eqn.outvars, eqn)
 
 
-def _inlined(program: Jaxpr, eqn: JaxprEqn) -> Iterator[JaxprEqn]:
-    """The equations of ``program`` on the operands and results of ``eqn``."""
-    variables: dict[Any, Any] = dict(zip(program.invars, eqn.invars, strict=True))
-    variables |= zip(program.outvars, eqn.outvars, strict=True)
+def _fusion(fused: FusedEquations) -> Iterator[JaxprEqn]:
+    """The equations of a fused convolution, with the name stack and source line of the original."""
+    program, operands = fused.replacement
+    yield from _inlined(program, operands, [fused.result], fused.conv)
+
+
+def _inlined(
+    program: Jaxpr, operands: Sequence[Any], results: Sequence[Any], eqn: JaxprEqn
+) -> Iterator[JaxprEqn]:
+    """The equations of ``program`` on other variables, with the source of ``eqn``."""
+    variables: dict[Any, Any] = dict(zip(program.invars, operands, strict=True))
+    variables |= zip(program.outvars, results, strict=True)
     for new in program.eqns:
         outvars = [variables.setdefault(var, Var(var.aval)) for var in new.outvars]
         invars = [atom if isinstance(atom, Literal) else variables[atom] for atom in new.invars]
