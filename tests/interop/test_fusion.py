@@ -1,17 +1,21 @@
-"""``accelerate`` fuses convolutions with what follows them: values, gradients, and what it leaves."""
+"""``accelerate`` fuses convolutions with what follows them: values, gradients, and reasons."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from jaxconv import accelerate, conv, explain, use_implementation
+from jaxconv import accelerate, conv, use_implementation
 from jaxconv._src.geometry.epilogue import Epilogue
 from jaxconv._src.interop.fusion.edits import fusions
 from support.operators import equations
@@ -569,3 +573,77 @@ def test_unread_broadcasts_are_dropped():
     program = jax.make_jaxpr(accelerate(fn))(X, KERNEL, BIAS)
     shapes = [v.aval.shape for eqn in equations(program.jaxpr) for v in eqn.outvars]
     assert shapes.count(RESIDUAL.shape) == 1
+
+
+# --- shardings, export and other transformations --------------------------------------------------
+
+needs_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight (host) devices")
+
+
+def block(x, kernel, scale, bias, residual):
+    return jax.nn.relu(convolved(x, kernel) * vector(scale) + vector(bias) + residual)
+
+
+BLOCK = X, KERNEL, SCALE, BIAS, RESIDUAL
+
+
+@needs_devices
+@pytest.mark.parametrize("kind", ["auto", "explicit", "shard_map"])
+def test_meshes(kind):
+    x, residual = (jnp.concatenate([array] * 4) for array in (X, RESIDUAL))
+    shared = KERNEL, SCALE, BIAS
+    types = (AxisType.Explicit if kind == "explicit" else AxisType.Auto,)
+    mesh = jax.make_mesh((4,), ("b",), axis_types=types)
+    split = NamedSharding(mesh, P("b"))
+
+    def fn(x, residual, *shared):
+        if kind != "shard_map":
+            return block(x, *shared, residual)
+        mapped = jax.shard_map(
+            lambda x, residual, *shared: block(x, *shared, residual),
+            mesh=mesh,
+            in_specs=(P("b"), P("b"), P(), P(), P()),
+            out_specs=P("b"),
+        )
+        return mapped(x, residual, *shared)
+
+    def step(fn):
+        def loss(*args):
+            return jnp.sum(jnp.sin(fn(*args)))
+
+        return jax.jit(lambda *args: (fn(*args), jax.grad(loss, range(5))(*args)))
+
+    expected = step(lambda x, residual, *shared: block(x, *shared, residual))(x, residual, *shared)
+    with jax.set_mesh(mesh) if kind == "explicit" else contextlib.nullcontext():
+        placed = jax.device_put(x, split), jax.device_put(residual, split)
+        ours = step(accelerate(fn))(*placed, *shared)
+        found = fused(fn, *placed, *shared)
+    assert len(found) == (0 if kind == "explicit" else 1)
+    assert_close(jax.tree.map(np.asarray, ours), expected, terms=x.size)
+
+
+def test_export_with_symbolic_sizes():
+    (n,) = jax.export.symbolic_shape("n")
+    shapes = [jax.ShapeDtypeStruct((n, *a.shape[1:]), a.dtype) for a in (X, RESIDUAL)]
+    exported = jax.export.export(jax.jit(accelerate(block)))(
+        shapes[0], KERNEL, SCALE, BIAS, shapes[1]
+    )
+    assert_close(exported.call(*BLOCK), block(*BLOCK))
+
+
+@pytest.mark.parametrize("transform", ["eager", "jvp", "vmap", "hessian product", "without jit"])
+def test_transformed_from_outside(transform):
+    transformed = {
+        "eager": lambda fn: fn,
+        "jvp": lambda fn: lambda *args: jax.jvp(fn, args, args),
+        "vmap": lambda fn: lambda *args: jax.vmap(fn)(*[jnp.stack([a, 2 * a]) for a in args]),
+        "hessian product": lambda fn: (
+            lambda *args: jax.jvp(
+                jax.grad(lambda k: jnp.sum(jnp.sin(fn(X, k, *args[2:])))), args[1:2], args[1:2]
+            )
+        ),
+        "without jit": lambda fn: fn,
+    }[transform]
+    with jax.disable_jit(transform == "without jit"):
+        ours = transformed(accelerate(block))(*BLOCK)
+    assert_close(ours, transformed(block)(*BLOCK), terms=X.size)

@@ -49,7 +49,7 @@ def recognize_activation(
     try:
         values: dict[Any, Any] = {argument: points}
         elementwise.evaluate(eqns, values)
-    except elementwise.NotElementwise:
+    except elementwise.NotElementwiseError:
         return None
     candidates = [Epilogue(activation=name) for name in ACTIVATIONS if name != "leaky_relu"]
     candidates += _leaky_relu(points, values[result], argument.aval.dtype)
@@ -91,7 +91,7 @@ def _derivative(function: Callable[[Any], Any], aval: Any, points: np.ndarray) -
         return elementwise.evaluate_jaxpr(_jvp_of(function, aval), (points, np.ones_like(points)))[
             1
         ]
-    except elementwise.NotElementwise:
+    except elementwise.NotElementwiseError:
         return None
 
 

@@ -17,7 +17,8 @@ from ...primitives import rules
 from ...primitives.fused import bind_fused
 from .convolution import Convolution
 from .flat import FlatProgram
-from .match import Match, View
+from .links import View
+from .match import Match
 
 Array = jax.Array
 
@@ -50,8 +51,7 @@ def _fused(program: FlatProgram, match: Match) -> tuple[list[Any], Callable[...,
 
     def compute(*arrays: Array) -> Array:
         lhs, rhs, *rest = values(*arrays)
-        scale, bias = _folded(match, rest[: len(vectors)])
-        parts = {"scale": scale, "bias": bias}
+        parts = _folded(match, rest[: len(vectors)])
         if match.epilogue.residual:
             parts["residual"] = _in_layout_of_convolution(match, rest[-1])
         arrays = tuple(parts[name] for name in match.epilogue.operands)
@@ -78,7 +78,7 @@ def _bound(conv: Convolution, bind: Callable[..., Array], lhs: Array, rhs: Array
 # --- operands -------------------------------------------------------------------------------------
 
 
-def _folded(match: Match, vectors: Sequence[Array]) -> tuple[Array | None, Array | None]:
+def _folded(match: Match, vectors: Sequence[Array]) -> dict[str, Array]:
     """All steps as one scale and one bias, computed in float32 at least."""
     dtype = match.conv.wide_dtype
     remaining = iter(vectors)
@@ -97,7 +97,8 @@ def _folded(match: Match, vectors: Sequence[Array]) -> tuple[Array | None, Array
         else:
             addend = value if operation == "add" else -value
             bias = addend if bias is None else bias + addend
-    return scale, bias
+    parts = {"scale": scale, "bias": bias}
+    return {name: value for name, value in parts.items() if value is not None}
 
 
 def _per_feature(value: Array, features: int) -> Array:

@@ -51,7 +51,7 @@ def fusions(jaxpr: Jaxpr) -> list[Fusion]:
 
 
 def fused_equations(jaxpr: Jaxpr) -> dict[int, FusedEquations]:
-    """The fused convolutions of a program, by the index of the equation that they take the place of."""
+    """The fused convolutions of a program, by the index of the last equation that each replaces."""
     program, found = _matches(jaxpr)
     return {
         program.eqns[max(match.eqns)].outer: _fused_equations(program, match)

@@ -17,7 +17,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 CALLS = {"jit": "jaxpr", "custom_jvp_call": "call_jaxpr"}
 
 
-class NotElementwise(Exception):
+class NotElementwiseError(Exception):
     """An equation that is not elementwise."""
 
 
@@ -46,7 +46,7 @@ def evaluate(eqns: Iterable[JaxprEqn], values: dict[Any, Any]) -> None:
             elif is_elementwise(eqn):
                 results = [_FUNCTIONS[name](eqn.params, *operands)]
             else:
-                raise NotElementwise(name)
+                raise NotElementwiseError(name)
             values.update(zip(eqn.outvars, results, strict=True))
 
 
@@ -101,7 +101,7 @@ def _logistic(x: Any) -> Any:
 
 def _select(_, which: Any, *cases: Any) -> Any:
     if len(cases) != 2:
-        raise NotElementwise("select_n")
+        raise NotElementwiseError("select_n")
     return np.where(which, cases[1], cases[0])
 
 

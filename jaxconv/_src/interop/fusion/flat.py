@@ -6,6 +6,7 @@ import collections
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from .elementwise import CALLS, is_elementwise
@@ -45,6 +46,11 @@ class FlatProgram:
     def is_constant(self, atom: Any) -> bool:
         """Whether this is a number that the program states, the same for every entry."""
         return _is_constant(atom, self._constants)
+
+    def name(self, at: int) -> str:
+        """What a user knows an equation by."""
+        eqn = self.eqns[at].eqn
+        return eqn.params.get("name") or eqn.primitive.name
 
     def producer(self, atom: Any) -> JaxprEqn | None:
         at = None if isinstance(atom, Literal) else self.producers.get(atom)
@@ -100,7 +106,15 @@ def _constants(eqns: Iterable[FlatEquation]) -> set[Any]:
 
 
 def _is_constant(atom: Any, constants: set[Any]) -> bool:
-    return atom.aval.ndim == 0 if isinstance(atom, Literal) else atom in constants
+    return not shape_of(atom) if isinstance(atom, Literal) else atom in constants
+
+
+def shape_of(atom: Any) -> tuple[Any, ...]:
+    return tuple(atom.aval.shape)
+
+
+def dtype_of(atom: Any) -> Any:
+    return jnp.dtype(atom.aval.dtype)
 
 
 def variables(atoms: Iterable[Any]) -> list[Any]:
