@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxconv import accelerate, conv, use_implementation
 from jaxconv._src.geometry.epilogue import Epilogue
+from jaxconv._src.interop.fusion.dense import fuse_dense_layers
 from jaxconv._src.interop.fusion.edits import fusions
 from support.operators import equations
 
@@ -647,3 +648,28 @@ def test_transformed_from_outside(transform):
     with jax.disable_jit(transform == "without jit"):
         ours = transformed(accelerate(block))(*BLOCK)
     assert_close(ours, transformed(block)(*BLOCK), terms=X.size)
+
+
+# --- dense layers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (2, 5, 3), (2, 7, 5, 3), (2, 2, 1, 3, 2, 2, 3)], ids=str)
+def test_dense_layers_are_fused_where_that_is_asked_for(shape):
+    x, kernel = normal(*shape), normal(3, F)
+    ones = (1,) * (len(shape) - 1)
+
+    def fn(x, kernel, bias):
+        return jax.nn.gelu(x @ kernel + bias.reshape(*ones, F))
+
+    assert fused(fn, x, kernel, BIAS) == []
+    with fuse_dense_layers():
+        expected = Epilogue(bias=True, activation="gelu_tanh")
+        assert_fused(fn, expected, x, kernel, BIAS)
+
+
+def test_other_products_are_not_dense_layers():
+    def fn(x, y):
+        return jax.nn.relu(jnp.einsum("nhwc,nhwd->nhcd", x, y)), jax.nn.relu(x[:, 0] @ y[:, 0].mT)
+
+    with fuse_dense_layers():
+        assert fused(fn, X, RESIDUAL[..., :3]) == []

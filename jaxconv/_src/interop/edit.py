@@ -1,7 +1,8 @@
 """Editing a jaxpr: each of lax's convolutions becomes an operator of jaxconv.
 
-The equation of a convolution is replaced by those of the operator. All other equations stay as they
-are, except for the jaxprs inside them, which are edited in the same way: of a jit with its name and
+The equation of a convolution is replaced by those of the operator, together with a normalization, a
+residual and an activation after it where ``fusion`` finds them. All other equations stay as they are,
+except for the jaxprs inside them, which are edited in the same way: of a jit with its name and
 donated arguments, of loops and branches, of remat with its policy, of shard_map with its types. The
 rules of ``custom_jvp``, ``custom_vjp`` and ``custom_vmap`` are edited when jax calls them.
 
@@ -24,6 +25,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 
 from .. import compat
 from ..dispatch import implementation
+from .fusion.dense import dense_layers_are_fused
 from .fusion.edits import FusedEquations, fused_equations, without_unread
 from .rearrangement import Rearrangement
 from .recognize import recognize_equation
@@ -52,20 +54,20 @@ def _value(atom: Any, values: dict) -> Any:
     return atom.val if isinstance(atom, Literal) else values[atom]
 
 
-# The edited programs, by original program and forced implementation. jax's own caches compare
-# programs by identity, so a jit that is called many times must get the same edited program.
+# The edited programs, by original program and by the contexts that decide how it is edited. jax's own
+# caches compare programs by identity, so a jit that is called many times must get the same one.
 _edited: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def edited(program: Any) -> Any:
     """A Jaxpr or ClosedJaxpr with jaxconv's operators; the same object if nothing changes."""
     results = _edited.setdefault(program, {})
-    forced = implementation.resolve(None)
-    if forced not in results:
+    key = implementation.resolve(None), dense_layers_are_fused()
+    if key not in results:
         result = _edit(program)
         # None stands for the program itself, which would otherwise keep itself alive.
-        results[forced] = None if result is program else result
-    return program if results[forced] is None else results[forced]
+        results[key] = None if result is program else result
+    return program if results[key] is None else results[key]
 
 
 def _edit(program: Any) -> Any:
