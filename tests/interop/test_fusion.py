@@ -673,3 +673,56 @@ def test_other_products_are_not_dense_layers():
 
     with fuse_dense_layers():
         assert fused(fn, X, RESIDUAL[..., :3]) == []
+
+
+# --- random programs ------------------------------------------------------------------------------
+
+
+def random_program(seed: int):
+    """A convolution and random operations after it, on any of the values so far."""
+    choices = np.random.default_rng(seed).integers(0, 1000, (8, 4)).tolist()
+    activations = [form for forms in ACTIVATIONS.values() for form in forms]
+
+    def operations(y, v, variance, residual, earlier, form):
+        return [
+            lambda: activations[form % len(activations)](y),
+            lambda: y + v,
+            lambda: v - y,
+            lambda: y * v,
+            lambda: y / vector(variance),
+            lambda: y + residual,
+            lambda: residual - y,
+            lambda: -y / 3,
+            lambda: jnp.moveaxis(jnp.moveaxis(y, 3, 1) + jnp.moveaxis(residual, 3, 1), 1, 3),
+            lambda: (y.reshape(14, 5, F) - v.reshape(1, 1, F)).reshape(2, 7, 5, F),
+            lambda: y * jnp.mean(y, (1, 2), keepdims=True) if form % 3 == 0 else y + 1,
+            lambda: y + earlier,
+        ]
+
+    def fn(x, kernel, mean, variance, scale, bias, residual):
+        vectors, values = (mean, variance, scale, bias), [convolved(x, kernel)]
+        for kind, source, which, form in choices:
+            # Mostly the last value, so that chains are long; sometimes one that is read before.
+            y = values[-1] if source % 6 else values[source % len(values)]
+            earlier = values[which % len(values)]
+            possible = operations(y, vector(vectors[which % 4]), variance, residual, earlier, form)
+            values.append(possible[kind % len(possible)]())
+        return values[-1] if seed % 3 else (values[-1], values[choices[0][1] % len(values)])
+
+    return fn
+
+
+@pytest.mark.sample(16)
+@pytest.mark.parametrize("seed", range(96))
+def test_random_programs(seed):
+    fn, args = random_program(seed), (X, KERNEL, MEAN, VARIANCE, SCALE, BIAS, RESIDUAL)
+
+    def step(fn):
+        def loss(args):
+            return sum(jnp.sum(jnp.sin(y / 8)) for y in jax.tree.leaves(fn(*args)))
+
+        return jax.jit(lambda args: (fn(*args), jax.grad(loss)(args)))
+
+    with jax.enable_x64(True):
+        args = [array.astype(jnp.float64) for array in args]
+        assert_close(step(accelerate(fn))(args), step(fn)(args), terms=X.size)

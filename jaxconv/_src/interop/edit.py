@@ -1,8 +1,8 @@
 """Editing a jaxpr: each of lax's convolutions becomes an operator of jaxconv.
 
 The equation of a convolution is replaced by those of the operator, together with a normalization, a
-residual and an activation after it where ``fusion`` finds them. All other equations stay as they are,
-except for the jaxprs inside them, which are edited in the same way: of a jit with its name and
+residual and an activation after it where ``fusion`` finds them. All other equations stay as they
+are, except for the jaxprs inside them, which are edited in the same way: of a jit with its name and
 donated arguments, of loops and branches, of remat with its policy, of shard_map with its types. The
 rules of ``custom_jvp``, ``custom_vjp`` and ``custom_vmap`` are edited when jax calls them.
 
@@ -54,7 +54,7 @@ def _value(atom: Any, values: dict) -> Any:
     return atom.val if isinstance(atom, Literal) else values[atom]
 
 
-# The edited programs, by original program and by the contexts that decide how it is edited. jax's own
+# The edited programs, by original program and the contexts that decide how it is edited. jax's own
 # caches compare programs by identity, so a jit that is called many times must get the same one.
 _edited: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
