@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxconv import accelerate, conv, use_implementation
+from jaxconv import accelerate, conv, explain, use_implementation
 from jaxconv._src.geometry.epilogue import Epilogue
 from jaxconv._src.interop.fusion.dense import fuse_dense_layers
 from jaxconv._src.interop.fusion.edits import fusions
@@ -726,3 +726,32 @@ def test_random_programs(seed):
     with jax.enable_x64(True):
         args = [array.astype(jnp.float64) for array in args]
         assert_close(step(accelerate(fn))(args), step(fn)(args), terms=X.size)
+
+
+# --- explain --------------------------------------------------------------------------------------
+
+
+def explained_network(x, kernel, bias):
+    y = jax.nn.relu(convolved(x, kernel) + vector(bias))
+    y = jax.nn.softplus(convolved(y, normal(1, 1, F, F)))
+    return jax.nn.relu(convolved(y, normal(1, 1, F, F)) + 1) + jnp.cumsum(y, 1)
+
+
+def test_explain_lists_fusions_and_reasons():
+    report = explain(accelerate(explained_network), X, KERNEL, BIAS)
+    first, second, third = report.convs
+    for found in (first, third):
+        assert found.epilogue == Epilogue(bias=True, activation="relu")
+        assert found.unfused_reason is None
+    assert second.epilogue.trivial
+    assert second.unfused_reason.startswith("no activation has the values of what follows")
+    table = str(report).split("\n\n")[-1].splitlines()
+    assert table[0].split("  ")[0] == "#"
+    assert table[1].split() == ["1", "3", "bias", "+", "relu"]
+    assert table[2].startswith("2 ")
+    assert "no activation has the values" in table[2]
+
+
+def test_explain_says_what_accelerate_would_fuse():
+    (found,) = explain(lambda x, k: jax.nn.relu(conv(x, k)), X, KERNEL).convs
+    assert found.unfused_reason == "accelerate fuses it with relu, but was not applied"

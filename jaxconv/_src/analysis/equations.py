@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from ..geometry.spec import ConvSpec, Operator
+from ..interop.fusion.edits import Fusion
 from ..interop.recognize import recognize_equation
 from ..primitives.rules import OPERATORS
 
@@ -61,7 +62,8 @@ class ConvEquation(Equation):
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
     and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
-    program asks for, if it does.
+    program asks for, if it does. ``unfused_reason`` says why nothing that follows it
+    is fused with it.
     """
 
     operator: Operator | None
@@ -69,6 +71,7 @@ class ConvEquation(Equation):
     primitive: bool
     forced: str | None = None
     unsupported_reason: str | None = None
+    unfused_reason: str | None = None
 
     @property
     def kind(self) -> str:
@@ -129,7 +132,7 @@ class ConvResult:
         return self.equation.count
 
 
-def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
+def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> ConvEquation | None:
     """The convolution that an equation of a program is, or None if it is something else."""
     operator = OPERATORS.get(eqn.primitive)
     if operator is None and eqn.primitive.name != "conv_general_dilated":
@@ -141,6 +144,7 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
         "primitive": operator is not None,
+        "unfused_reason": None if fusion is None else _unfused_reason(fusion),
     }
     if operator is not None:
         spec, forced = eqn.params["spec"], eqn.params["implementation"]
@@ -155,6 +159,12 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
         )
     spec = recognized.spec
     return ConvEquation(operator=recognized.operator, spec=spec, macs_per_run=spec.macs, **common)
+
+
+def _unfused_reason(fusion: Fusion) -> str | None:
+    if fusion.epilogue is None:
+        return fusion.reason
+    return f"accelerate fuses it with {fusion.epilogue}, but was not applied"
 
 
 def _lax_macs(shapes: tuple[Shape, ...], out_feature_axis: int) -> int:
