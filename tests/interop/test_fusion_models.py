@@ -86,7 +86,7 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_flax_nnx(activation):
     """A residual block."""
@@ -118,7 +118,7 @@ def test_flax_nnx(activation):
     assert_fuses(lambda state, x: nnx.merge(structure, state)(x), state, X, expected)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_flax_linen(activation):
     """An inverted residual."""
@@ -188,7 +188,7 @@ def test_equinox():
     assert_fuses(apply, arrays, CHANNELS_FIRST, expected)
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("activation", ["relu", "relu6", "silu", "gelu", "hard_silu", "leaky_relu"])
 def test_keras(activation):
     import keras

@@ -76,7 +76,7 @@ def _layouts(eqn: JaxprEqn) -> tuple[Any, ...] | str | None:
     if isinstance(recognized, str):
         return recognized
     if recognized.operator is not Operator.CONV:
-        return "it is a gradient"
+        return "it is a transposed convolution or a gradient"
     result = recognized.result
     return recognized.spec, recognized.lhs, recognized.rhs, result, result.permutation[-1]
 
