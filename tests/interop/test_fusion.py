@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxconv import accelerate, conv, explain, use_implementation
 from jaxconv._src.geometry.epilogue import Epilogue
 from jaxconv._src.interop.fusion.dense import fuse_dense_layers
-from jaxconv._src.interop.fusion.edits import fusions
+from jaxconv._src.interop.fusion.fusions import fusions
 from support.operators import equations
 
 RNG = np.random.default_rng(0)
@@ -570,6 +570,32 @@ def test_gradients_inside_keep_what_they_read():
     assert_close(ours, theirs, terms=X.size)
 
 
+@pytest.mark.parametrize("name", ["relu", "relu6", "sigmoid", "tanh"])
+def test_gradients_inside_that_need_only_the_result(name):
+    """Where ReLU is positive, so is its argument."""
+    activation = ACTIVATIONS[name][0]
+
+    def step(kernel, bias, x):
+        def loss(kernel, bias):
+            return jnp.sum(activation(convolved(x, kernel) + vector(bias)) ** 2)
+
+        return jax.value_and_grad(loss, (0, 1))(kernel, bias)
+
+    assert fused(step, KERNEL, BIAS, X) == [Epilogue(bias=True, activation=name)]
+    ours, theirs = (jax.jit(fn)(KERNEL, BIAS, X) for fn in (accelerate(step), step))
+    assert_close(ours, theirs, terms=X.size)
+
+
+def test_other_comparisons_keep_the_value_before_the_activation():
+    def fn(x, kernel, bias):
+        z = convolved(x, kernel) + vector(bias)
+        return jax.nn.relu(z), z > -1
+
+    assert fused(fn, X, KERNEL, BIAS) == [Epilogue(bias=True)]
+    assert_close(*[jax.jit(f)(X, KERNEL, BIAS)[0] for f in (accelerate(fn), fn)])
+    np.testing.assert_array_equal(*[f(X, KERNEL, BIAS)[1] for f in (accelerate(fn), fn)])
+
+
 def test_forced_implementations_apply():
     def fn(x, kernel):
         return jax.nn.relu(convolved(x, kernel))
@@ -726,7 +752,7 @@ def random_program(seed: int):
     return fn
 
 
-@pytest.mark.sample(16)
+@pytest.mark.sample(32)
 @pytest.mark.parametrize("seed", range(96))
 def test_random_programs(seed):
     fn, args = random_program(seed), (X, KERNEL, MEAN, VARIANCE, SCALE, BIAS, RESIDUAL)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from ..geometry.spec import ConvSpec, Operator
-from ..interop.fusion.edits import Fusion
+from ..interop.fusion.fusions import Fusion
 from ..interop.recognize import recognize_equation
 from ..primitives.rules import OPERATORS
 

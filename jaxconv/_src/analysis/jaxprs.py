@@ -8,7 +8,7 @@ from typing import Any
 
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
-from ..interop.fusion.edits import fusions
+from ..interop.fusion.fusions import fusions
 from .equations import ConvEquation, conv_equation
 from .tracing import program
 

@@ -26,7 +26,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 from .. import compat
 from ..dispatch import implementation
 from .fusion.dense import dense_layers_are_fused
-from .fusion.edits import FusedEquations, fused_equations, without_unread
+from .fusion.fusions import FusedEquations, fused_equations, without_unread
 from .rearrangement import Rearrangement
 from .recognize import recognize_equation
 from .recognized_operator import compute_recognized
@@ -83,12 +83,13 @@ def _edit(program: Any) -> Any:
 def _edited_equations(program: Jaxpr) -> list[JaxprEqn]:
     fused = fused_equations(program)
     replaced = {at for fusion in fused.values() for at in fusion.replaced}
+    masks = {at: eqn for fusion in fused.values() for at, eqn in fusion.masks.items()}
     eqns: list[JaxprEqn] = []
     for at, eqn in enumerate(program.eqns):
         if at in fused:
             eqns += _fusion(fused[at])
         elif at not in replaced:
-            eqns += _equations(eqn)
+            eqns += _equations(masks.get(at, eqn))
     read = {variable for fusion in fused.values() for variable in fusion.read}
     return without_unread(eqns, program.outvars, read) if fused else eqns
 

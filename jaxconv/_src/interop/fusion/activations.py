@@ -62,6 +62,25 @@ def recognize_activation(
     return None
 
 
+def same_comparison(
+    activation: Sequence[JaxprEqn],
+    argument: Any,
+    result: Any,
+    comparison: Sequence[JaxprEqn],
+    outcome: Any,
+) -> bool:
+    """Whether the outcome of comparing ``argument`` is that of comparing ``result`` instead.
+
+    ``z > 0``, for example, is ``relu(z) > 0``.
+    """
+    points = _sample_points([*activation, *comparison])
+    values: dict[Any, Any] = {argument: points}
+    elementwise.evaluate([*activation, *comparison], values)
+    swapped: dict[Any, Any] = {argument: values[result]}
+    elementwise.evaluate(comparison, swapped)
+    return bool(np.all(values[outcome] == swapped[outcome]))
+
+
 def _sample_points(eqns: Sequence[JaxprEqn]) -> np.ndarray:
     """Points at which all activations differ, and points around the constants in the equations."""
     constants = np.array([0.0, *elementwise.literals(eqns)])

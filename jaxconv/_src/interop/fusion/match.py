@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jax.extend.core import Var
 
 from ...geometry.epilogue import Epilogue
-from .activations import recognize_activation
+from .activations import recognize_activation, same_comparison
 from .chain import Chain
 from .convolution import Convolution, convolution
 from .flat import FlatProgram, dtype_of, variables
@@ -20,7 +20,9 @@ class Match(NamedTuple):
 
     ``eqns`` are the equations after the convolution, as indices of flat equations. The fused
     operation computes ``epilogue``, whose operands ``affine`` describes, and then the views of
-    ``link``. If ``same_derivative`` is false, it needs the derivative of these equations.
+    ``link``. If ``same_derivative`` is false, it needs the derivative of these equations. The
+    equations in ``masks`` compare the value before the activation with numbers, for a gradient
+    inside the program, and may read the result instead.
     """
 
     at: int
@@ -31,6 +33,7 @@ class Match(NamedTuple):
     affine: Affine
     epilogue: Epilogue
     same_derivative: bool
+    masks: tuple[int, ...]
 
 
 def matches(program: FlatProgram) -> Iterator[tuple[int, Match | str]]:
@@ -58,11 +61,12 @@ def _match(at: int, chain: Chain) -> Match | str:
         if variable is chain.start:
             break
         eqns = chain.between(chain.start, variable)
-        reason = _kept_value(chain, eqns, variable)
+        masks = _masks(chain, eqns, variable)
+        reason = _kept_value(chain, eqns, variable, masks)
         if reason is not None:
             kept.append(reason)
             continue
-        match = _epilogue(at, chain, eqns, variable)
+        match = _epilogue(at, chain, eqns, variable, masks)
         if match is not None:
             return match
         if link.affine is None:
@@ -93,7 +97,26 @@ def _reason(chain: Chain, unmatched: list[int] | None, kept: list[str]) -> str:
     return [*chain.failures.values(), *kept, "no epilogue follows"][0]
 
 
-def _kept_value(chain: Chain, eqns: list[int], result: Any) -> str | None:
+def _masks(chain: Chain, eqns: list[int], result: Any) -> list[int]:
+    """The comparisons of values before ``result`` with numbers, after all of these equations."""
+    program = chain.program
+    values = [program.eqns[at].eqn.outvars[0] for at in eqns]
+    return [
+        reader
+        for variable in (chain.start, *values)
+        if variable is not result
+        for reader in program.readers[variable]
+        if reader > eqns[-1] and _is_mask(chain, reader)
+    ]
+
+
+def _is_mask(chain: Chain, at: int) -> bool:
+    eqn = chain.program.eqns[at].eqn
+    compares = eqn.primitive.name in ("gt", "ge", "lt", "le")
+    return compares and eqn.outvars[0] in chain.links and chain.program.is_own(eqn.outvars[0])
+
+
+def _kept_value(chain: Chain, eqns: list[int], result: Any, masks: list[int]) -> str | None:
     """The reason why a value other than ``result`` must be kept; None if there is none."""
     program = chain.program
     if any(len(program.jaxpr.eqns[program.eqns[at].outer].outvars) != 1 for at in eqns):
@@ -103,22 +126,27 @@ def _kept_value(chain: Chain, eqns: list[int], result: Any) -> str | None:
             continue
         if variable in program.results:
             return "a value before the end of the epilogue is also a result of the program"
-        others = [at for at in program.readers[variable] if at not in eqns]
+        others = [at for at in program.readers[variable] if at not in eqns and at not in masks]
         if others:
             what = "its result" if variable is chain.start else "a value of the epilogue"
             return f"another equation ({program.name(others[0])}) reads {what}"
     return None if program.is_own(result) else "the epilogue ends inside a call"
 
 
-def _epilogue(at: int, chain: Chain, eqns: list[int], result: Any) -> Match | None:
+def _epilogue(
+    at: int, chain: Chain, eqns: list[int], result: Any, masks: list[int]
+) -> Match | None:
     """The match of these equations, if they are an epilogue."""
     conv, link = chain.conv, chain.links[result]
     if dtype_of(result) != conv.dtype:
         return None
-    found = (link.affine, Epilogue(), True) if link.affine else _activation(chain, result)
-    if found is None:
+    if link.affine is not None:
+        found = _Activation(result, link.affine, Epilogue(), True)
+    else:
+        found = _activation(chain, result)
+    if found is None or not all(_same_mask(chain, mask, found.argument, result) for mask in masks):
         return None
-    affine, activation, same_derivative = found
+    _, affine, activation, same_derivative = found
     epilogue = affine.epilogue(activation)
     if epilogue.trivial:
         return None
@@ -126,14 +154,24 @@ def _epilogue(at: int, chain: Chain, eqns: list[int], result: Any) -> Match | No
     dtypes = {dtype_of(chain.program.eqns[at].eqn.outvars[0]) for at in eqns}
     wide = conv.wide_dtype != conv.dtype and conv.wide_dtype in dtypes
     same_derivative = same_derivative and not wide
-    return Match(at, conv, tuple(eqns), result, link, affine, epilogue, same_derivative)
+    return Match(
+        at, conv, tuple(eqns), result, link, affine, epilogue, same_derivative, tuple(masks)
+    )
 
 
-def _activation(chain: Chain, result: Any) -> tuple[Affine, Epilogue, bool] | None:
-    """The affine function before the activation, the activation, and whether derivatives agree.
+class _Activation(NamedTuple):
+    """An activation of an affine value, and whether jaxconv's has the same derivative."""
 
-    The activation may start at any affine value: ``x + 3`` may be a bias, or the start of hard
-    swish.
+    argument: Any
+    affine: Affine
+    epilogue: Epilogue
+    same_derivative: bool
+
+
+def _activation(chain: Chain, result: Any) -> _Activation | None:
+    """The activation that ends with ``result``.
+
+    It may start at any affine value: ``x + 3`` may be a bias, or the start of hard swish.
     """
     program = chain.program
     for argument, link in reversed(chain.links.items()):
@@ -150,8 +188,23 @@ def _activation(chain: Chain, result: Any) -> tuple[Affine, Epilogue, bool] | No
             _single(program.function(eqns, [argument], [result])),
         )
         if found is not None:
-            return link.affine, found.epilogue, found.same_derivative
+            return _Activation(argument, link.affine, found.epilogue, found.same_derivative)
     return None
+
+
+def _same_mask(chain: Chain, mask: int, argument: Any, result: Any) -> bool:
+    """Whether a comparison of the argument gives the same if it reads the result instead."""
+    program = chain.program
+    eqn = program.eqns[mask].eqn
+    if argument not in variables(eqn.invars):
+        return False
+    if chain.links[argument].views != chain.links[result].views:
+        return False
+    activation, comparison = (
+        [program.eqns[at].eqn for at in sorted({*eqns, *_constants(program, eqns)})]
+        for eqns in (chain.between(argument, result), [mask])
+    )
+    return same_comparison(activation, argument, result, comparison, eqn.outvars[0])
 
 
 def _single(function: Callable[..., list[Any]]) -> Callable[..., Any]:

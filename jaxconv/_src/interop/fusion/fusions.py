@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
-from jax.extend.core import Jaxpr, JaxprEqn, Var
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 
 from ...geometry.epilogue import Epilogue
 from .build import Replacement, replacement
@@ -29,7 +29,8 @@ class Fusion:
 class FusedEquations(NamedTuple):
     """What replaces the equations ``replaced``, at the place of the last one of them.
 
-    ``read`` are the variables that these equations read, such as a broadcast bias.
+    ``read`` are the variables that these equations read, such as a broadcast bias. ``masks`` are
+    equations that read the result instead of a value that is no longer computed, by index.
     """
 
     conv: JaxprEqn
@@ -37,6 +38,7 @@ class FusedEquations(NamedTuple):
     read: frozenset[Any]
     replacement: Replacement
     result: Var
+    masks: dict[int, JaxprEqn]
 
 
 def fusions(jaxpr: Jaxpr) -> list[Fusion]:
@@ -75,7 +77,18 @@ def _fused_equations(program: FlatProgram, match: Match) -> FusedEquations:
         read=frozenset(v for at in replaced for v in variables(program.jaxpr.eqns[at].invars)),
         replacement=replacement(program, match),
         result=match.result,
+        masks={program.eqns[at].outer: _mask(program, match, at) for at in match.masks},
     )
+
+
+def _mask(program: FlatProgram, match: Match, at: int) -> JaxprEqn:
+    """A comparison with the result in place of the value before the activation."""
+    eqn = program.eqns[at].eqn
+    invars = [
+        atom if isinstance(atom, Literal) or program.is_constant(atom) else match.result
+        for atom in eqn.invars
+    ]
+    return eqn.replace(invars=invars)
 
 
 def without_unread(
