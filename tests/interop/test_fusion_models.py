@@ -118,7 +118,7 @@ def test_flax_nnx(activation):
     assert_fuses(lambda state, x: nnx.merge(structure, state)(x), state, X, expected)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_flax_linen(activation):
     """An inverted residual."""
@@ -141,7 +141,7 @@ def test_flax_linen(activation):
     assert_fuses(block.apply, variables, X, expected)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("data_format", ["NHWC", "NCHW"])
 def test_haiku(data_format):
     import haiku
@@ -161,6 +161,7 @@ def test_haiku(data_format):
     assert_fuses(lambda ps, x: network.apply(*ps, x)[0], parameters, x, expected)
 
 
+@pytest.mark.slow
 def test_equinox():
     """Modules take one example, channels first."""
     import equinox
@@ -188,7 +189,7 @@ def test_equinox():
     assert_fuses(apply, arrays, CHANNELS_FIRST, expected)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "relu6", "silu", "gelu", "hard_silu", "leaky_relu"])
 def test_keras(activation):
     import keras
