@@ -59,19 +59,20 @@ class Equation:
 class ConvEquation(Equation):
     """One convolution of a traced program.
 
+    ``unfused_reason`` says why it is not fused with what follows it; None if it is.
+
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
     and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
-    program asks for, if it does. ``unfused_reason`` says why nothing that follows it
-    is fused with it.
+    program asks for, if it does.
     """
 
+    unfused_reason: str | None = None
     operator: Operator | None
     spec: ConvSpec | None
     primitive: bool
     forced: str | None = None
     unsupported_reason: str | None = None
-    unfused_reason: str | None = None
 
     @property
     def kind(self) -> str:
@@ -140,11 +141,11 @@ def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> Co
     avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
     shapes = tuple(tuple(aval.shape) for aval in avals)
     common: dict[str, Any] = {
+        "unfused_reason": None if fusion is None else _unfused_reason(fusion),
         "shapes": shapes,
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
         "primitive": operator is not None,
-        "unfused_reason": None if fusion is None else _unfused_reason(fusion),
     }
     if operator is not None:
         spec, forced = eqn.params["spec"], eqn.params["implementation"]
