@@ -11,6 +11,7 @@ from jax.extend.core import JaxprEqn
 
 from ..geometry.epilogue import Epilogue
 from ..geometry.spec import ConvSpec, Operator
+from ..interop.fusion.fusions import Fusion
 from ..interop.recognize import recognize_equation
 from ..primitives.fused import fused_conv_p
 from ..primitives.rules import OPERATORS
@@ -60,12 +61,15 @@ class Equation:
 class ConvEquation(Equation):
     """One convolution of a traced program.
 
+    ``unfused_reason`` says why it is not fused with what follows it; None if it is.
+
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
     and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
     program asks for, if it does. ``epilogue`` is what a fused convolution computes after it.
     """
 
+    unfused_reason: str | None = None
     operator: Operator | None
     spec: ConvSpec | None
     primitive: bool
@@ -137,7 +141,7 @@ class ConvResult:
         return self.equation.count
 
 
-def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
+def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> ConvEquation | None:
     """The convolution that an equation of a program is, or None if it is something else."""
     fused = eqn.primitive is fused_conv_p
     operator = Operator.CONV if fused else OPERATORS.get(eqn.primitive)
@@ -146,6 +150,7 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
     avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
     shapes = tuple(tuple(aval.shape) for aval in avals)
     common: dict[str, Any] = {
+        "unfused_reason": None if fusion is None else _unfused_reason(fusion),
         "shapes": shapes,
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
@@ -165,6 +170,12 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
         )
     spec = recognized.spec
     return ConvEquation(operator=recognized.operator, spec=spec, macs_per_run=spec.macs, **common)
+
+
+def _unfused_reason(fusion: Fusion) -> str | None:
+    if fusion.epilogue is None:
+        return fusion.reason
+    return f"accelerate fuses it with {fusion.epilogue}, but was not applied"
 
 
 def _lax_macs(shapes: tuple[Shape, ...], out_feature_axis: int) -> int:

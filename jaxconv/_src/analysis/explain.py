@@ -20,6 +20,7 @@ from .tracing import check_function
 
 HEADER = ("#", "operator", "operands", "result", "dtype", "platform", "implementation", "reason")
 OTHERS = ("platform", "not chosen", "#", "reason")
+FUSIONS = ("#", "fused with", "reason against fusion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,14 @@ class ExplainedConv(ConvResult):
     reasons: dict[str, str]
     tile: Any = None
 
+    @property
+    def unfused_reason(self) -> str | None:
+        """Why ``accelerate`` does not fuse a forward convolution with what follows it.
+
+        None if it is fused with its ``epilogue``, and for gradients.
+        """
+        return self.equation.unfused_reason
+
     kernel = Renamed("implementation")
     blocks = Renamed("tile")
 
@@ -47,14 +56,16 @@ class ExplainedConv(ConvResult):
 class Explanation(Tabled):
     """The convolutions of a function in program order.
 
-    Prints as two tables: the implementation of each convolution, and the reasons against the
-    others. If ``accelerate`` could not trace the function, there are no ``convs``, ``unconverted``
-    says so in a sentence, and ``fallback_reason`` says why; otherwise both are None.
+    Prints as tables: the implementation of each convolution, the reasons against the others, and
+    if ``accelerated``, what each convolution is fused with, or the reason why not. If
+    ``accelerate`` could not trace the function, there are no ``convs``, ``unconverted`` says so in
+    a sentence, and ``fallback_reason`` says why; otherwise both are None.
     """
 
     convs: tuple[ExplainedConv, ...]
     unconverted: str | None = None
     fallback_reason: str | None = None
+    accelerated: bool = False
 
     left = Renamed("unconverted")
 
@@ -63,7 +74,8 @@ class Explanation(Tabled):
             return [self.unconverted]
         chosen = Table(HEADER, [(at, *_row(conv)) for at, conv in enumerate(self.convs, 1)])
         others = Table(OTHERS, list(_others(self.convs)))
-        return [chosen, others] if others.rows else [chosen]
+        fused = Table(FUSIONS, list(_fusions(self.convs)) if self.accelerated else ())
+        return [chosen, *(table for table in (others, fused) if table.rows)]
 
 
 def _row(conv: ExplainedConv) -> tuple[object, ...]:
@@ -85,6 +97,17 @@ def _others(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str
             numbers.setdefault((conv.platform, implementation, reason), []).append(str(at))
     for (platform, implementation, reason), applies_to in numbers.items():
         yield platform, implementation, " ".join(applies_to), reason
+
+
+def _fusions(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str]]:
+    """Each epilogue and each reason once, with the numbers of the convolutions."""
+    numbers: dict[tuple[str, str], list[str]] = {}
+    for at, conv in enumerate(convs, 1):
+        if conv.unfused_reason is not None or not conv.epilogue.trivial:
+            found = str(conv.epilogue), conv.unfused_reason or ""
+            numbers.setdefault(found, []).append(str(at))
+    for (epilogue, reason), applies_to in numbers.items():
+        yield " ".join(applies_to), epilogue, reason
 
 
 def explain(
@@ -133,7 +156,8 @@ def explain(
         if not is_accelerated(fn):
             raise
         return _not_converted(fn, error)
-    return Explanation(tuple(_explain(conv, platform) for conv in found for platform in names))
+    convs = tuple(_explain(conv, platform) for conv in found for platform in names)
+    return Explanation(convs, accelerated=is_accelerated(fn))
 
 
 def _not_converted(fn: Any, error: Exception) -> Explanation:
