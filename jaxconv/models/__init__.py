@@ -13,6 +13,7 @@ from .context import ContextNetwork as ContextNetwork
 from .convnext import ConvNeXtT as ConvNeXtT
 from .efficientnet import EfficientNetB0 as EfficientNetB0
 from .from_torch import from_torch as from_torch
+from .layer_from_torch import layer_from_torch as layer_from_torch
 from .mobilenet_v1 import MobileNetV1 as MobileNetV1
 from .mobilenet_v2 import MobileNetV2 as MobileNetV2
 from .mobilenet_v3 import MobileNetV3Large as MobileNetV3Large
