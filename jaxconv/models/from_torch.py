@@ -43,6 +43,11 @@ class Place(NamedTuple):
         own = array.transpose(self.axes).reshape(self.variable.shape)
         self.variable[...] = jnp.asarray(own, self.variable.dtype)
 
+    def get(self) -> np.ndarray:
+        """The variable's values in PyTorch's layout."""
+        own = (*self.variable.shape, *(1,) * len(self.axes))[: len(self.axes)]
+        return np.asarray(self.variable[...]).reshape(own).transpose(np.argsort(self.axes))
+
 
 def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
     """Loads a PyTorch ``state_dict`` in torchvision's layout into a network.
@@ -115,6 +120,7 @@ def _make(name: str, state_dict: Mapping[str, Any]) -> Any:
 
 
 def places_of(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Place]]:
+    """The variables of named layers, by PyTorch's names."""
     for prefix, layer in layers:
         for entry, place in entries_of(layer).items():
             if place.variable is not None:
