@@ -44,6 +44,8 @@ TABLES: dict[str, tuple[str, Callable[[list[results.Row]], str]]] = {
     "tpu_static": ("tpu_static", tpu.static),
     "tpu_programs": ("tpu_programs", tpu.programs),
     "networks": ("networks", networks.networks),
+    "networks_summary": ("networks", networks.summary),
+    "networks_costs": ("networks", networks.costs),
     "accelerate": ("accelerate", networks.accelerate),
     "recipes": ("recipes", networks.recipes),
     "collectives": ("collectives", multi_device.collectives),

@@ -1,4 +1,4 @@
-"""The networks of the benchmark: each in Flax, for a class of convolutions, and in PyTorch."""
+"""The networks of the benchmark: each in Flax, for given classes of layers, and in PyTorch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxconv.models import MobileNetV1
+from jaxconv.models import (
+    ConvNeXtT,
+    EfficientNetB0,
+    MobileNetV1,
+    MobileNetV2,
+    MobileNetV3Large,
+    ResNet50,
+)
+from jaxconv.models.batch_norm import BatchNorm
 from jaxconv.models.conv_norm import ConvNorm
 from jaxconv.models.convnext import ConvNeXtBlock
+from jaxconv.models.from_torch import places_of
 from jaxconv.models.resnet import Bottleneck
+from jaxconv.nnx import Conv
 
 
 class ConvNeXtStage(nnx.Module):
@@ -57,27 +67,55 @@ DEPTH, FEATURES, SKIP = 10, 64, 128
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A network: its input's shape ``[N, *S, C]``, and how to make it in Flax and in PyTorch."""
+    """A network: its input's shape ``[N, *S, C]``, and how to make it in Flax and in PyTorch.
+
+    ``layers`` are the network's layers with parameters in the twin's order, if it has no
+    ``torch_layers``.
+    """
 
     name: str
     shape: tuple[int, ...]
     make: Callable[[Any, Any, nnx.Rngs], Any]
     twin: Callable[[], Any]
-    layers: Callable[[Any], Iterator[Any]]  # with weights, in the twin's order
+    layers: Callable[[Any], Iterator[Any]] | None = None
+    modes: tuple[str, ...] = ("training", "inference")
+
+    def input(self) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal(self.shape).astype(np.float32)
+
+    def network(self, conv: Any, norm: Any) -> Any:
+        """The network with these classes of layers; parameters and statistics are always equal."""
+        network = self.make(conv, norm, nnx.Rngs(0))
+        nnx.update(network, jax.tree.map(jnp.array, self._state))
+        return network
+
+    @functools.cached_property
+    def _state(self) -> Any:
+        """Initial parameters, and batch statistics of the input.
+
+        With the initial statistics, the values of deep networks would vanish layer by layer.
+        """
+        network = self.make(Conv, BatchNorm, nnx.Rngs(0))
+        norms = [layer for _, layer in nnx.iter_modules(network) if isinstance(layer, BatchNorm)]
+        for norm in norms:
+            norm.momentum = 0.0
+        if norms:
+            network.train()
+            nnx.jit(lambda network, x: network(x))(network, self.input())
+        return jax.tree.map(np.asarray, nnx.state(network, (nnx.Param, nnx.BatchStat)))
 
     def copy(self, network: Any, twin: Any) -> None:
-        """Copies the network's weights to the twin."""
+        """Copies the network's parameters and statistics to the twin."""
         import torch
 
-        own = [m for m in twin.modules() if not list(m.children()) and list(m.parameters())]
-        for layer, module in zip(self.layers(network), own, strict=True):
-            kernel = getattr(layer, "kernel", None)
-            weight = np.asarray((layer.scale if kernel is None else kernel)[...])
-            order = (-1, -2, *range(weight.ndim - 2))[: weight.ndim]
-            with torch.no_grad():
-                module.weight.copy_(torch.from_numpy(weight.transpose(order).copy()))
-                if layer.bias is not None:
-                    module.bias.copy_(torch.from_numpy(np.array(layer.bias[...])))
+        if self.layers is None:
+            layers = network.torch_layers()
+        else:
+            own = [n for n, m in twin.named_modules() if not [*m.children()] and [*m.parameters()]]
+            layers = zip(own, self.layers(network), strict=True)
+        entries = {name: torch.tensor(place.get().copy()) for name, place in places_of(layers)}
+        unexpected = twin.load_state_dict(entries, strict=False).unexpected_keys
+        assert not unexpected, unexpected
 
 
 def _bottleneck(conv: Any, norm: Any, rngs: nnx.Rngs) -> Bottleneck:
@@ -112,7 +150,38 @@ def _convnext_twin() -> Any:
     return twins.nn.Sequential(*stage)
 
 
-CASES = (
+# One network at a time, on images of its published size. Nothing is dropped at random in training,
+# and the branches of ConvNeXt's blocks are as large as their inputs, so that errors show.
+SIZE = 224
+BATCHES = (1, 8)
+_MODELS: dict[str, tuple[type[Any], dict[str, float]]] = {
+    "MobileNetV1": (MobileNetV1, {}),
+    "MobileNetV2": (MobileNetV2, {"dropout": 0.0}),
+    "MobileNetV3Large": (MobileNetV3Large, {"dropout": 0.0}),
+    "ResNet50": (ResNet50, {}),
+    "ConvNeXtT": (ConvNeXtT, {"stochastic_depth": 0.0, "layer_scale": 1.0}),
+    "EfficientNetB0": (EfficientNetB0, {"dropout": 0.0, "stochastic_depth": 0.0}),
+}
+
+
+def _network(name: str, batch: int) -> Case:
+    network, options = _MODELS[name]
+
+    def make(conv: Any, norm: Any, rngs: nnx.Rngs) -> Any:
+        classes = {"conv": conv} if network is ConvNeXtT else {"conv": conv, "norm": norm}
+        return network(**classes, **options, rngs=rngs)
+
+    return Case(
+        f"{name} {batch}x{SIZE}x{SIZE}x3",
+        (batch, SIZE, SIZE, 3),
+        make,
+        lambda: getattr(_twins(), name)(),
+        _mobilenet if network is MobileNetV1 else None,
+        ("training", "inference") if batch > 1 else ("inference",),
+    )
+
+
+PARTS = (
     Case(
         "MobileNetV1 16x96x96x3",
         (16, 96, 96, 3),
@@ -142,3 +211,6 @@ CASES = (
         lambda block: _normed((block.reduce, block.convolve, block.restore)),
     ),
 )
+
+NETWORKS = tuple(_network(name, batch) for name in _MODELS for batch in BATCHES)
+CASES = (*PARTS, *NETWORKS)

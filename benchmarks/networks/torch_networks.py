@@ -7,7 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from jaxconv.models import convnext, mobilenet_v1, mobilenet_v2, resnet
+from jaxconv.models import (
+    activations,
+    convnext,
+    efficientnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    resnet,
+)
+from jaxconv.models.inverted_residual import rounded
 
 
 def normed(
@@ -17,11 +26,12 @@ def normed(
     strides: int = 1,
     groups: int = 1,
     activation: type[nn.Module] | None = nn.ReLU,
+    eps: float = 1e-5,
 ) -> nn.Sequential:
     """Convolution without bias, batch normalization, activation."""
     options = {"padding": kernel // 2, "groups": groups, "bias": False}
     conv = nn.Conv2d(in_features, out_features, kernel, strides, **options)
-    layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_features)]
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(out_features, eps)]
     return nn.Sequential(*layers, *([] if activation is None else [activation(inplace=True)]))
 
 
@@ -84,6 +94,110 @@ class MobileNetV2(nn.Module):
         layers.append(normed(features, mobilenet_v2.HEAD, 1, activation=nn.ReLU6))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(mobilenet_v2.HEAD, classes))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+class SqueezeExcitation(nn.Module):
+    def __init__(
+        self, features: int, squeezed: int, activation: type[nn.Module], gate: type[nn.Module]
+    ):
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(features, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, features, 1)
+        self.activation = activation()
+        self.scale_activation = gate()
+
+    def forward(self, x):
+        scale = self.fc2(self.activation(self.fc1(self.avgpool(x))))
+        return self.scale_activation(scale) * x
+
+
+class SqueezedResidual(nn.Module):
+    """An inverted residual with squeeze-and-excitation, without stochastic depth.
+
+    Stochastic depth has no parameters and does nothing in inference.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        out_features: int,
+        kernel: int,
+        strides: int,
+        squeeze: SqueezeExcitation | None,
+        activation: type[nn.Module],
+        eps: float,
+    ):
+        super().__init__()
+        options = {"activation": activation, "eps": eps}
+        layers = [] if hidden == in_features else [normed(in_features, hidden, 1, **options)]
+        layers.append(normed(hidden, hidden, kernel, strides, hidden, **options))
+        layers += [] if squeeze is None else [squeeze]
+        layers.append(normed(hidden, out_features, 1, activation=None, eps=eps))
+        self.block = nn.Sequential(*layers)
+        self.residual = strides == 1 and in_features == out_features
+
+    def forward(self, x):
+        return x + self.block(x) if self.residual else self.block(x)
+
+
+class MobileNetV3Large(nn.Module):
+    network: type[mobilenet_v3.MobileNetV3] = mobilenet_v3.MobileNetV3Large
+
+    def __init__(
+        self,
+        classes: int = 1000,
+        blocks: Sequence[mobilenet_v3.Block] | None = None,
+    ):
+        super().__init__()
+        features, eps, head = mobilenet_v3.STEM, mobilenet_v3.EPSILON, self.network.HEAD
+        layers: list[nn.Module] = [normed(3, features, 3, 2, activation=nn.Hardswish, eps=eps)]
+        for kernel, hidden, out, squeezes, activation, strides in blocks or self.network.BLOCKS:
+            squeeze = None
+            if squeezes:
+                squeezed = rounded(hidden // 4)
+                squeeze = SqueezeExcitation(hidden, squeezed, nn.ReLU, nn.Hardsigmoid)
+            activate = nn.ReLU if activation is activations.relu else nn.Hardswish
+            layers.append(
+                SqueezedResidual(features, hidden, out, kernel, strides, squeeze, activate, eps)
+            )
+            features = out
+        layers.append(normed(features, 6 * features, 1, activation=nn.Hardswish, eps=eps))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(6 * features, head), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(head, classes)
+        )
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+class MobileNetV3Small(MobileNetV3Large):
+    network = mobilenet_v3.MobileNetV3Small
+
+
+class EfficientNetB0(nn.Module):
+    def __init__(self, classes: int = 1000, stages: Sequence = efficientnet.STAGES):
+        super().__init__()
+        features, eps = efficientnet.STEM, 1e-5
+        layers: list[nn.Module] = [normed(3, features, 3, 2, activation=nn.SiLU)]
+        for expansion, kernel, strides, out, repeats in stages:
+            blocks = []
+            for repeat in range(repeats):
+                s, hidden = strides if repeat == 0 else 1, expansion * features
+                squeeze = SqueezeExcitation(hidden, max(1, features // 4), nn.SiLU, nn.Sigmoid)
+                blocks.append(
+                    SqueezedResidual(features, hidden, out, kernel, s, squeeze, nn.SiLU, eps)
+                )
+                features = out
+            layers.append(nn.Sequential(*blocks))
+        layers.append(normed(features, 4 * features, 1, activation=nn.SiLU))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(4 * features, classes))
 
     def forward(self, x):
         return self.classifier(self.features(x).mean((2, 3)))

@@ -11,8 +11,12 @@ from .alexnet import AlexNet as AlexNet
 from .bytenet import ByteNet as ByteNet
 from .context import ContextNetwork as ContextNetwork
 from .convnext import ConvNeXtT as ConvNeXtT
+from .efficientnet import EfficientNetB0 as EfficientNetB0
 from .from_torch import from_torch as from_torch
+from .layer_from_torch import layer_from_torch as layer_from_torch
 from .mobilenet_v1 import MobileNetV1 as MobileNetV1
 from .mobilenet_v2 import MobileNetV2 as MobileNetV2
+from .mobilenet_v3 import MobileNetV3Large as MobileNetV3Large
+from .mobilenet_v3 import MobileNetV3Small as MobileNetV3Small
 from .resnet import ResNet50 as ResNet50
 from .wavenet import WaveNet as WaveNet

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from .activations import relu
 from .batch_norm import BatchNorm
 
 Array = jax.Array
@@ -24,7 +25,7 @@ class ConvNorm(nnx.Module):
         out_features: Number of output features.
         kernel_size: Height and width of the kernel.
         activation: Applied last; None for no activation.
-        momentum: Of the running statistics, as in ``flax.nnx.BatchNorm``.
+        momentum, epsilon: Of the normalization, as in ``flax.nnx.BatchNorm``.
         dtype, param_dtype: Types of the computation and of the parameters of both layers.
         rngs: The ``params`` stream initializes the parameters.
         **options: Further arguments of the convolution, such as ``strides``.
@@ -38,8 +39,9 @@ class ConvNorm(nnx.Module):
         kernel_size: int,
         *,
         norm: Callable[..., Any] = BatchNorm,
-        activation: Activation = jax.nn.relu,
+        activation: Activation = relu,
         momentum: float,
+        epsilon: float = 1e-5,
         dtype: Any,
         param_dtype: Any,
         rngs: nnx.Rngs,
@@ -48,7 +50,7 @@ class ConvNorm(nnx.Module):
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         kernel = (kernel_size, kernel_size)
         self.conv = conv(in_features, out_features, kernel, use_bias=False, **options, **dtypes)
-        self.norm = norm(out_features, momentum=momentum, **dtypes)
+        self.norm = norm(out_features, momentum=momentum, epsilon=epsilon, **dtypes)
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:

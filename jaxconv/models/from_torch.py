@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -10,15 +10,21 @@ import numpy as np
 from flax import nnx
 
 from .convnext import ConvNeXtBlock, ConvNeXtT
+from .efficientnet import EfficientNetB0
 from .mobilenet_v2 import MobileNetV2
+from .mobilenet_v3 import MobileNetV3Large, MobileNetV3Small
 from .resnet import ResNet50
 
 # By torchvision's name: the network, and the entry whose length is the number of classes.
-NETWORKS: dict[str, tuple[Callable[..., Any], str]] = {
+NETWORKS: dict[str, tuple[type[Any], str]] = {
     "convnext_tiny": (ConvNeXtT, "classifier.2.bias"),
+    "efficientnet_b0": (EfficientNetB0, "classifier.1.bias"),
     "mobilenet_v2": (MobileNetV2, "classifier.1.bias"),
+    "mobilenet_v3_large": (MobileNetV3Large, "classifier.3.bias"),
+    "mobilenet_v3_small": (MobileNetV3Small, "classifier.3.bias"),
     "resnet50": (ResNet50, "fc.bias"),
 }
+SUPPORTED = ", ".join(make.__name__ for make, _ in NETWORKS.values())
 MAX_NAMES_LISTED = 5  # of each kind, in an error message
 
 
@@ -37,17 +43,25 @@ class Place(NamedTuple):
         own = array.transpose(self.axes).reshape(self.variable.shape)
         self.variable[...] = jnp.asarray(own, self.variable.dtype)
 
+    def get(self) -> np.ndarray:
+        """The variable's values in PyTorch's layout."""
+        own = (*self.variable.shape, *(1,) * len(self.axes))[: len(self.axes)]
+        return np.asarray(self.variable[...]).reshape(own).transpose(np.argsort(self.axes))
+
 
 def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
     """Loads a PyTorch ``state_dict`` in torchvision's layout into a network.
 
-    ``MobileNetV2``, ``ResNet50`` and ``ConvNeXtT`` are supported. torchvision has no MobileNetV1,
-    and its AlexNet is another network, with one group and other widths. PyTorch is not required.
+    ``ConvNeXtT``, ``EfficientNetB0``, ``MobileNetV2``, ``MobileNetV3Large``, ``MobileNetV3Small``
+    and ``ResNet50`` are supported. torchvision has no MobileNetV1, and its AlexNet is another
+    network, with one group and other widths. PyTorch is not required. ``layer_from_torch`` converts
+    single layers.
 
     Args:
         network: A network of this package, whose parameters and statistics are replaced; or one of
-            torchvision's names ``"mobilenet_v2"``, ``"resnet50"`` and ``"convnext_tiny"``, which
-            creates the network with the classifier's number of classes.
+            torchvision's names ``"convnext_tiny"``, ``"efficientnet_b0"``, ``"mobilenet_v2"``,
+            ``"mobilenet_v3_large"``, ``"mobilenet_v3_small"`` and ``"resnet50"``, which creates
+            the network with the classifier's number of classes.
         state_dict: A mapping from names to tensors or NumPy arrays.
 
     Returns:
@@ -75,15 +89,15 @@ def from_torch(network: Any, state_dict: Mapping[str, Any]) -> Any:
         )
     if isinstance(network, str):
         network = _make(network, state_dict)
-    if not hasattr(network, "torch_layers"):
+    if not isinstance(network, tuple(make for make, _ in NETWORKS.values())):
         raise TypeError(
-            "from_torch: network must be a MobileNetV2, a ResNet50 or a ConvNeXtT, or one of "
+            f"from_torch: network must be one of {SUPPORTED}, or one of the names "
             f"{', '.join(NETWORKS)}, but got {type(network).__name__}; torchvision has no "
             "MobileNetV1, and its AlexNet is another network (one group, other widths)"
         )
-    places = dict(_places(network.torch_layers()))
+    places = dict(places_of(network.torch_layers()))
     arrays = {
-        name: _array(value)
+        name: as_array(value)
         for name, value in state_dict.items()
         if not name.endswith("num_batches_tracked")
     }
@@ -105,22 +119,21 @@ def _make(name: str, state_dict: Mapping[str, Any]) -> Any:
     return make(*shape[:1], rngs=nnx.Rngs(0))
 
 
-def _places(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Place]]:
+def places_of(layers: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Place]]:
+    """The variables of named layers, by PyTorch's names."""
     for prefix, layer in layers:
-        for entry, place in _entries(layer).items():
+        for entry, place in entries_of(layer).items():
             if place.variable is not None:
                 yield f"{prefix}.{entry}", place
 
 
-def _entries(layer: Any) -> dict[str, Place]:
+def entries_of(layer: Any) -> dict[str, Place]:
     """The variables of one layer, by PyTorch's names."""
     if isinstance(layer, ConvNeXtBlock):
         return {"layer_scale": Place(layer.scale, (0, 1, 2))}
     bias = {"bias": Place(layer.bias, (0,))}
-    if isinstance(layer, nnx.Conv):
-        return {"weight": Place(layer.kernel, (2, 3, 1, 0)), **bias}
-    if isinstance(layer, nnx.Linear):
-        return {"weight": Place(layer.kernel, (1, 0)), **bias}
+    if (kernel := getattr(layer, "kernel", None)) is not None:  # [*K, C, F], in PyTorch [F, C, *K]
+        return {"weight": Place(kernel, (*range(2, len(kernel.shape)), 1, 0)), **bias}
     normalized = {"weight": Place(layer.scale, (0,)), **bias}
     if isinstance(layer, nnx.BatchNorm):
         running = {"running_mean": layer.mean, "running_var": layer.var}
@@ -128,7 +141,7 @@ def _entries(layer: Any) -> dict[str, Place]:
     return normalized
 
 
-def _array(value: Any) -> np.ndarray:
+def as_array(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # a tensor; float64 represents bfloat16, which NumPy lacks
         value = value.detach().cpu().double().numpy()
     return np.asarray(value)

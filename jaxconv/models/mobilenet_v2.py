@@ -12,9 +12,11 @@ from flax import nnx
 
 from .._src.flax.semantics import positive
 from ..nnx import Conv
+from .activations import relu6
 from .batch_norm import BatchNorm
 from .conv_norm import ConvNorm
 from .inputs import check_images
+from .inverted_residual import InvertedResidual, rounded
 
 STEM, HEAD = 32, 1280
 # Expansion, features, repeats, and strides of the first block: table 2 of the paper.
@@ -27,32 +29,6 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-
-
-class InvertedResidual(nnx.Module):
-    """1×1 expansion, depthwise 3×3 and linear 1×1 projection; residual if the shapes are equal."""
-
-    def __init__(
-        self,
-        conv_norm: Callable[..., ConvNorm],
-        in_features: int,
-        out_features: int,
-        strides: int,
-        expansion: int,
-    ):
-        hidden = in_features * expansion
-        layers = [conv_norm(in_features, hidden, 1)] if expansion > 1 else []
-        depthwise = {"feature_group_count": hidden, "strides": strides, "padding": 1}
-        layers.append(conv_norm(hidden, hidden, 3, **depthwise))
-        layers.append(conv_norm(hidden, out_features, 1, activation=None))
-        self.layers = nnx.List(layers)
-        self.residual = strides == 1 and in_features == out_features
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x
-        for layer in self.layers:
-            y = layer(y)
-        return x + y if self.residual else y
 
 
 class MobileNetV2(nnx.Module):
@@ -106,14 +82,15 @@ class MobileNetV2(nnx.Module):
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_norm = functools.partial(
-            ConvNorm, conv, norm=norm, activation=jax.nn.relu6, momentum=momentum, **dtypes
+            ConvNorm, conv, norm=norm, activation=relu6, momentum=momentum, **dtypes
         )
-        features, head = _rounded(STEM * width), _rounded(HEAD * max(width, 1))
+        features, head = rounded(STEM * width), rounded(HEAD * max(width, 1))
         layers: list[Any] = [conv_norm(in_features, features, 3, strides=stem_strides, padding=1)]
         for expansion, stage, repeats, strides in stages:
             for first in (True, *(False,) * (repeats - 1)):
-                out, s = _rounded(stage * width), strides if first else 1
-                layers.append(InvertedResidual(conv_norm, features, out, s, expansion))
+                out, s = rounded(stage * width), strides if first else 1
+                hidden = features * expansion
+                layers.append(InvertedResidual(conv_norm, features, hidden, out, strides=s))
                 features = out
         layers.append(conv_norm(features, head, 1))
         self.layers = nnx.List(layers)
@@ -143,9 +120,3 @@ class MobileNetV2(nnx.Module):
             yield f"features.{index}.conv.{i}", project.conv
             yield f"features.{index}.conv.{i + 1}", project.norm
         yield "classifier.1", self.classify
-
-
-def _rounded(features: float) -> int:
-    """The nearest multiple of 8, but at least 90 % of ``features``, as in the authors' code."""
-    nearest = max(8, int(features + 4) // 8 * 8)
-    return nearest + 8 if nearest < 0.9 * features else nearest

@@ -13,7 +13,15 @@ from flax import linen, nnx
 from jax import lax
 
 import jaxconv
-from jaxconv.models import AlexNet, ConvNeXtT, MobileNetV1, MobileNetV2, ResNet50
+from jaxconv.models import (
+    AlexNet,
+    ConvNeXtT,
+    EfficientNetB0,
+    MobileNetV1,
+    MobileNetV2,
+    MobileNetV3Large,
+    ResNet50,
+)
 
 pytestmark = pytest.mark.models
 
@@ -30,7 +38,7 @@ def parameters(network) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(network, nnx.Param)))
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("make", "options"),
     [
@@ -38,6 +46,8 @@ def parameters(network) -> int:
         (MobileNetV1, {"separable": False}),
         (MobileNetV1, {}),
         (MobileNetV2, {}),
+        (EfficientNetB0, {}),
+        (MobileNetV3Large, {}),
         (ResNet50, {}),
         (ConvNeXtT, {"depths": (1, 1, 1, 1)}),
     ],

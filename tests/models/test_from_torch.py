@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxconv.models import AlexNet, ConvNeXtT, MobileNetV1, MobileNetV2, ResNet50, from_torch
+from jaxconv.models import (
+    AlexNet,
+    ConvNeXtT,
+    EfficientNetB0,
+    MobileNetV1,
+    MobileNetV2,
+    MobileNetV3Large,
+    MobileNetV3Small,
+    ResNet50,
+    from_torch,
+    mobilenet_v3,
+)
 
 torch = pytest.importorskip("torch")
 twins = pytest.importorskip("benchmarks.networks.torch_networks")
@@ -16,12 +27,25 @@ twins = pytest.importorskip("benchmarks.networks.torch_networks")
 pytestmark = pytest.mark.models
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 1, 1))
+# Both activations, with and without squeeze-and-excitation, expansion and residual.
+ROWS = (0, 3, 4, 10)
+LARGE, SMALL_ROWS = (
+    {"blocks": tuple(blocks[row] for row in ROWS)}
+    for blocks in (mobilenet_v3.LARGE, mobilenet_v3.SMALL)
+)
+MBCONV = ((1, 3, 1, 16, 1), (6, 5, 2, 24, 2), (6, 3, 1, 32, 1))
 SMALL = {
+    "EfficientNetB0": (EfficientNetB0, twins.EfficientNetB0, {"stages": MBCONV}),
+    "MobileNetV3Large": (MobileNetV3Large, twins.MobileNetV3Large, LARGE),
+    "MobileNetV3Small": (MobileNetV3Small, twins.MobileNetV3Small, SMALL_ROWS),
     "MobileNetV2": (MobileNetV2, twins.MobileNetV2, {"stages": STAGES}),
     "ResNet50": (ResNet50, twins.ResNet50, {"width": 8, "depths": (2, 1)}),
     "ConvNeXtT": (ConvNeXtT, twins.ConvNeXtT, {"widths": (8, 12), "depths": (2, 1)}),
 }
 FULL = {
+    "efficientnet_b0": twins.EfficientNetB0,
+    "mobilenet_v3_large": twins.MobileNetV3Large,
+    "mobilenet_v3_small": twins.MobileNetV3Small,
     "mobilenet_v2": twins.MobileNetV2,
     "resnet50": twins.ResNet50,
     "convnext_tiny": twins.ConvNeXtT,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,18 @@ import pytest
 from flax import nnx
 
 import jaxconv
-from jaxconv.models import AlexNet, ConvNeXtT, MobileNetV1, MobileNetV2, ResNet50
+from jaxconv.models import (
+    AlexNet,
+    ConvNeXtT,
+    EfficientNetB0,
+    MobileNetV1,
+    MobileNetV2,
+    MobileNetV3Large,
+    MobileNetV3Small,
+    ResNet50,
+    activations,
+    mobilenet_v3,
+)
 from jaxconv.models.batch_norm import BatchNorm
 from jaxconv.nnx import Conv
 
@@ -22,17 +35,28 @@ PUBLISHED = {
     AlexNet: 60_965_224,
     MobileNetV1: 4_231_976,
     MobileNetV2: 3_504_872,
+    MobileNetV3Large: 5_483_032,
+    MobileNetV3Small: 2_542_856,
+    EfficientNetB0: 5_288_548,
     ResNet50: 25_557_032,
     ConvNeXtT: 28_589_128,
 }
 BLOCKS = ((8, 1), (16, 2))
+V3_BLOCKS = (
+    mobilenet_v3.Block(3, 16, 8, False, activations.relu, 2),
+    mobilenet_v3.Block(5, 24, 8, True, activations.hard_swish, 1),
+)
 TINY = {
     AlexNet: (67, {"image_size": 67, "hidden": 256, "dropout": 0.1}),
     MobileNetV1: (16, {"width": 0.5, "blocks": BLOCKS}),
     MobileNetV2: (16, {"stages": ((1, 8, 1, 1), (2, 8, 2, 2)), "stem_strides": 1}),
+    MobileNetV3Large: (16, {"blocks": V3_BLOCKS, "stem_strides": 1}),
+    MobileNetV3Small: (16, {"blocks": V3_BLOCKS, "stem_strides": 1}),
+    EfficientNetB0: (16, {"stages": ((1, 3, 1, 8, 1), (2, 5, 2, 8, 2)), "stem_strides": 1}),
     ResNet50: (16, {"width": 4, "depths": (1, 1)}),
     ConvNeXtT: (16, {"widths": (8, 12), "depths": (1, 1), "layer_scale": 0.1}),
 }
+WITH_BATCH_NORM = [make for make in TINY if make not in (AlexNet, ConvNeXtT)]
 each = pytest.mark.parametrize("make", TINY, ids=lambda make: make.__name__)
 
 
@@ -121,7 +145,7 @@ def test_evaluation_is_deterministic_and_independent_of_other_images(make):
 
 
 @pytest.mark.sample(3)
-@pytest.mark.parametrize("make", [MobileNetV1, MobileNetV2, ResNet50], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("make", WITH_BATCH_NORM, ids=lambda make: make.__name__)
 def test_training_updates_the_batch_statistics(make):
     network, images = tiny(make)
     before = jax.tree.map(np.asarray, nnx.state(network, nnx.BatchStat))
@@ -151,9 +175,6 @@ def test_half_precision(make):
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(stored, nnx.Param))} == {
         jnp.dtype(jnp.bfloat16)
     }
-
-
-WITH_BATCH_NORM = (MobileNetV1, MobileNetV2, ResNet50)
 
 
 @each
@@ -249,6 +270,31 @@ def test_stochastic_depth_skips_whole_images():
     assert network.stages[0][0].drop.rate == 0
     block.eval()
     assert not (block(x) == x).all((1, 2, 3)).any()
+
+
+def test_stochastic_depth_of_efficientnet_grows_linearly():
+    """From 0 for the first block; blocks that change the shape are never skipped."""
+    network = EfficientNetB0(5, stages=((1, 3, 1, 32, 4),), stochastic_depth=0.4, rngs=nnx.Rngs(0))
+    (blocks,) = network.stages
+    assert [block.drop.rate for block in blocks] == pytest.approx([0, 0.1, 0.2, 0.3])
+    x = jnp.ones((64, 3, 3, 32))
+    blocks[3].train()
+    assert 8 < int((blocks[3](x) == x).all((1, 2, 3)).sum()) < 32
+    blocks[3].eval()
+    assert not (blocks[3](x) == x).all((1, 2, 3)).any()
+    network = abstract(EfficientNetB0)
+    dropped = [block.drop is not None for blocks in network.stages for block in blocks]
+    assert dropped == [False, False, True, False, True, *(False, True, True) * 2, *dropped[11:]]
+    assert dropped[11:] == [False, True, True, True, False]
+
+
+@pytest.mark.sample(4)
+@each
+def test_networks_survive_pickling(make):
+    network, images = tiny(make)
+    network.eval()
+    copy = pickle.loads(pickle.dumps(network))
+    assert np.array_equal(apply(copy, images), apply(network, images))
 
 
 def test_alexnet_normalizes_over_neighboring_features():
