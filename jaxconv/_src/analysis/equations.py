@@ -11,6 +11,7 @@ from jax.extend.core import JaxprEqn
 
 from ..geometry.spec import ConvSpec, Operator
 from ..interop.recognize import recognize_equation
+from ..interop.recognized_operator import RecognizedOperator
 from ..primitives.rules import OPERATORS
 
 Shape = tuple[int, ...]
@@ -60,15 +61,16 @@ class ConvEquation(Equation):
 
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
-    and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
-    program asks for, if it does.
+    and no ``spec``. ``recognized`` is what a convolution of lax's is to jaxconv, or the reason why
+    it is nothing; None for a primitive. ``forced`` is the implementation that the program asks for,
+    if it does.
     """
 
     operator: Operator | None
     spec: ConvSpec | None
     primitive: bool
     forced: str | None = None
-    unsupported_reason: str | None = None
+    recognized: RecognizedOperator | str | None = None
 
     @property
     def kind(self) -> str:
@@ -151,10 +153,16 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
     if isinstance(recognized, str):
         macs = _lax_macs(shapes, eqn.params["dimension_numbers"].rhs_spec[0])
         return ConvEquation(
-            operator=None, spec=None, macs_per_run=macs, unsupported_reason=recognized, **common
+            operator=None, spec=None, macs_per_run=macs, recognized=recognized, **common
         )
     spec = recognized.spec
-    return ConvEquation(operator=recognized.operator, spec=spec, macs_per_run=spec.macs, **common)
+    return ConvEquation(
+        operator=recognized.operator,
+        spec=spec,
+        macs_per_run=spec.macs,
+        recognized=recognized,
+        **common,
+    )
 
 
 def _lax_macs(shapes: tuple[Shape, ...], out_feature_axis: int) -> int:
