@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
+from jax.core import ShapedArray
 from jax.extend.core import JaxprEqn, Literal
 
 from ..geometry.spec import ConvSpec, Operator
@@ -98,7 +98,7 @@ def _reads(eqn: JaxprEqn, regions: dict[Any, Region]) -> Iterator[tuple[Any, Reg
 
 def _is_mutable(variable: Any) -> bool:
     """Whether a variable is a mutable array, which equations may write to."""
-    return not isinstance(variable.aval, jax.core.ShapedArray)
+    return not isinstance(variable.aval, ShapedArray)
 
 
 def _whole(eqn: JaxprEqn, aval: Any) -> Region:

@@ -109,7 +109,8 @@ def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     recognized = None
     if not lowering.is_lowering_primitive():
         plain_xla_reason = compat.custom_calls_unsupported(ctx)
-        found = recognize_params(*ctx.avals_in, params)
+        a, b = ctx.avals_in
+        found = recognize_params(a, b, params)
         recognized, _ = choose_lowering(platform, found, result.dtype, plain_xla_reason)
     if recognized is None:
         return lax_rule(ctx, lhs, rhs, **params)
