@@ -13,6 +13,7 @@ from ..geometry.epilogue import Epilogue
 from ..geometry.spec import ConvSpec, Operator
 from ..interop.fusion.fusions import Fusion
 from ..interop.recognize import recognize_equation
+from ..interop.recognized_operator import RecognizedOperator
 from ..primitives.fused import fused_conv_p
 from ..primitives.rules import OPERATORS
 
@@ -61,21 +62,21 @@ class Equation:
 class ConvEquation(Equation):
     """One convolution of a traced program.
 
-    ``unfused_reason`` says why it is not fused with what follows it; None if it is.
-
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
-    and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
-    program asks for, if it does. ``epilogue`` is what a fused convolution computes after it.
+    and no ``spec``. ``recognized`` is what a convolution of lax's is to jaxconv, or the reason why
+    it is nothing; None for a primitive. ``forced`` is the implementation that the program asks for,
+    if it does. ``epilogue`` is what a fused convolution computes after it; ``unfused_reason`` says
+    why a convolution is not fused with what follows it.
     """
 
-    unfused_reason: str | None = None
     operator: Operator | None
     spec: ConvSpec | None
     primitive: bool
     forced: str | None = None
-    unsupported_reason: str | None = None
+    recognized: RecognizedOperator | str | None = None
     epilogue: Epilogue = Epilogue()
+    unfused_reason: str | None = None
 
     @property
     def kind(self) -> str:
@@ -166,10 +167,16 @@ def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> Co
     if isinstance(recognized, str):
         macs = _lax_macs(shapes, eqn.params["dimension_numbers"].rhs_spec[0])
         return ConvEquation(
-            operator=None, spec=None, macs_per_run=macs, unsupported_reason=recognized, **common
+            operator=None, spec=None, macs_per_run=macs, recognized=recognized, **common
         )
     spec = recognized.spec
-    return ConvEquation(operator=recognized.operator, spec=spec, macs_per_run=spec.macs, **common)
+    return ConvEquation(
+        operator=recognized.operator,
+        spec=spec,
+        macs_per_run=spec.macs,
+        recognized=recognized,
+        **common,
+    )
 
 
 def _unfused_reason(fusion: Fusion) -> str | None:

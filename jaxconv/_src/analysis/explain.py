@@ -12,6 +12,7 @@ import numpy as np
 from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import check_platforms
 from ..interop.accelerate import UNTRACEABLE, is_accelerated
+from ..interop.install import choose_lowering
 from .deprecated import Renamed
 from .equations import ConvEquation, ConvResult
 from .jaxprs import convolutions, trace
@@ -29,9 +30,9 @@ class ExplainedConv(ConvResult):
 
     ``implementation`` computes it, with the tuned sizes ``tile`` (None if it has none), and
     ``reason`` says why: a rule, or a measurement by ``autotune``. ``reasons`` maps each of the
-    other implementations to the reason why it is not used. A convolution that is not one of
-    jaxconv's primitives runs on ``"lax"``; if jaxconv cannot express it, ``operator`` and ``spec``
-    are None.
+    other implementations to the reason why it is not used. A convolution of lax's runs on
+    ``"lax"``, unless ``install`` applies to the platform; if jaxconv cannot express it,
+    ``operator`` and ``spec`` are None.
     """
 
     platform: str
@@ -117,11 +118,14 @@ def explain(
 
     The function is traced, not run. Convolutions inside jit, scan, cond and the like are found, and
     so are those of gradients, if ``fn`` takes them. Choices measured by ``autotune`` apply on this
-    process's own device alone.
+    process's own device alone. Convolutions that ``fn`` calls through lax are reported as they
+    would be lowered now: by jaxconv on the platforms of ``install``, and of ``installed`` inside
+    its block, and otherwise by lax.
 
     The choices are those for whole arrays on one device. A ``jit`` over several CPUs or GPUs makes
     them for the shard of each device; over several TPUs it runs plain XLA (``lax``, ``taps`` or
-    ``dots``), because XLA cannot partition a Mosaic kernel. Inside a ``shard_map`` over all axes of
+    ``dots``), because XLA cannot partition a Mosaic kernel. So do, on any platform, convolutions of
+    lax's that ``install`` lowers in such a ``jit``. Inside a ``shard_map`` over all axes of
     the mesh every implementation runs, on any platform. Exported programs hold plain XLA only.
 
     Args:
@@ -175,9 +179,11 @@ def implementation_of(conv: ConvEquation) -> str:
 
 
 def _choice(conv: ConvEquation, platform: str) -> Choice:
-    if conv.primitive and conv.operator is not None and conv.spec is not None:
-        return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
-    return Choice("lax", conv.unsupported_reason or "called through lax itself", {})
+    if conv.recognized is not None:
+        return choose_lowering(platform, conv.recognized, conv.dtype)[1]
+    assert conv.operator is not None
+    assert conv.spec is not None
+    return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
 
 
 def _explain(conv: ConvEquation, platform: str) -> ExplainedConv:
