@@ -14,6 +14,15 @@ Array = jax.Array
 Activation = Callable[[Array], Array] | None
 
 
+# Plain functions, because modules that hold ``jax.nn.relu`` itself cannot be pickled.
+def relu(x: Array) -> Array:
+    return jax.nn.relu(x)
+
+
+def relu6(x: Array) -> Array:
+    return jax.nn.relu6(x)
+
+
 class ConvNorm(nnx.Module):
     """A convolution without bias, batch normalization and an activation.
 
@@ -23,7 +32,8 @@ class ConvNorm(nnx.Module):
         in_features: Number of input channels.
         out_features: Number of output features.
         kernel_size: Height and width of the kernel.
-        activation: Applied last; None for no activation.
+        activation: Applied last; None for no activation. To pickle the module, pass a plain
+            function of a Python module.
         momentum: Of the running statistics, as in ``flax.nnx.BatchNorm``.
         dtype, param_dtype: Types of the computation and of the parameters of both layers.
         rngs: The ``params`` stream initializes the parameters.
@@ -38,7 +48,7 @@ class ConvNorm(nnx.Module):
         kernel_size: int,
         *,
         norm: Callable[..., Any] = BatchNorm,
-        activation: Activation = jax.nn.relu,
+        activation: Activation = relu,
         momentum: float,
         dtype: Any,
         param_dtype: Any,

@@ -13,7 +13,7 @@ from flax import nnx
 from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
-from .conv_norm import ConvNorm
+from .conv_norm import ConvNorm, relu6
 from .inputs import check_images
 
 STEM, HEAD = 32, 1280
@@ -106,7 +106,7 @@ class MobileNetV2(nnx.Module):
         self.in_features = in_features
         dtypes = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         conv_norm = functools.partial(
-            ConvNorm, conv, norm=norm, activation=jax.nn.relu6, momentum=momentum, **dtypes
+            ConvNorm, conv, norm=norm, activation=relu6, momentum=momentum, **dtypes
         )
         features, head = _rounded(STEM * width), _rounded(HEAD * max(width, 1))
         layers: list[Any] = [conv_norm(in_features, features, 3, strides=stem_strides, padding=1)]
