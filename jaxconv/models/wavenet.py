@@ -160,8 +160,9 @@ class WaveNet(nnx.Module):
         """
         _check_generate(prompt, count, temperature)
         logits, states = self.step(self.init_state(len(prompt)), prompt)
-        # Of the logits' dtype, as a Python number is, so that both draw the same samples.
-        temperature = jnp.asarray(temperature, logits.dtype)
+        if isinstance(temperature, Array):
+            # Of the logits' dtype, as a Python number becomes, so that both draw the same samples.
+            temperature = temperature.astype(logits.dtype)
 
         def draw(carry: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
             logits, states = carry

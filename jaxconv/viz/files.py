@@ -98,7 +98,8 @@ def _write_movie(frames: Sequence[np.ndarray], path: Path, suffix: str, seconds:
     from matplotlib.figure import Figure
 
     name = MOVIE_WRITERS[suffix]
-    writer = writers[name](fps=1 / seconds, **WRITER_OPTIONS[name])
+    options: dict[str, Any] = {"fps": 1 / seconds, **WRITER_OPTIONS[name]}
+    writer = writers[name](**options)
     height, width = frames[0].shape[:2]
     drawn = Figure((width / MOVIE_DPI, height / MOVIE_DPI), dpi=MOVIE_DPI, facecolor=CARD)
     shown = drawn.figimage(frames[0])

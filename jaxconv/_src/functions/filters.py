@@ -108,10 +108,10 @@ def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
     Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.6.
     """
     call = Call("filters.laplacian")
-    diagonal = _static(call, "diagonal", diagonal, "bool")
-    if not isinstance(diagonal, int) or diagonal not in (0, 1):
+    included: Any = _static(call, "diagonal", diagonal, "bool")
+    if not isinstance(included, int) or included not in (0, 1):
         raise call.error(f"diagonal must be True or False, but got {diagonal!r}")
-    bank = np.full((3, 3), float(diagonal))
+    bank = np.full((3, 3), float(included))
     bank[1, :] = bank[:, 1] = 1.0
     bank[1, 1] = 1.0 - bank.sum()
     return _bank(call, bank[:, :, None], dtype)
@@ -157,10 +157,10 @@ def _static(call: Call, name: str, value: Any, kind: str = "number") -> Any:
             f"{name} must be a static {kind}, because the bank is computed with NumPy, but it is "
             f"traced: {value!r}; pass a Python {kind}, or list it in static_argnames of jax.jit"
         )
-    is_array = isinstance(value, np.generic | np.ndarray | Array) and value.ndim == 0
-    if not is_array or not any(jnp.issubdtype(value.dtype, t) for t in (np.number, np.bool_)):
-        return value
-    return np.asarray(value).item()
+    is_number = getattr(value, "shape", None) == () and (
+        jnp.issubdtype(value.dtype, np.number) or jnp.issubdtype(value.dtype, np.bool_)
+    )
+    return np.asarray(value).item() if is_number else value
 
 
 def apply(
