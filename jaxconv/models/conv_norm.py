@@ -15,6 +15,15 @@ Array = jax.Array
 Activation = Callable[[Array], Array] | None
 
 
+# Plain functions, because modules that hold ``jax.nn.relu`` itself cannot be pickled.
+def relu(x: Array) -> Array:
+    return jax.nn.relu(x)
+
+
+def relu6(x: Array) -> Array:
+    return jax.nn.relu6(x)
+
+
 class ConvNorm(nnx.Module):
     """A convolution without bias, batch normalization and an activation.
 
@@ -24,7 +33,8 @@ class ConvNorm(nnx.Module):
         in_features: Number of input channels.
         out_features: Number of output features.
         kernel_size: Height and width of the kernel.
-        activation: Applied last; None for no activation.
+        activation: Applied last; None for no activation. To pickle the module, pass a plain
+            function of a Python module.
         momentum, epsilon: Of the normalization, as in ``flax.nnx.BatchNorm``.
         dtype, param_dtype: Types of the computation and of the parameters of both layers.
         rngs: The ``params`` stream initializes the parameters.
