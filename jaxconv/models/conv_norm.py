@@ -15,15 +15,6 @@ Array = jax.Array
 Activation = Callable[[Array], Array] | None
 
 
-# Plain functions, because modules that hold ``jax.nn.relu`` itself cannot be pickled.
-def relu(x: Array) -> Array:
-    return jax.nn.relu(x)
-
-
-def relu6(x: Array) -> Array:
-    return jax.nn.relu6(x)
-
-
 class ConvNorm(nnx.Module):
     """A convolution without bias, batch normalization and an activation.
 

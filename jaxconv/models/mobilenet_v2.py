@@ -14,7 +14,7 @@ from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .activations import relu6
 from .batch_norm import BatchNorm
-from .conv_norm import ConvNorm, relu6
+from .conv_norm import ConvNorm
 from .inputs import check_images
 from .inverted_residual import InvertedResidual, rounded
 

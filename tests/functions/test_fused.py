@@ -286,7 +286,9 @@ def test_derivatives_in_shard_map(arguments, activation):
 def test_derivatives_stay_on_jaxconvs_primitives(arguments):
     fused, _ = both(SMALL, "relu", PARTS)
     text = str(jax.make_jaxpr(jax.grad(smooth(fused), (0, 1, 2)))(*without_scale(arguments)))
-    assert "fused_conv" in text and "conv_input_grad" in text and "conv_filter_grad" in text
+    assert "fused_conv" in text
+    assert "conv_input_grad" in text
+    assert "conv_filter_grad" in text
     assert "conv_general_dilated" not in text
     # The value before the activation is neither computed nor stored: ReLU's mask follows from y.
     assert " conv[" not in text

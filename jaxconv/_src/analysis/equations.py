@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from ..geometry.epilogue import Epilogue
+from ..geometry.epilogue import NO_EPILOGUE, Epilogue
 from ..geometry.spec import ConvSpec, Operator
 from ..interop.fusion.fusions import Fusion
 from ..interop.recognize import recognize_equation
@@ -75,7 +75,7 @@ class ConvEquation(Equation):
     primitive: bool
     forced: str | None = None
     recognized: RecognizedOperator | str | None = None
-    epilogue: Epilogue = Epilogue()
+    epilogue: Epilogue = NO_EPILOGUE
     unfused_reason: str | None = None
 
     @property
@@ -156,7 +156,7 @@ def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> Co
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
         "primitive": operator is not None,
-        "epilogue": eqn.params["epilogue"] if fused else Epilogue(),
+        "epilogue": eqn.params["epilogue"] if fused else NO_EPILOGUE,
     }
     if operator is not None:
         spec, forced = eqn.params["spec"], eqn.params["implementation"]

@@ -52,3 +52,6 @@ class Epilogue:
 
     def __str__(self) -> str:
         return " + ".join((*self.operands, *([self.activation] if self.activation else [])))
+
+
+NO_EPILOGUE = Epilogue()

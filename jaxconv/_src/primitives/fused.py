@@ -143,12 +143,12 @@ def _jvp(primals, tangents, *, spec, epilogue, **params):
         return _jvp_of_parts(values, moved, spec, epilogue, params)
     dz = _affine_tangent(values, moved, spec, params)
     from_output = _derivative_from_output(epilogue)
-    bind = functools.partial(fused_conv_p.bind, *primals, spec=spec, **params)
+    x, kernel, *operands = primals
     if from_output is not None:
-        y = bind(epilogue=epilogue)
+        y = bind_fused(x, kernel, operands, spec, epilogue, **params)
         return y, from_output(y, dz)
     z_only = epilogue.replace(activation=None, negative_slope=0.0)
-    z = bind_fused(*primals[:2], primals[2:], spec, z_only, **params)
+    z = bind_fused(x, kernel, operands, spec, z_only, **params)
     return jax.jvp(functools.partial(activate, epilogue=epilogue), (z,), (dz,))
 
 
