@@ -21,6 +21,8 @@ from jaxconv._src.interop.fusion.dense import fuse_dense_layers
 from jaxconv._src.interop.fusion.fusions import fusions
 from support.operators import equations
 
+pytestmark = pytest.mark.sample(4)
+
 RNG = np.random.default_rng(0)
 F = 6
 

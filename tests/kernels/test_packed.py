@@ -21,6 +21,7 @@ from support.engine import (
 )
 
 pytestmark = [
+    pytest.mark.sample(4),
     pytest.mark.lenient,
     pytest.mark.skipif(
         library.unavailable_reason() is not None, reason="the CPU engine is not built"

@@ -13,9 +13,12 @@ from jaxconv import models
 pytestmark = pytest.mark.models
 
 TINY = {
-    models.AlexNet: ((3,), {"image_size": 67, "hidden": 4}),
     models.MobileNetV1: ((3,), {"width": 0.25, "blocks": ((8, 1),)}),
+    models.AlexNet: ((3,), {"image_size": 67, "hidden": 4}),
     models.MobileNetV2: ((3,), {"width": 0.25, "stages": ((2, 8, 1, 1),)}),
+    models.EfficientNetB0: ((3,), {"stages": ((1, 3, 1, 8, 1),)}),
+    models.MobileNetV3Large: ((3,), {}),
+    models.MobileNetV3Small: ((3,), {}),
     models.ResNet50: ((3,), {"width": 2, "depths": (1,)}),
     models.ConvNeXtT: ((3,), {"widths": (4,), "depths": (1,)}),
     models.ContextNetwork: ((2,), {}),
@@ -60,7 +63,7 @@ def test_networks_of_shapes_can_be_pickled_and_copied(make):
         assert nnx.split(copied) == (graph, shapes)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("make", TINY, ids=lambda make: make.__name__)
 def test_networks_can_be_pickled_and_copied(make):
     check_copies(tiny(make))
