@@ -31,6 +31,7 @@ from ._src.functions.conv import conv as conv
 from ._src.functions.conv import conv_filter_grad as conv_filter_grad
 from ._src.functions.conv import conv_input_grad as conv_input_grad
 from ._src.functions.depthwise import depthwise_conv as depthwise_conv
+from ._src.functions.fused import fused_conv as fused_conv
 from ._src.functions.pointwise import pointwise_conv as pointwise_conv
 from ._src.functions.separable import separable_conv as separable_conv
 from ._src.functions.transpose import conv_transpose as conv_transpose
@@ -76,6 +77,7 @@ __all__ = [
     "depthwise_conv",
     "explain",
     "filters",
+    "fused_conv",
     "install",
     "installed",
     "linen",

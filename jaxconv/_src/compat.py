@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -47,6 +48,20 @@ def add_taylor_rule(bilinear: Primitive) -> None:
     except ImportError:
         return
     jet_rules[bilinear] = functools.partial(_bilinear_taylor_rule, bilinear)
+
+
+def add_taylor_rule_of(primitive: Primitive, definition: Callable[..., Any]) -> None:
+    """Registers with ``jax.experimental.jet`` a primitive that equals ``definition``."""
+    try:
+        from jax.experimental.jet import jet, jet_rules
+    except ImportError:
+        return
+
+    def rule(primals, series, **params):
+        # The terms of the rule are those of jet itself: not scaled by factorials.
+        return jet(functools.partial(definition, **params), primals, series, factorial_scaled=False)
+
+    jet_rules[primitive] = rule
 
 
 def in_mesh_order(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "epilogue.h"
 #include "geometry.h"
 #include "runtime/team.h"
 
@@ -16,10 +17,18 @@ struct Call {
   const void* operand;  // the kernel, or g for filter_grad
   void* result;
   Team* team;
+  const Epilogue* epilogue;  // of a conv, or null
+  const void* panels;        // of a kernel that was packed before, or null
 };
 
 // Returns null, or an error message if the call could not be computed.
 using Compute = const char* (*)(const Call&);
+
+// The panels of a packed kernel: accumulators, in an order that the instruction set determines.
+struct PanelSizes {
+  int64_t vectors, lanes, bytes;  // vectors of a panel, lanes of a vector, bytes of all panels
+};
+using SizePanels = PanelSizes (*)(const Geometry&);
 
 // Upper bound on the memory that one call allocates in addition to its result.
 constexpr int64_t kWorkspaceBytes = int64_t{4} << 20;

@@ -10,6 +10,13 @@
   const char *depthwise_float64(const Call&), *dense_float64(const Call&);                  \
   const char *depthwise_bfloat16(const Call&), *dense_bfloat16(const Call&);                \
   const char *depthwise_float16(const Call&), *dense_float16(const Call&);                  \
+  /* Packs the operand into panels, the result. */                                          \
+  const char *pack_dense_float32(const Call&), *pack_dense_float64(const Call&);            \
+  const char *pack_dense_bfloat16(const Call&), *pack_dense_float16(const Call&);           \
+  PanelSizes size_panels_dense_float32(const Geometry&);                                    \
+  PanelSizes size_panels_dense_float64(const Geometry&);                                    \
+  PanelSizes size_panels_dense_bfloat16(const Geometry&);                                   \
+  PanelSizes size_panels_dense_float16(const Geometry&);                                    \
   }
 
 namespace jaxconv {

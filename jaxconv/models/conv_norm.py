@@ -24,7 +24,8 @@ class ConvNorm(nnx.Module):
         in_features: Number of input channels.
         out_features: Number of output features.
         kernel_size: Height and width of the kernel.
-        activation: Applied last; None for no activation.
+        activation: Applied last; None for no activation. To pickle the module, pass a plain
+            function of a Python module.
         momentum, epsilon: Of the normalization, as in ``flax.nnx.BatchNorm``.
         dtype, param_dtype: Types of the computation and of the parameters of both layers.
         rngs: The ``params`` stream initializes the parameters.

@@ -7,7 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from .._src.flax.semantics import positive
 from ..nnx import CausalConv, PointwiseConv
@@ -136,29 +139,30 @@ class WaveNet(nnx.Module):
             next_states.append(state)
         return self._logits(skips), tuple(next_states)
 
-    def generate(self, prompt: Array, count: int, key: Array, temperature: float = 1.0) -> Array:
+    def generate(
+        self, prompt: Array, count: int, key: Array, temperature: ArrayLike = 1.0
+    ) -> Array:
         """Draws samples after a prompt one at a time, feeding each one back.
 
         Args:
             prompt: ``[N, L]`` token ids, L at least 1.
-            count: Number of samples to draw.
+            count: Number of samples to draw, a static int.
             key: A key of ``jax.random``.
-            temperature: Divides the logits; below 1, likely samples become more likely.
+            temperature: Divides the logits; below 1, likely samples become more likely. It may be
+                traced; then its value is not checked.
 
         Returns:
             ``[N, count]`` token ids, without the prompt.
 
         Raises:
-            ValueError: The prompt is empty, ``count`` is less than 1 or ``temperature`` is not
-                positive.
+            ValueError: The prompt is empty, ``count`` is traced or less than 1, or ``temperature``
+                is not a positive scalar.
         """
-        if jnp.shape(prompt)[1:] == (0,) or count < 1 or not temperature > 0:
-            raise ValueError(
-                "WaveNet.generate: needs a prompt of at least one sample, a count of at least 1 "
-                f"and a positive temperature, but got a prompt of shape {jnp.shape(prompt)}, count "
-                f"{count} and temperature {temperature}"
-            )
+        _check_generate(prompt, count, temperature)
         logits, states = self.step(self.init_state(len(prompt)), prompt)
+        if isinstance(temperature, Array):
+            # Of the logits' dtype, as a Python number becomes, so that both draw the same samples.
+            temperature = temperature.astype(logits.dtype)
 
         def draw(carry: tuple[Array, States], key: Array) -> tuple[tuple[Array, States], Array]:
             logits, states = carry
@@ -172,3 +176,19 @@ class WaveNet(nnx.Module):
     def _logits(self, skips: list[Array]) -> Array:
         x = jax.nn.relu(self.merge(jax.nn.relu(sum(skips[1:], skips[0]))))
         return self.classify(x)
+
+
+def _check_generate(prompt: Array, count: int, temperature: ArrayLike) -> None:
+    if isinstance(count, Tracer):
+        raise ValueError(
+            "WaveNet.generate: count must be a static int, because it is the length of the result, "
+            f"but it is traced: {count!r}; list it in static_argnames of jax.jit"
+        )
+    # Under an outer jit, comparing a jax array would return a tracer.
+    positive = isinstance(temperature, Tracer) or np.all(np.asarray(temperature) > 0)
+    if jnp.shape(prompt)[1:] == (0,) or count < 1 or np.shape(temperature) or not positive:
+        raise ValueError(
+            "WaveNet.generate: needs a prompt of at least one sample, a count of at least 1 and a "
+            f"positive scalar temperature, but got a prompt of shape {jnp.shape(prompt)}, count "
+            f"{count} and temperature {temperature}"
+        )

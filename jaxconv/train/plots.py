@@ -6,7 +6,7 @@ import numpy as np
 
 from ..viz import canvas
 from ..viz.canvas import FAINT, INK
-from ..viz.canvas import save as save
+from ..viz.files import save as save
 from .training import History, Training
 
 ACCENT = canvas.CHANNELS[0]

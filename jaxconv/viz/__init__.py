@@ -5,12 +5,12 @@ dilation and padding. Each has a background of its own and looks the same in lig
 notebooks.
 """
 
-from .canvas import save as save
 from .channels import pointwise as pointwise
 from .channels import separable as separable
 from .costs import costs as costs
 from .dilation import dilation_tree as dilation_tree
 from .dilation import dilations as dilations
 from .fields import influence as influence
+from .files import save as save
 from .sliding import animate as animate
 from .sliding import sliding as sliding

@@ -1,4 +1,4 @@
-"""What all pictures share: figures, the palette, captions, cells with numbers, and saving.
+"""What all pictures share: figures, the palette, captions and cells with numbers.
 
 Figures are made without pyplot: there is no window and no global state, and notebooks display the
 figure that a function returns. Every color is explicit, because a user's dark style would
@@ -8,9 +8,7 @@ otherwise draw white text on the light card.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +22,17 @@ INPUT, KERNEL, OUTPUT, PAD = "#d6e6f2", "#f6c65b", "#bfe0c2", "#eceae4"
 CHANNELS = ("#d1495b", "#3d8b5f", "#3f72af", "#9a5fb4", "#d98032", "#2a9d9d", "#8a6d3b", "#6b7a8f")
 
 
-def figure(title: str, width: float, height: float, background: str = CARD) -> Figure:
-    """An empty figure of this size in inches, with a title."""
+def require_matplotlib() -> None:
+    """Raises an error that says how to install matplotlib if it is missing."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
             'jaxconv.viz needs matplotlib, which is not installed; run pip install "jaxconv[demo]"'
         )
+
+
+def figure(title: str, width: float, height: float, background: str = CARD) -> Figure:
+    """An empty figure of this size in inches, with a title."""
+    require_matplotlib()
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     from .card import Card
@@ -102,45 +105,6 @@ def factor(value: float) -> str:
     """A number as a factor of a product: negative ones are in parentheses."""
     text = format_number(value)
     return f"({text})" if value < 0 else text
-
-
-def save(drawn: Figure, path: str | os.PathLike) -> Path:
-    """Writes a figure as a PNG file, all at once, so that readers never see half of it.
-
-    Args:
-        drawn: A figure of this package.
-        path: The file to write; an existing one is replaced.
-
-    Returns:
-        ``path`` as a ``pathlib.Path``.
-
-    Raises:
-        OSError: ``path`` cannot be written.
-
-    >>> import tempfile, numpy as np, jaxconv.viz
-    >>> drawn = jaxconv.viz.sliding(np.arange(16).reshape(4, 4), np.ones((3, 3)), padding="VALID")
-    >>> save(drawn, tempfile.mkdtemp() + "/sliding.png").name
-    'sliding.png'
-    """
-    return write(path, lambda partial: drawn.savefig(partial, format="png", dpi=130))
-
-
-def write(path: str | os.PathLike, writer: Any) -> Path:
-    """Calls ``writer`` with a temporary path beside ``path``, and then renames that file.
-
-    Raises:
-        OSError: ``path`` cannot be written; the error names it, not the temporary path.
-    """
-    path = Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    try:
-        writer(partial)
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
 
 
 def pixels(drawn: Figure) -> np.ndarray:

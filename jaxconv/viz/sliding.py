@@ -34,8 +34,8 @@ from .canvas import (
     number,
     panels,
     pixels,
-    write,
 )
+from .files import animation_suffix, save_animation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,12 +131,14 @@ def animate(
     dilation: Any = 1,
     seconds: float = 0.6,
 ) -> Path:
-    """Writes an animated GIF of a kernel that slides over its padded input, one output per frame.
+    """Writes an animation of a kernel that slides over its padded input, one output per frame.
 
     Args:
         x: One channel, ``[H, W]`` or ``[W]``; at most 400 cells with its padding.
         kernel: ``[KH, KW]`` or ``[K]``.
-        path: The file to write; an existing one is replaced.
+        path: The file to write; an existing one is replaced. Its suffix is the format: ``.gif``,
+            ``.png`` or ``.apng``, ``.webp``, ``.html`` with buttons, or ``.mp4`` if ffmpeg is
+            installed.
         strides, padding, dilation: As in ``jaxconv.conv``.
         seconds: The duration of a frame.
 
@@ -144,8 +146,8 @@ def animate(
         ``path`` as a ``pathlib.Path``.
 
     Raises:
-        ValueError: As for ``sliding``; or the output has more than 200 pixels, or ``seconds`` is
-            not positive.
+        ValueError: As for ``sliding``; or the suffix of ``path`` is missing or not supported, the
+            output has more than 200 pixels, or ``seconds`` is not positive.
         OSError: ``path`` cannot be written.
         ImportError: matplotlib is not installed.
 
@@ -159,19 +161,15 @@ def animate(
     """
     if not seconds > 0:
         raise ValueError(f"animate: seconds must be positive, but got {seconds}")
+    animation_suffix(path)  # before anything is drawn
     scene = _scene(x, kernel, strides, padding, dilation)
     if scene.result.size > MAX_FRAMES:
         raise ValueError(
             f"animate: the output must have at most {MAX_FRAMES} pixels, one per frame, but it is "
             f"{_by(scene.result.shape)}; use a smaller input or larger strides"
         )
-    drawn = [pixels(_draw(scene, at)) for at in np.ndindex(*scene.result.shape)]
-    from PIL import Image  # matplotlib needs it as well
-
-    first, *rest = (Image.fromarray(frame) for frame in drawn)
-    duration = int(1000 * seconds)
-    options: dict[str, Any] = {"save_all": True, "append_images": rest, "loop": 0}
-    return write(path, lambda part: first.save(part, format="GIF", duration=duration, **options))
+    frames = [pixels(_draw(scene, at)) for at in np.ndindex(*scene.result.shape)]
+    return save_animation(frames, path, seconds)
 
 
 def _scene(x: Any, kernel: Any, strides: Any, padding: Any, dilation: Any) -> Scene:

@@ -120,12 +120,61 @@ def test_edges_have_a_gradient_in_flat_regions():
 
 @pytest.mark.parametrize(
     "arguments",
-    [(0.0,), (-1.0,), (np.inf,), (np.nan,), ("1",), (1.0, 4), (1.0, 0), (1.0, 2.5), (1.0, True)],
+    [
+        *((0.0,), (-1.0,), (np.inf,), (np.nan,), ("1",), (1j,), (np.ones(1),), (jnp.float32(0),)),
+        *((jax.random.key(0),), (jnp.complex64(1),)),
+        *((1.0, 4), (1.0, 0), (1.0, 2.5), (1.0, True), (1.0, jnp.float32(5)), (1.0, np.int32(4))),
+    ],
     ids=str,
 )
 def test_gaussian_errors(arguments):
     with pytest.raises(ValueError, match=r"^filters\.gaussian: (sigma|size) must be"):
         filters.gaussian(*arguments)
+
+
+SCALARS = [np.float32, np.float64, np.asarray, jnp.float32, jnp.bfloat16, jnp.asarray]
+
+
+@pytest.mark.parametrize("scalar", SCALARS, ids=lambda scalar: scalar.__name__)
+def test_gaussian_takes_scalars_of_numpy_and_jax(scalar):
+    np.testing.assert_array_equal(filters.gaussian(scalar(1.5)), filters.gaussian(1.5))
+
+
+@pytest.mark.parametrize("integer", [np.int32, np.uint8, np.asarray, jnp.int32, jnp.asarray])
+def test_gaussian_takes_integers_of_numpy_and_jax(integer):
+    expected = filters.gaussian(2, 5)
+    np.testing.assert_array_equal(filters.gaussian(integer(2), integer(5)), expected)
+
+
+def test_gaussian_takes_an_array_from_outside_of_jit():
+    sigma, size = jnp.float32(1.5), jnp.int32(7)
+    inside = jax.jit(lambda: filters.gaussian(sigma, size))()
+    np.testing.assert_array_equal(inside, filters.gaussian(1.5, 7))
+
+
+@pytest.mark.parametrize("true", [True, 1, np.True_, np.asarray(True), jnp.asarray(True)], ids=repr)
+def test_laplacian_takes_bools_of_numpy_and_jax(true):
+    np.testing.assert_array_equal(filters.laplacian(true), filters.laplacian(True))
+
+
+@pytest.mark.parametrize("diagonal", ["no", None, jnp.float16, 2, np.ones(1, bool)], ids=repr)
+def test_laplacian_errors(diagonal):
+    words = r"^filters\.laplacian: diagonal must be True or False, but got "
+    with pytest.raises(ValueError, match=words):
+        filters.laplacian(diagonal)
+
+
+@pytest.mark.parametrize(
+    ("call", "value", "words"),
+    [
+        (filters.gaussian, 1.5, r"gaussian: sigma must be a static number, .* static_argnames"),
+        (lambda n: filters.gaussian(1.5, n), 5, r"gaussian: size must be a static number, "),
+        (filters.laplacian, True, r"laplacian: diagonal must be a static bool, "),
+    ],
+)
+def test_errors_say_that_a_bank_needs_static_arguments(call, value, words):
+    with pytest.raises(ValueError, match=rf"^filters\.{words}"):
+        jax.jit(call)(value)
 
 
 def test_bank_errors():

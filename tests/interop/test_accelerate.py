@@ -57,7 +57,7 @@ def bound_primitives(fn, *args) -> list[str]:
     """jaxconv's primitives that ``fn`` binds; it must not bind lax's convolution."""
     names = primitives(fn, *args)
     assert "conv_general_dilated" not in names
-    return [name for name in names if name in NAMES]
+    return [name for name in names if name in (*NAMES, "fused_conv")]
 
 
 def assert_accelerates(fn, *args):

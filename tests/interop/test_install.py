@@ -136,6 +136,78 @@ def test_install_applies_to_a_stock_flax_model():
     assert not convolves(accelerated, variables)
 
 
+def reported(fn, *args, platforms=None) -> list[tuple[str, str]]:
+    convs = jaxconv.explain(fn, *args, platforms=platforms).convs
+    return [(conv.platform, conv.implementation) for conv in convs]
+
+
+def test_explain_and_summarize_report_what_install_lowers_to():
+    """On the CPU both agree with the compiled program, where the engine is a custom call."""
+    step = fresh(jax.grad(loss, (0, 1)))
+    before = reported(step, X, KERNEL)
+    assert before == [("cpu", "lax")] * 3
+    assert convolves(step, X, KERNEL)
+    jaxconv.install()
+    after = reported(step, X, KERNEL)
+    assert after == [("cpu", "native")] * 3
+    assert not convolves(step, X, KERNEL)
+    (layer,) = jaxconv.summarize(conv, X, KERNEL).layers
+    assert layer.implementation == "native"
+    jaxconv.uninstall()
+    assert reported(step, X, KERNEL) == before
+
+
+def test_explain_reports_each_platform_that_install_applies_to():
+    jaxconv.install(("cuda",))
+    explained = jaxconv.explain(conv, X, KERNEL, platforms=("cpu", "cuda")).convs
+    on_cpu, on_cuda = explained
+    expected = choose_implementation(Operator.CONV, "cuda", on_cuda.spec, jnp.float32)
+    assert (on_cuda.implementation, on_cuda.reason) == (expected.implementation, expected.reason)
+    assert on_cuda.implementation != "lax"
+    assert on_cuda.reasons == expected.reasons_against
+    assert on_cuda.tile == expected.tile
+    assert on_cpu.implementation == "lax"
+    assert 'install("cpu")' in on_cpu.reason
+    assert "accelerate" in on_cpu.reason
+
+
+def test_explain_and_summarize_report_what_installed_lowers_to_in_its_block():
+    jitted = fresh(conv)
+    with jaxconv.installed():
+        assert reported(jitted, X, KERNEL) == [("cpu", "native")]
+        assert jaxconv.summarize(conv, X, KERNEL).layers[0].implementation == "native"
+        assert reported(jitted, X, KERNEL, platforms="tpu") == [("tpu", "lax")]
+    assert reported(jitted, X, KERNEL) == [("cpu", "lax")]
+    assert jaxconv.summarize(conv, X, KERNEL).layers[0].implementation == "lax"
+
+
+def test_explain_says_why_install_leaves_a_convolution_to_lax():
+    x, kernel = jnp.ones((1, 2, 5), jnp.int32), jnp.ones((3, 2, 3), jnp.int32)
+    jaxconv.install()
+    (only,) = jaxconv.explain(lambda x, k: lax.conv(x, k, (1,), "VALID"), x, kernel).convs
+    assert (only.implementation, only.operator) == ("lax", None)
+    assert only.reason.startswith("int32 operands")
+
+
+def test_explain_reports_the_input_gradient_that_install_lowers_to():
+    """lax's transposition rule leaves a convolution that install lowers as an input gradient."""
+    dense = jnp.ones((3, 3, 6, 12), jnp.float32)
+
+    def backward(g, kernel):
+        numbers = ("NHWC", "HWOI", "NHWC")
+        return lax.conv_general_dilated(g, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+
+    g = jnp.ones((3, 9, 8, 12), jnp.float32)
+    jaxconv.install()
+    (only,) = jaxconv.explain(backward, g, dense).convs
+    gradient = jaxconv.ConvSpec(
+        3, 6, 12, (9, 8), (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), groups=1
+    )
+    expected = choose_implementation(Operator.INPUT_GRAD, "cpu", gradient, jnp.float32)
+    assert (only.implementation, only.reason) == (expected.implementation, expected.reason)
+    assert only.reasons == expected.reasons_against
+
+
 def test_unsupported_convolutions_are_left_to_lax():
     x, kernel = jnp.ones((1, 5, 2), jnp.int32), jnp.ones((3, 2, 2), jnp.int32)
     numbers = ("NWC", "WIO", "NWC")

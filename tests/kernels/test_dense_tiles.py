@@ -43,10 +43,15 @@ class GatherTileArgs(ctypes.Structure):
         ("length", ctypes.c_int64),
         ("channel", ctypes.c_int64),
         ("panel", ctypes.c_void_p),
+        ("prefetch", ctypes.c_void_p),
+        ("prefetch_bytes", ctypes.c_int64),
         ("targets", ctypes.c_void_p),
         ("pixels", ctypes.c_int64),
         ("feature", ctypes.c_int64),
         ("lanes", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),  # null, as the others: without an epilogue
+        ("limits", ctypes.c_void_p),
+        ("writer", ctypes.c_void_p),
     )
 
 
@@ -219,6 +224,8 @@ def run_gather(tile: CompiledTile, operands: GatherOperands, feature: int = 2) -
         length,
         channel,
         panel.ctypes.data,
+        panel.ctypes.data,
+        64,
         target_pointers.ctypes.data,
         pixels,
         feature,

@@ -96,6 +96,40 @@ def test_generating_follows_the_distribution_and_the_key():
     assert not np.array_equal(drawn, other)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "temperature"), [(jnp.float32, 0.7), (jnp.bfloat16, 0.3)], ids=["float32", "bfloat16"]
+)
+def test_a_traced_temperature_draws_the_same_samples(dtype, temperature):
+    network, prompt, key = small(dtype), tokens(3, 4), jax.random.key(2)
+    expected = jax.jit(lambda: network.generate(prompt, 12, key, temperature))()
+    draw = jax.jit(lambda temperature: network.generate(prompt, 12, key, temperature))
+    for traced in (temperature, np.float32(temperature), jnp.float32(temperature)):
+        assert jnp.array_equal(draw(traced), expected)
+    assert not jnp.array_equal(draw(1e-3), expected)
+
+
+def test_a_temperature_per_stream_by_vmap():
+    network, prompt, key = small(), tokens(1, 4), jax.random.key(2)
+    temperatures = jnp.array([1e-3, 1.0])
+    cold, warm = jax.vmap(lambda t: network.generate(prompt, 12, key, t))(temperatures)
+    assert jnp.array_equal(warm, network.generate(prompt, 12, key))
+    assert not jnp.array_equal(cold, warm)
+
+
+def test_a_temperature_from_outside_of_jit_is_checked():
+    network, key, zero, half = small(), jax.random.key(0), jnp.float32(0), jnp.float32(0.5)
+    draw = jax.jit(lambda prompt: network.generate(prompt, 2, key, half))
+    assert draw(tokens(1, 3)).shape == (1, 2)
+    with pytest.raises(ValueError, match="positive scalar temperature"):
+        jax.jit(lambda prompt: network.generate(prompt, 2, key, zero))(tokens(1, 3))
+
+
+def test_a_traced_count_is_an_error():
+    network, key = small(), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"^WaveNet\.generate: count must be a static int"):
+        jax.jit(lambda count: network.generate(tokens(1, 3), count, key))(4)
+
+
 def generating(network, length, count):
     prompt = jax.ShapeDtypeStruct((1, length), jnp.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -147,7 +181,8 @@ def test_invalid_tokens_are_refused(ids, error, said):
 
 
 @pytest.mark.parametrize(
-    ("length", "count", "temperature"), [(0, 1, 1.0), (3, 0, 1.0), (3, 1, 0.0)]
+    ("length", "count", "temperature"),
+    [(0, 1, 1.0), (3, 0, 1.0), (3, 1, 0.0), (3, 1, np.nan), (3, 1, jnp.ones((1, 1)))],
 )
 def test_invalid_arguments_of_generate_are_refused(length, count, temperature):
     with pytest.raises(

@@ -16,6 +16,7 @@ import sys
 import ml_dtypes
 import numpy as np
 
+from jaxconv._src.geometry.epilogue import ACTIVATIONS, Epilogue
 from jaxconv._src.geometry.spec import ConvSpec, Operator
 from jaxconv._src.kernels.cpu import library, native
 
@@ -114,6 +115,68 @@ def oracle(operator: Operator, spec: ConvSpec, a: np.ndarray, b: np.ndarray) -> 
     return dx
 
 
+EPILOGUE_OPERANDS = ("scale", "bias", "residual")
+
+
+def random_epilogue(rng: random.Random) -> Epilogue:
+    activation = rng.choice((None, "relu", *ACTIVATIONS))
+    slope = rng.choice((0.01, 0.3, 2.0)) if activation == "leaky_relu" else 0.0
+    parts = {name: rng.random() < 0.5 for name in EPILOGUE_OPERANDS}
+    return Epilogue(**parts, activation=activation, negative_slope=slope)
+
+
+def epilogue_operands(spec, epilogue: Epilogue, dtype, seed=0) -> tuple[np.ndarray, ...]:
+    random_state = np.random.default_rng([seed, 1])
+    shapes = {
+        "scale": (spec.out_features,),
+        "bias": (spec.out_features,),
+        "residual": spec.output_shape,
+    }
+    return tuple(
+        random_state.standard_normal(shapes[name]).astype(DTYPES[dtype])
+        for name in epilogue.operands
+    )
+
+
+def activation_oracle(z: np.ndarray, epilogue: Epilogue) -> np.ndarray:
+    """The activation in float64, by its textbook formula."""
+    return {
+        None: lambda: z,
+        "relu": lambda: np.maximum(z, 0),
+        "relu6": lambda: np.minimum(np.maximum(z, 0), 6),
+        "leaky_relu": lambda: np.where(z < 0, z * epilogue.negative_slope, z),
+        "silu": lambda: z / (1 + np.exp(-z)),
+        "gelu_tanh": lambda: z / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))),
+        "gelu_exact": lambda: z / 2 * np.vectorize(math.erfc, "d")(-z * math.sqrt(0.5)),
+        "sigmoid": lambda: 1 / (1 + np.exp(-z)),
+        "hard_swish": lambda: z * np.minimum(np.maximum(z + 3, 0), 6) / 6,
+        "tanh": lambda: np.tanh(z),
+    }[epilogue.activation]()
+
+
+def fused_oracle(spec, epilogue: Epilogue, x, kernel, values) -> tuple[np.ndarray, float]:
+    """The result in float64, and the size of the values that were added to it."""
+    y = oracle(Operator.CONV, spec, x, kernel)
+    named = dict(zip(epilogue.operands, (v.astype(np.float64) for v in values), strict=True))
+    scale, bias, residual = (named.get(name, i == 0) for i, name in enumerate(EPILOGUE_OPERANDS))
+    with np.errstate(over="ignore"):
+        result = activation_oracle(y * scale + bias + residual, epilogue)
+    size = sum(np.abs(part).max(initial=0) for part in (y * scale, bias, residual))
+    return result, size * max(1, epilogue.negative_slope)
+
+
+def fused_close(spec, result, expected: tuple[np.ndarray, float], dtype: str) -> bool:
+    """Within the errors of the sum, of the activation, and of rounding to the dtype."""
+    values, size = expected
+    summed = allowed(Operator.CONV, spec, np.asarray(size), accumulator(dtype))
+    error = np.abs(result.astype(np.float64) - values)
+    return bool(np.all(error <= summed + EPS[dtype] * np.abs(values)))
+
+
+def accumulator(dtype: str) -> str:
+    return "float64" if dtype == "float64" else "float32"
+
+
 def terms(operator: Operator, spec: ConvSpec) -> int:
     """The number of products that are summed to one element of the result."""
     return {
@@ -173,31 +236,92 @@ def run_engine(operator, spec, dtype, a, b, result, threads=1) -> None:
     assert not failed, message.value
 
 
+def run_fused_engine(
+    spec, epilogue: Epilogue, dtype, x, kernel, *operands_and_result, threads=1
+) -> None:
+    """The same for a fused convolution; a kernel of bytes is a packed one."""
+    *values, result = operands_and_result
+    named = dict(zip(epilogue.operands, values, strict=True))
+    pointers = (ctypes.c_void_p * 3)(
+        *(named[name].ctypes.data if name in named else None for name in EPILOGUE_OPERANDS)
+    )
+    message = ctypes.create_string_buffer(512)
+    sizes = np.array(native.sizes(spec), np.int64)
+    failed = library.load().jaxconv_run_fused(
+        ctypes.c_int64(native.ELEMENTS.index(dtype)),
+        ctypes.c_int64(spec.rank),
+        *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, x, kernel)),
+        ctypes.c_int64(kernel.nbytes if kernel.dtype == np.uint8 else 0),
+        pointers,
+        ctypes.c_int64(native.activation_index(epilogue)),
+        ctypes.c_double(epilogue.negative_slope),
+        ctypes.c_void_p(result.ctypes.data),
+        ctypes.c_int64(threads),
+        message,
+        ctypes.c_int64(len(message)),
+    )
+    assert not failed, message.value
+
+
+def bare_packed(spec, dtype, kernel: np.ndarray, threads=1) -> np.ndarray | None:
+    """The packed kernel, packed between canaries; None if the engine reads it in place."""
+    size = native.packed_size(spec, dtype)
+    if size is None:
+        return None
+    memory = np.full(size + 2 * CANARY, 0xA5, np.uint8)
+    packed = memory[CANARY : CANARY + size]
+    message = ctypes.create_string_buffer(512)
+    sizes = np.array(native.sizes(spec), np.int64)
+    failed = library.load().jaxconv_pack(
+        ctypes.c_int64(native.ELEMENTS.index(dtype)),
+        ctypes.c_int64(spec.rank),
+        *(ctypes.c_void_p(array.ctypes.data) for array in (sizes, kernel, packed)),
+        *(ctypes.c_int64(size), ctypes.c_int64(threads)),
+        message,
+        ctypes.c_int64(len(message)),
+    )
+    assert not failed, message.value
+    assert (memory[:CANARY] == 0xA5).all()
+    assert (memory[CANARY + size :] == 0xA5).all()
+    return packed.copy()
+
+
 def bare(operator, spec, dtype, a, b, threads=1, past_line=None) -> np.ndarray:
     """The operator without XLA, with canaries around the result and both operands.
 
     Arrays begin ``past_line`` bytes into a cache line (0 for XLA's arrays), or wherever NumPy
     allocates them.
     """
+    run = functools.partial(run_engine, operator, spec, dtype, threads=threads)
+    return with_canaries(run, (a, b), spec.result_shape(operator), dtype, past_line)
+
+
+def bare_fused(spec, epilogue, dtype, x, kernel, values, threads=1, past_line=None) -> np.ndarray:
+    """A fused convolution, likewise; ``values`` are the arrays of the epilogue."""
+    run = functools.partial(run_fused_engine, spec, epilogue, dtype, threads=threads)
+    return with_canaries(run, (x, kernel, *values), spec.output_shape, dtype, past_line)
+
+
+def with_canaries(run, arrays, result_shape, dtype, past_line) -> np.ndarray:
+    """Calls ``run(*arrays, result)`` on copies between canaries, and returns the result."""
     buffers = []
-    for shape, source in zip(
-        (*spec.operand_shapes(operator), spec.result_shape(operator)), (a, b, None), strict=True
-    ):
-        size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    empty = np.empty(result_shape, DTYPES[dtype])
+    for source in (*arrays, empty):
+        size = source.nbytes
         memory = np.full(size + 2 * CANARY + (0 if past_line is None else LINE), 0xA5, np.uint8)
         if past_line is not None:
             memory = memory[(past_line - memory.ctypes.data - CANARY) % LINE :]
-        view = memory[CANARY : CANARY + size].view(DTYPES[dtype]).reshape(shape)
-        if source is not None:
+        view = memory[CANARY : CANARY + size].view(source.dtype).reshape(source.shape)
+        if source is not empty:
             view[...] = source
         buffers.append((memory, size, view))
-    run_engine(operator, spec, dtype, *(view for *_, view in buffers), threads=threads)
+    run(*(view for *_, view in buffers))
     for memory, size, _ in buffers:
         assert (memory[:CANARY] == 0xA5).all()
         assert (memory[CANARY + size :] == 0xA5).all()
-    for (*_, view), source in zip(buffers, (a, b), strict=False):
+    for (*_, view), source in zip(buffers, arrays, strict=False):
         assert view.tobytes() == source.tobytes()
-    return buffers[2][2]
+    return buffers[-1][2]
 
 
 ISAS = ("avx512", "avx2", "baseline")
@@ -225,7 +349,10 @@ def using_instruction_set(name: str):
 
 
 def check_random(count: int, seed: int, dtypes=tuple(DTYPES)) -> None:
-    """Compares every operator of random specs with the oracle, and the three with one another."""
+    """Compares every operator of random specs with the oracle, and the three with one another.
+
+    Likewise the fused convolution, with a random epilogue.
+    """
     rng = random.Random(seed)
     for index in range(count):
         spec, dtype = random_spec(rng), dtypes[index % len(dtypes)]
@@ -238,6 +365,15 @@ def check_random(count: int, seed: int, dtypes=tuple(DTYPES)) -> None:
             expected = oracle(operator, spec, a, b)
             assert close(operator, spec, results[operator], expected, dtype), (operator, spec)
         assert adjoint(spec, dtype, (g, x, kernel), results), (spec, dtype)
+        epilogue = random_epilogue(rng)
+        values = epilogue_operands(spec, epilogue, dtype, index)
+        fused = bare_fused(spec, epilogue, dtype, x, kernel, values, threads=1 + index % 3)
+        expected = fused_oracle(spec, epilogue, x, kernel, values)
+        assert fused_close(spec, fused, expected, dtype), (epilogue, spec, dtype)
+        packed = bare_packed(spec, dtype, kernel, threads=1 + index % 3)
+        if packed is not None:
+            again = bare_fused(spec, epilogue, dtype, x, packed, values, threads=1 + index % 2)
+            assert again.tobytes() == fused.tobytes(), (epilogue, spec, dtype)
 
 
 def run_python(code: str, **environment) -> str:

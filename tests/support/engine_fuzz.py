@@ -16,9 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxconv._src.geometry.epilogue import ACTIVATIONS, Epilogue
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import library
-from support.engine import DTYPES, close, operands, oracle, random_spec
+from jaxconv._src.kernels.cpu import library, native
+from support.engine import (
+    DTYPES,
+    EPILOGUE_OPERANDS,
+    close,
+    epilogue_operands,
+    fused_close,
+    fused_oracle,
+    operands,
+    oracle,
+    random_epilogue,
+    random_spec,
+)
 
 EXTREMES = (0, 1, 2, 3, -1, -7, 2**31 - 1, 2**31, -(2**31), 2**40, 2**63 - 1, -(2**63))
 KINDS = ("bool", "int32", "uint8", "complex64", "float16", "float32", "bfloat16")
@@ -32,6 +44,7 @@ class Call:
         self.rng = rng
         self.spec = random_spec(rng)
         self.operator = rng.choice(tuple(Operator))
+        self.target = f"jaxconv_{self.operator.value}"
         self.dtype = rng.choice(("float32", "bfloat16", "float16"))
         self.operands = list(operands(self.operator, self.spec, self.dtype))
         self.results = [(self.spec.result_shape(self.operator), self.dtype)]
@@ -41,6 +54,18 @@ class Call:
             "dilation": np.array(self.spec.dilation, np.int64),
             "groups": np.int64(self.spec.groups),
         }
+        if self.operator is Operator.CONV and rng.random() < 0.7:
+            self.fuse()
+
+    def fuse(self) -> None:
+        """Makes it a fused convolution."""
+        self.target = library.FUSED_TARGET
+        epilogue = random_epilogue(self.rng)
+        self.operands += epilogue_operands(self.spec, epilogue, self.dtype)
+        self.attributes |= {f"has_{n}": n in epilogue.operands for n in EPILOGUE_OPERANDS}
+        self.attributes["activation"] = np.int64(native.activation_index(epilogue))
+        self.attributes["negative_slope"] = np.float64(epilogue.negative_slope)
+        self.attributes["packed_shape"] = np.array([], np.int64)
 
     def spoil(self) -> None:
         self.rng.choice((self.size, self.attribute, self.attribute, self.kind, self.number))()
@@ -70,7 +95,8 @@ class Call:
 
     def attribute(self) -> None:
         """A missing, unknown, mistyped, too long or extreme attribute."""
-        name = self.rng.choice((*SHAPES, "groups"))
+        numbers = ("groups", *(("activation",) if self.target == library.FUSED_TARGET else ()))
+        name = self.rng.choice((*SHAPES, *numbers))
         change = self.rng.choice(("value", "value", "value", "length", "missing", "type", "more"))
         if change == "missing":
             self.attributes.pop(name, None)
@@ -79,7 +105,7 @@ class Call:
         elif change == "type":
             value = self.rng.choice(("two", np.float32(1), True, np.int32(1), np.ones(2, np.int32)))
             self.attributes[name] = value
-        elif name == "groups":
+        elif name in numbers:
             self.attributes[name] = np.int64(self.rng.choice(EXTREMES))
         elif name in self.attributes and np.ndim(self.attributes[name]) == 1:
             value = np.array(self.attributes[name], np.int64)
@@ -106,7 +132,7 @@ class Call:
 
     def run(self) -> np.ndarray:
         results = tuple(jax.ShapeDtypeStruct(shape, kind) for shape, kind in self.results)
-        call = jax.ffi.ffi_call(f"jaxconv_{self.operator.value}", results)
+        call = jax.ffi.ffi_call(self.target, results)
         return np.asarray(call(*map(jnp.asarray, self.operands), **self.attributes)[0])
 
     def meant(self) -> ConvSpec:
@@ -128,9 +154,26 @@ class Call:
             dilation=tuple(dilation),
             groups=int(self.attributes["groups"]),
         )
-        assert tuple(shapes) == spec.operand_shapes(self.operator)
+        assert tuple(shapes[:2]) == spec.operand_shapes(self.operator)
         assert result == spec.result_shape(self.operator)
         return spec
+
+    def correct(self, result: np.ndarray) -> bool:
+        """Whether a call that succeeded returned what it must have meant."""
+        spec, dtype = self.meant(), self.results[0][1]
+        assert dtype in DTYPES
+        if self.target != library.FUSED_TARGET:
+            expected = oracle(self.operator, spec, *self.operands)
+            return close(self.operator, spec, result, expected, dtype)
+        index = int(self.attributes["activation"])
+        epilogue = Epilogue(
+            **{name: bool(self.attributes[f"has_{name}"]) for name in EPILOGUE_OPERANDS},
+            activation=(None, *ACTIVATIONS)[index],
+            negative_slope=float(self.attributes["negative_slope"]),
+        )
+        x, kernel, *values = self.operands
+        expected = fused_oracle(spec, epilogue, x, kernel, values)
+        return fused_close(spec, result, expected, dtype)
 
 
 def main(seed: int, count: int) -> None:
@@ -141,7 +184,7 @@ def main(seed: int, count: int) -> None:
         call = Call(rng)
         for _ in range(index % 3):
             call.spoil()
-        what = (call.operator.value, [a.shape for a in call.operands], call.results)
+        what = (call.target, [a.shape for a in call.operands], call.results)
         print(*what, call.attributes, file=sys.stderr, flush=True)
         try:
             result = call.run()
@@ -153,10 +196,7 @@ def main(seed: int, count: int) -> None:
             continue
         if 0 in result.shape:  # XLA does not call the handler
             continue
-        spec, dtype = call.meant(), call.results[0][1]
-        expected = oracle(call.operator, spec, *call.operands)
-        assert dtype in DTYPES
-        assert close(call.operator, spec, result, expected, dtype)
+        assert call.correct(result)
     print(f"{count} calls: {errors} errors, the rest computed")
     assert count / 3 < errors < count
 

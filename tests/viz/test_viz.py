@@ -1,11 +1,17 @@
 """Pictures: they show what the oracle computes, and look the same in every style."""
 
+import base64
+import io
 import itertools
+import os
+import re
+import sys
 
 import numpy as np
 import pytest
 
 import jaxconv
+import jaxconv.train.plots
 from jaxconv import viz
 from support.oracle import Case, compute
 
@@ -71,18 +77,82 @@ def test_sliding_of_one_axis():
     assert drawn.get_suptitle() == "2 taps over 4 → 4, dilation 2"
 
 
-@pytest.mark.parametrize("seconds", [0.2])
-def test_animate_has_one_frame_per_output(tmp_path, seconds):
+IMAGES = {"a.gif": "GIF", "a.png": "PNG", "a.apng": "PNG", "a.WEBP": "WEBP"}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_animate_has_one_frame_per_output(tmp_path, name):
     from PIL import Image
 
-    path = viz.animate(np.eye(4), np.ones((2, 2)), tmp_path / "a.gif", strides=2, seconds=seconds)
-    with Image.open(path) as gif:
-        assert gif.n_frames == 4
-        assert gif.info["duration"] == 200
-        assert gif.info["loop"] == 0
-        frames = [np.asarray(gif.convert("RGB")) for _ in map(gif.seek, range(4))]
+    path = viz.animate(np.eye(4), np.ones((2, 2)), tmp_path / name, strides=2, seconds=0.2)
+    with Image.open(path) as image:
+        assert image.format == IMAGES[name]
+        assert image.n_frames == 4
+        assert image.info["loop"] == 0
+        durations, frames = [], []
+        for _ in map(image.seek, range(4)):
+            frames.append(np.asarray(image.convert("RGB")))
+            durations.append(image.info["duration"])
+    assert durations == [200] * 4
     assert all((a != b).any() for a, b in itertools.pairwise(frames))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.html", "a.HTML"])
+def test_animate_writes_a_page_with_all_frames(tmp_path, name):
+    """Also those that matplotlib's limit for embedded animations would drop."""
+    from PIL import Image
+
+    with matplotlib.rc_context({"animation.embed_limit": 0.01}):
+        path = viz.animate(np.eye(4), np.ones((2, 2)), tmp_path / name, strides=2, seconds=0.2)
+    page = path.read_text()
+    embedded = re.findall(r"data:image/png;base64,([^\"]+)", page)
+    frames = [Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB") for text in embedded]
+    written = viz.animate(np.eye(4), np.ones((2, 2)), tmp_path / "a.png", strides=2)
+    with Image.open(written) as image:
+        for index, frame in enumerate(frames):
+            image.seek(index)
+            np.testing.assert_array_equal(frame, image.convert("RGB"))
+    assert len(frames) == 4
+    assert "<script" in page
+    assert sorted(tmp_path.iterdir()) == sorted([path, written])
+
+
+FAKE_FFMPEG = """#!{python}
+import sys
+size = len(sys.stdin.buffer.read())
+open(sys.argv[-1], "w").write(" ".join(sys.argv[1:]) + f" bytes {{size}}")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script is no program there")
+def test_animate_writes_a_movie_by_ffmpeg(tmp_path):
+    """A program in its place writes what ffmpeg is called with: a rate, a codec and four frames."""
+    program, folder = tmp_path / "ffmpeg", tmp_path / "written"
+    program.write_text(FAKE_FFMPEG.format(python=sys.executable))
+    program.chmod(0o755)
+    folder.mkdir()
+    with matplotlib.rc_context({"animation.ffmpeg_path": str(program)}):
+        options = {"strides": 2, "seconds": 0.25}
+        path = viz.animate(np.eye(4), np.ones((2, 2)), folder / "a.mp4", **options)
+    called = path.read_text()
+    assert list(folder.iterdir()) == [path]
+    width, height = map(int, re.search(r"-s (\d+)x(\d+)", called).groups())
+    assert int(called.split()[-1]) == 4 * 4 * width * height
+    assert "-framerate 4.0" in called
+    assert "h264" in called
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.bmp", "a", ".gif"])
+def test_animate_checks_the_suffix_before_drawing(tmp_path, name):
+    words = r"^animate: path must end in one of \.apng, \.gif, \.html, \.png, \.webp, .*" + name
+    with (
+        matplotlib.rc_context({"animation.ffmpeg_path": "no such program"}),
+        pytest.raises(ValueError, match=words) as error,
+    ):
+        viz.animate("nothing to draw", None, tmp_path / name)
+    assert ("needs ffmpeg" in str(error.value)) == (name == "a.mp4")
+    assert not list(tmp_path.iterdir())
 
 
 def test_dilations_color_only_the_taps():
@@ -206,17 +276,45 @@ def test_notebooks_display_the_picture():
     assert viz.dilations()._repr_png_().startswith(b"\x89PNG")
 
 
+MAGIC = {
+    "a.png": b"\x89PNG\r\n",
+    "a.svg": b"<?xml",
+    "a.pdf": b"%PDF-",
+    "a.jpg": b"\xff\xd8\xff",
+    "a.tar.PDF": b"%PDF-",
+    "a.svgz": b"\x1f\x8b",
+    "a.eps": b"%!PS",
+}
+
+
+@pytest.mark.parametrize("name", MAGIC)
+def test_the_suffix_is_the_format_of_a_saved_picture(tmp_path, name):
+    (tmp_path / name).write_bytes(b"an earlier picture")
+    path = viz.save(viz.dilations(3, (1,)), tmp_path / name)
+    assert path.read_bytes().startswith(MAGIC[name])
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+@pytest.mark.parametrize("save", [viz.save, jaxconv.train.plots.save], ids=["viz", "train"])
+@pytest.mark.parametrize("name", ["picture", "picture.xyz", ".png"])
+def test_save_lists_the_supported_suffixes(tmp_path, name, save):
+    with pytest.raises(ValueError, match=rf"^save: path .*\.pdf, .*\.png, .*\.svg, .*{name}'$"):
+        save(viz.dilations(3, (1,)), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_save_leaves_nothing(tmp_path):
     drawn = viz.dilations()
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(OSError, match="taken"):
-        viz.save(drawn, tmp_path / "taken")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(OSError, match=r"taken\.png"):
+        viz.save(drawn, tmp_path / "taken.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken.png"]
     with pytest.raises(FileNotFoundError, match=r"missing/picture\.png'$"):
         viz.save(drawn, tmp_path / "missing" / "picture.png")
 
 
 def test_a_missing_matplotlib_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"jaxconv\[demo\]"):
-        viz.dilations()
+    for call in (viz.dilations, lambda: viz.animate(np.eye(3), np.ones((2, 2)), "a.gif")):
+        with pytest.raises(ImportError, match=r"jaxconv\[demo\]"):
+            call()

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from ..geometry.epilogue import NO_EPILOGUE, Epilogue
 from ..geometry.spec import ConvSpec, Operator
+from ..interop.fusion.fusions import Fusion
 from ..interop.recognize import recognize_equation
+from ..interop.recognized_operator import RecognizedOperator
+from ..primitives.fused import fused_conv_p
 from ..primitives.rules import OPERATORS
 
 Shape = tuple[int, ...]
@@ -60,15 +64,19 @@ class ConvEquation(Equation):
 
     ``primitive`` is whether it is one of jaxconv's primitives; otherwise it is lax's convolution.
     A convolution of lax's that jaxconv cannot express, such as one of integers, has no ``operator``
-    and no ``spec``, and ``unsupported_reason`` says why. ``forced`` is the implementation that the
-    program asks for, if it does.
+    and no ``spec``. ``recognized`` is what a convolution of lax's is to jaxconv, or the reason why
+    it is nothing; None for a primitive. ``forced`` is the implementation that the program asks for,
+    if it does. ``epilogue`` is what a fused convolution computes after it; ``unfused_reason`` says
+    why a convolution is not fused with what follows it.
     """
 
     operator: Operator | None
     spec: ConvSpec | None
     primitive: bool
     forced: str | None = None
-    unsupported_reason: str | None = None
+    recognized: RecognizedOperator | str | None = None
+    epilogue: Epilogue = NO_EPILOGUE
+    unfused_reason: str | None = None
 
     @property
     def kind(self) -> str:
@@ -121,6 +129,11 @@ class ConvResult:
         return self.equation.dtype
 
     @property
+    def epilogue(self) -> Epilogue:
+        """What a fused convolution computes after the products; trivial for all others."""
+        return self.equation.epilogue
+
+    @property
     def shapes(self) -> tuple[Shape, ...]:
         return self.equation.shapes
 
@@ -129,18 +142,21 @@ class ConvResult:
         return self.equation.count
 
 
-def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
+def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> ConvEquation | None:
     """The convolution that an equation of a program is, or None if it is something else."""
-    operator = OPERATORS.get(eqn.primitive)
+    fused = eqn.primitive is fused_conv_p
+    operator = Operator.CONV if fused else OPERATORS.get(eqn.primitive)
     if operator is None and eqn.primitive.name != "conv_general_dilated":
         return None
     avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
     shapes = tuple(tuple(aval.shape) for aval in avals)
     common: dict[str, Any] = {
+        "unfused_reason": None if fusion is None else _unfused_reason(fusion),
         "shapes": shapes,
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
         "primitive": operator is not None,
+        "epilogue": eqn.params["epilogue"] if fused else NO_EPILOGUE,
     }
     if operator is not None:
         spec, forced = eqn.params["spec"], eqn.params["implementation"]
@@ -151,10 +167,22 @@ def conv_equation(eqn: JaxprEqn, count: int) -> ConvEquation | None:
     if isinstance(recognized, str):
         macs = _lax_macs(shapes, eqn.params["dimension_numbers"].rhs_spec[0])
         return ConvEquation(
-            operator=None, spec=None, macs_per_run=macs, unsupported_reason=recognized, **common
+            operator=None, spec=None, macs_per_run=macs, recognized=recognized, **common
         )
     spec = recognized.spec
-    return ConvEquation(operator=recognized.operator, spec=spec, macs_per_run=spec.macs, **common)
+    return ConvEquation(
+        operator=recognized.operator,
+        spec=spec,
+        macs_per_run=spec.macs,
+        recognized=recognized,
+        **common,
+    )
+
+
+def _unfused_reason(fusion: Fusion) -> str | None:
+    if fusion.epilogue is None:
+        return fusion.reason
+    return f"accelerate fuses it with {fusion.epilogue}, but was not applied"
 
 
 def _lax_macs(shapes: tuple[Shape, ...], out_feature_axis: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import check_platforms
 from ..interop.accelerate import UNTRACEABLE, is_accelerated
+from ..interop.install import choose_lowering
 from .deprecated import Renamed
 from .equations import ConvEquation, ConvResult
 from .jaxprs import convolutions, trace
@@ -20,6 +21,7 @@ from .tracing import check_function
 
 HEADER = ("#", "operator", "operands", "result", "dtype", "platform", "implementation", "reason")
 OTHERS = ("platform", "not chosen", "#", "reason")
+FUSIONS = ("#", "fused with", "reason against fusion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +30,9 @@ class ExplainedConv(ConvResult):
 
     ``implementation`` computes it, with the tuned sizes ``tile`` (None if it has none), and
     ``reason`` says why: a rule, or a measurement by ``autotune``. ``reasons`` maps each of the
-    other implementations to the reason why it is not used. A convolution that is not one of
-    jaxconv's primitives runs on ``"lax"``; if jaxconv cannot express it, ``operator`` and ``spec``
-    are None.
+    other implementations to the reason why it is not used. A convolution of lax's runs on
+    ``"lax"``, unless ``install`` applies to the platform; if jaxconv cannot express it,
+    ``operator`` and ``spec`` are None.
     """
 
     platform: str
@@ -38,6 +40,14 @@ class ExplainedConv(ConvResult):
     reason: str
     reasons: dict[str, str]
     tile: Any = None
+
+    @property
+    def unfused_reason(self) -> str | None:
+        """Why ``accelerate`` does not fuse a forward convolution with what follows it.
+
+        None if it is fused with its ``epilogue``, and for gradients.
+        """
+        return self.equation.unfused_reason
 
     kernel = Renamed("implementation")
     blocks = Renamed("tile")
@@ -47,14 +57,16 @@ class ExplainedConv(ConvResult):
 class Explanation(Tabled):
     """The convolutions of a function in program order.
 
-    Prints as two tables: the implementation of each convolution, and the reasons against the
-    others. If ``accelerate`` could not trace the function, there are no ``convs``, ``unconverted``
-    says so in a sentence, and ``fallback_reason`` says why; otherwise both are None.
+    Prints as tables: the implementation of each convolution, the reasons against the others, and
+    if ``accelerated``, what each convolution is fused with, or the reason why not. If
+    ``accelerate`` could not trace the function, there are no ``convs``, ``unconverted`` says so in
+    a sentence, and ``fallback_reason`` says why; otherwise both are None.
     """
 
     convs: tuple[ExplainedConv, ...]
     unconverted: str | None = None
     fallback_reason: str | None = None
+    accelerated: bool = False
 
     left = Renamed("unconverted")
 
@@ -63,12 +75,15 @@ class Explanation(Tabled):
             return [self.unconverted]
         chosen = Table(HEADER, [(at, *_row(conv)) for at, conv in enumerate(self.convs, 1)])
         others = Table(OTHERS, list(_others(self.convs)))
-        return [chosen, others] if others.rows else [chosen]
+        fused = Table(FUSIONS, list(_fusions(self.convs)) if self.accelerated else ())
+        return [chosen, *(table for table in (others, fused) if table.rows)]
 
 
 def _row(conv: ExplainedConv) -> tuple[object, ...]:
     operator = "lax convolution" if conv.operator is None else conv.operator.value
-    a, b, result = map(format_shape, conv.shapes)
+    if not conv.epilogue.trivial:
+        operator = f"{operator} + {conv.epilogue}"
+    a, b, result = map(format_shape, (*conv.shapes[:2], conv.shapes[-1]))
     dtype = np.dtype(conv.dtype).name
     tile = "" if conv.tile is None else f" {conv.tile}"
     implementation = f"{conv.implementation}{tile}"
@@ -85,6 +100,17 @@ def _others(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str
         yield platform, implementation, " ".join(applies_to), reason
 
 
+def _fusions(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str]]:
+    """Each epilogue and each reason once, with the numbers of the convolutions."""
+    numbers: dict[tuple[str, str], list[str]] = {}
+    for at, conv in enumerate(convs, 1):
+        if conv.unfused_reason is not None or not conv.epilogue.trivial:
+            found = str(conv.epilogue), conv.unfused_reason or ""
+            numbers.setdefault(found, []).append(str(at))
+    for (epilogue, reason), applies_to in numbers.items():
+        yield " ".join(applies_to), epilogue, reason
+
+
 def explain(
     fn: Callable[..., Any], *args: Any, platforms: str | Sequence[str] | None = None, **kwargs: Any
 ) -> Explanation:
@@ -92,11 +118,14 @@ def explain(
 
     The function is traced, not run. Convolutions inside jit, scan, cond and the like are found, and
     so are those of gradients, if ``fn`` takes them. Choices measured by ``autotune`` apply on this
-    process's own device alone.
+    process's own device alone. Convolutions that ``fn`` calls through lax are reported as they
+    would be lowered now: by jaxconv on the platforms of ``install``, and of ``installed`` inside
+    its block, and otherwise by lax.
 
     The choices are those for whole arrays on one device. A ``jit`` over several CPUs or GPUs makes
     them for the shard of each device; over several TPUs it runs plain XLA (``lax``, ``taps`` or
-    ``dots``), because XLA cannot partition a Mosaic kernel. Inside a ``shard_map`` over all axes of
+    ``dots``), because XLA cannot partition a Mosaic kernel. So do, on any platform, convolutions of
+    lax's that ``install`` lowers in such a ``jit``. Inside a ``shard_map`` over all axes of
     the mesh every implementation runs, on any platform. Exported programs hold plain XLA only.
 
     Args:
@@ -131,7 +160,8 @@ def explain(
         if not is_accelerated(fn):
             raise
         return _not_converted(fn, error)
-    return Explanation(tuple(_explain(conv, platform) for conv in found for platform in names))
+    convs = tuple(_explain(conv, platform) for conv in found for platform in names)
+    return Explanation(convs, accelerated=is_accelerated(fn))
 
 
 def _not_converted(fn: Any, error: Exception) -> Explanation:
@@ -149,9 +179,11 @@ def implementation_of(conv: ConvEquation) -> str:
 
 
 def _choice(conv: ConvEquation, platform: str) -> Choice:
-    if conv.primitive and conv.operator is not None and conv.spec is not None:
-        return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
-    return Choice("lax", conv.unsupported_reason or "called through lax itself", {})
+    if conv.recognized is not None:
+        return choose_lowering(platform, conv.recognized, conv.dtype)[1]
+    assert conv.operator is not None
+    assert conv.spec is not None
+    return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
 
 
 def _explain(conv: ConvEquation, platform: str) -> ExplainedConv:

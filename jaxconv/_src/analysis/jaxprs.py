@@ -8,6 +8,7 @@ from typing import Any
 
 from jax.extend.core import Jaxpr, JaxprEqn, Literal
 
+from ..interop.fusion.fusions import fusions
 from .equations import ConvEquation, conv_equation
 from .tracing import program
 
@@ -19,8 +20,9 @@ def trace(fn: Callable, *args: Any, **kwargs: Any) -> Jaxpr:
 
 def convolutions(jaxpr: Jaxpr, count: int = 1) -> Iterator[ConvEquation]:
     """All convolutions in program order; those in a scan run once per iteration."""
-    for eqn in jaxpr.eqns:
-        conv = conv_equation(eqn, count)
+    fusion_of = {fusion.conv: fusion for fusion in fusions(jaxpr)}
+    for at, eqn in enumerate(jaxpr.eqns):
+        conv = conv_equation(eqn, count, fusion_of.get(at))
         if conv is not None:
             yield conv
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1

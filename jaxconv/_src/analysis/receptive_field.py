@@ -12,7 +12,7 @@ from typing import Any
 from jax.extend.core import JaxprEqn, Literal
 
 from ..geometry.spec import ConvSpec
-from .dependencies import Interval, Region, needed_regions, read_by_conv
+from .dependencies import Interval, Region, Whole, needed_regions, read_by_conv
 from .jaxprs import flattened, trace
 from .tables import Table, Tabled
 
@@ -28,11 +28,21 @@ class AxisField:
 
     ``size`` is how many pixels an output depends on, ``stride`` the distance between the fields of
     neighboring outputs, and ``offset`` the first pixel of output 0; if negative, it is padding.
+    If ``whole``, every output counts as depending on all pixels of the axis, from pixel 0, and
+    ``through`` names the operations of the traced program that read it whole.
     """
 
     size: int
     stride: int | Fraction
     offset: int
+    whole: bool = False
+    through: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """Why the field is the whole axis; empty if it is not."""
+        through = f" (through {', '.join(self.through)})" if self.through else ""
+        return f"whole input{through}" if self.whole else ""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -60,13 +70,19 @@ class ReceptiveField(Tabled):
         return len(self.axes)
 
     def parts(self) -> list[Table]:
+        head = ("axis", "size", "stride", "offset")
         rows = [(at, axis.size, axis.stride, axis.offset) for at, axis in enumerate(self.axes)]
-        return [Table(("axis", "size", "stride", "offset"), rows)]
+        if not any(axis.whole for axis in self.axes):
+            return [Table(head, rows)]
+        noted = [(*row, axis.note) for row, axis in zip(rows, self.axes, strict=True)]
+        return [Table((*head, "note"), noted)]
 
     def __str__(self) -> str:
         """One line."""
         stride = ", ".join(map(str, self.stride)) + ("," if len(self) == 1 else "")
-        return f"size {self.size}, stride ({stride}), offset {self.offset}"
+        notes = [f"axis {at}: {axis.note}" for at, axis in enumerate(self.axes) if axis.whole]
+        field = f"size {self.size}, stride ({stride}), offset {self.offset}"
+        return "; ".join((field, *notes))
 
 
 def receptive_field(
@@ -76,7 +92,9 @@ def receptive_field(
 
     The function is traced, not run. Its input is the first argument, its output the first result
     with shape ``[N, *S, C]``. Operations that mix whole axes, such as a global mean or a softmax
-    over space, see the whole input. If an output depends on no pixel, the size is 0.
+    over space, see the whole input. So do operations that the analysis does not know, such as loops
+    and callbacks; the field may therefore be too large, but never too small. The result names these
+    operations. All branches of a cond count. If an output depends on no pixel, the size is 0.
 
     Args:
         fn: A JAX function or module of one image, sequence or volume, or a sequence of
@@ -86,8 +104,9 @@ def receptive_field(
 
     Returns:
         A ``ReceptiveField``: per axis ``size`` in pixels, ``stride`` in input pixels per output
-        pixel (a ``Fraction`` if the function enlarges its input), and ``offset``, the first pixel
-        that the first output depends on.
+        pixel (a ``Fraction`` if the function enlarges its input), ``offset``, the first pixel
+        that the first output depends on, and ``whole``, whether it is the whole axis; then the
+        stride and offset are 0, and ``through`` names the operations that read it whole.
 
     Raises:
         TypeError: ``fn`` is neither callable nor a sequence of specs.
@@ -129,7 +148,7 @@ def field_of(
 
     @functools.cache
     def region_read(index: int) -> Region:
-        pixel: Region = (None, *((index, index),) * rank, None)
+        pixel: Region = (Whole(), *((index, index),) * rank, Whole())
         return needed_regions(eqns, {result: pixel}).get(source, nothing)
 
     fields = [lambda i, axis=axis: region_read(i)[axis + 1] for axis in range(rank)]
@@ -200,14 +219,14 @@ def _measure_axis(
     count = next(n for n in range(neighbors, 0, -1) if neighbors % n == 0 and n <= half)
     start = (outputs - count) // 2
     windows = [field(start + i) for i in range(count + 1)]
-    known = [window for window in windows if window is not None]
-    if windows[0] is None or windows[-1] is None:
-        return AxisField(inputs, 0, 0)
+    wholes = [window for window in windows if isinstance(window, Whole)]
+    if wholes:
+        through = frozenset().union(*(window.through for window in wholes))
+        return AxisField(inputs, 0, 0, whole=True, through=tuple(sorted(through)))
+    known = [window for window in windows if not isinstance(window, Whole)]
     stride = _stride([low for low, _ in known])
     size = max(high - low + 1 for low, high in known[:count])
-    offset = min(
-        math.floor(window[0] - stride * (start + i)) for i, window in enumerate(windows) if window
-    )
+    offset = min(math.floor(low - stride * (start + i)) for i, (low, _) in enumerate(known))
     return AxisField(size, stride.numerator if stride.denominator == 1 else stride, offset)
 
 

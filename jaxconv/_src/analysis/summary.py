@@ -37,9 +37,9 @@ class Layer:
 
     ``name`` is the path of its parameters in the module, ``equation`` the operation of the traced
     program: a ``ConvEquation``, with ``operator`` and ``spec``, if it is a convolution.
-    ``implementation`` is what computes it on the platform in use. ``receptive_field`` is the number
-    of input pixels on each axis that one pixel of the result depends on; it is None if the result
-    has no such axes, and in a loop.
+    ``implementation`` is what computes it on the platform in use, with ``install`` in effect or not
+    as it is now. ``receptive_field`` is the number of input pixels on each axis that one pixel of
+    the result depends on; it is None if the result has no such axes, and in a loop.
     """
 
     name: str

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks
@@ -96,6 +97,7 @@ def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
         ``[3, 3, 1, 1]``.
 
     Raises:
+        ValueError: ``diagonal`` is not a bool, or is traced.
         TypeError: ``dtype`` is neither floating nor complex.
 
     >>> laplacian()[:, :, 0, 0]
@@ -105,17 +107,21 @@ def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
 
     Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.6.
     """
-    bank = np.full((3, 3), 1.0 if diagonal else 0.0)
+    call = Call("filters.laplacian")
+    included: Any = _static(call, "diagonal", diagonal, "bool")
+    if not isinstance(included, int) or included not in (0, 1):
+        raise call.error(f"diagonal must be True or False, but got {diagonal!r}")
+    bank = np.full((3, 3), float(included))
     bank[1, :] = bank[:, 1] = 1.0
     bank[1, 1] = 1.0 - bank.sum()
-    return _bank(Call("filters.laplacian"), bank[:, :, None], dtype)
+    return _bank(call, bank[:, :, None], dtype)
 
 
 def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float32) -> Array:
     """A sampled Gaussian, normalized to a sum of 1.
 
     Args:
-        sigma: The standard deviation in pixels, positive.
+        sigma: The standard deviation in pixels, positive. Not traced: the extent depends on it.
         size: The extent, odd; by default 4 standard deviations on either side of the center.
         dtype: The dtype of the bank, floating or complex.
 
@@ -123,7 +129,8 @@ def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float
         ``[size, size, 1, 1]``.
 
     Raises:
-        ValueError: ``sigma`` is not positive, or ``size`` not a positive odd int.
+        ValueError: ``sigma`` is not positive, ``size`` is not a positive odd int, or one of them
+            is traced.
         TypeError: ``dtype`` is neither floating nor complex.
 
     >>> gaussian(1.5).shape
@@ -132,7 +139,8 @@ def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float
     Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.5.
     """
     call = Call("filters.gaussian")
-    if not _is_real(sigma) or not 0 < sigma < math.inf:
+    sigma, size = _static(call, "sigma", sigma), _static(call, "size", size)
+    if not isinstance(sigma, numbers.Real) or not 0 < sigma < math.inf:
         raise call.error(f"sigma must be a positive number of pixels, but got {sigma!r}")
     size = 2 * int(4 * sigma + 0.5) + 1 if size is None else checks.integer(call, "size", size)
     if size % 2 == 0:
@@ -142,8 +150,17 @@ def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float
     return _bank(call, bank[:, :, None], dtype)
 
 
-def _is_real(value: object) -> bool:
-    return isinstance(value, numbers.Real)
+def _static(call: Call, name: str, value: Any, kind: str = "number") -> Any:
+    """``value``, or the Python number or bool that it holds if it is a scalar array."""
+    if isinstance(value, Tracer):
+        raise call.error(
+            f"{name} must be a static {kind}, because the bank is computed with NumPy, but it is "
+            f"traced: {value!r}; pass a Python {kind}, or list it in static_argnames of jax.jit"
+        )
+    is_number = getattr(value, "shape", None) == () and (
+        jnp.issubdtype(value.dtype, np.number) or jnp.issubdtype(value.dtype, np.bool_)
+    )
+    return np.asarray(value).item() if is_number else value
 
 
 def apply(

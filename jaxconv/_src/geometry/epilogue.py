@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 # In the order of ``Activation`` in csrc/epilogue.h, which starts with the identity.
 ACTIVATIONS = (
@@ -36,6 +37,9 @@ class Epilogue:
     activation: str | None = None
     negative_slope: float = 0.0
 
+    def replace(self, **changes: Any) -> Epilogue:
+        return dataclasses.replace(self, **changes)
+
     @property
     def trivial(self) -> bool:
         """Whether it changes nothing."""
@@ -48,3 +52,6 @@ class Epilogue:
 
     def __str__(self) -> str:
         return " + ".join((*self.operands, *([self.activation] if self.activation else [])))
+
+
+NO_EPILOGUE = Epilogue()

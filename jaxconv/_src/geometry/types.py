@@ -9,3 +9,18 @@ from typing import Literal
 Ints = int | Sequence[int]
 
 ImplementationName = Literal["lax", "taps", "dots", "native", "pallas"]
+
+ActivationName = Literal[
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "silu",
+    "swish",
+    "gelu",
+    "gelu_tanh",
+    "gelu_exact",
+    "sigmoid",
+    "hard_swish",
+    "hard_silu",
+    "tanh",
+]

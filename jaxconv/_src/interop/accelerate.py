@@ -27,6 +27,11 @@ def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
     support, such as those of integers, are left to lax; ``explain(accelerate(fn), ...)`` lists the
     implementation of each convolution, and the reason for each that is left to lax.
 
+    A convolution is computed in one pass with what follows it: scales and biases per feature, such
+    as a normalization with fixed statistics, the addition of a residual, and an activation. For
+    this, no other operation may read the values in between. ``explain`` lists what was fused, and
+    for each other convolution the reason why it was not.
+
     ``fn`` is traced once per combination of argument types, as by ``jax.jit``. If ``fn`` is jitted
     it stays jitted, with its name, static arguments and donated arguments. Arrays are traced; all
     other leaves of the arguments and results are passed through unchanged. If ``fn`` is a module

@@ -1,6 +1,7 @@
 """Editing a jaxpr: each of lax's convolutions becomes an operator of jaxconv.
 
-The equation of a convolution is replaced by those of the operator. All other equations stay as they
+The equation of a convolution is replaced by those of the operator, together with a normalization, a
+residual and an activation after it where ``fusion`` finds them. All other equations stay as they
 are, except for the jaxprs inside them, which are edited in the same way: of a jit with its name and
 donated arguments, of loops and branches, of remat with its policy, of shard_map with its types. The
 rules of ``custom_jvp``, ``custom_vjp`` and ``custom_vmap`` are edited when jax calls them.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 
 from .. import compat
 from ..dispatch import implementation
+from .fusion.dense import dense_layers_are_fused
+from .fusion.fusions import FusedEquations, fused_equations, without_unread
 from .rearrangement import Rearrangement
 from .recognize import recognize_equation
 from .recognized_operator import compute_recognized
@@ -51,30 +54,44 @@ def _value(atom: Any, values: dict) -> Any:
     return atom.val if isinstance(atom, Literal) else values[atom]
 
 
-# The edited programs, by original program and forced implementation. jax's own caches compare
-# programs by identity, so a jit that is called many times must get the same edited program.
+# The edited programs, by original program and the contexts that decide how it is edited. jax's own
+# caches compare programs by identity, so a jit that is called many times must get the same one.
 _edited: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
 def edited(program: Any) -> Any:
     """A Jaxpr or ClosedJaxpr with jaxconv's operators; the same object if nothing changes."""
     results = _edited.setdefault(program, {})
-    forced = implementation.resolve(None)
-    if forced not in results:
+    key = implementation.resolve(None), dense_layers_are_fused()
+    if key not in results:
         result = _edit(program)
         # None stands for the program itself, which would otherwise keep itself alive.
-        results[forced] = None if result is program else result
-    return program if results[forced] is None else results[forced]
+        results[key] = None if result is program else result
+    return program if results[key] is None else results[key]
 
 
 def _edit(program: Any) -> Any:
     if not isinstance(program, Jaxpr):
         jaxpr = edited(program.jaxpr)
         return program if jaxpr is program.jaxpr else program.replace(jaxpr=jaxpr)
-    eqns = [new for eqn in program.eqns for new in _equations(eqn)]
+    eqns = _edited_equations(program)
     if len(eqns) == len(program.eqns) and all(map(_same, eqns, program.eqns)):
         return program
     return program.replace(eqns=eqns)
+
+
+def _edited_equations(program: Jaxpr) -> list[JaxprEqn]:
+    fused = fused_equations(program)
+    replaced = {at for fusion in fused.values() for at in fusion.replaced}
+    masks = {at: eqn for fusion in fused.values() for at, eqn in fusion.masks.items()}
+    eqns: list[JaxprEqn] = []
+    for at, eqn in enumerate(program.eqns):
+        if at in fused:
+            eqns += _fusion(fused[at])
+        elif at not in replaced:
+            eqns += _equations(masks.get(at, eqn))
+    read = {variable for fusion in fused.values() for variable in fusion.read}
+    return without_unread(eqns, program.outvars, read) if fused else eqns
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -123,13 +140,21 @@ def _convolution(eqn: JaxprEqn) -> Iterator[JaxprEqn]:
     )
     with eqn.ctx.manager:
         program = jax.make_jaxpr(compute)(*[atom.aval for atom in eqn.invars]).jaxpr
-    yield from _inlined(program, eqn)
+    yield from _inlined(program, eqn.invars, eqn.outvars, eqn)
 
 
-def _inlined(program: Jaxpr, eqn: JaxprEqn) -> Iterator[JaxprEqn]:
-    """The equations of ``program`` on the operands and results of ``eqn``."""
-    variables: dict[Any, Any] = dict(zip(program.invars, eqn.invars, strict=True))
-    variables |= zip(program.outvars, eqn.outvars, strict=True)
+def _fusion(fused: FusedEquations) -> Iterator[JaxprEqn]:
+    """The equations of a fused convolution, with the name stack and source line of the original."""
+    program, operands = fused.replacement
+    yield from _inlined(program, operands, [fused.result], fused.conv)
+
+
+def _inlined(
+    program: Jaxpr, operands: Sequence[Any], results: Sequence[Any], eqn: JaxprEqn
+) -> Iterator[JaxprEqn]:
+    """The equations of ``program`` on other variables, with the source of ``eqn``."""
+    variables: dict[Any, Any] = dict(zip(program.invars, operands, strict=True))
+    variables |= zip(program.outvars, results, strict=True)
     for new in program.eqns:
         outvars = [variables.setdefault(var, Var(var.aval)) for var in new.outvars]
         invars = [atom if isinstance(atom, Literal) else variables[atom] for atom in new.invars]

@@ -18,7 +18,7 @@ from jax import lax
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch.choose import choose_implementation
+from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import check_platforms
 from ..spmd import lowering
 from .recognize import recognize_params
@@ -37,7 +37,7 @@ def install(platforms: Sequence[str] = ("cpu",)) -> None:
     This includes the convolutions of Flax, Haiku, Equinox, Keras and other libraries that call lax,
     under any transformation. jax's caches are cleared, so functions that are already jitted compile
     again at their next call; programs compiled ahead of time do not change. Calling ``install``
-    again has no further effect.
+    again has no further effect. ``explain`` and ``summarize`` report which implementations result.
 
     Args:
         platforms: The platforms to install on: any of ``"cpu"``, ``"cuda"``, ``"rocm"`` and
@@ -106,8 +106,13 @@ def _intercept(platforms: Sequence[str]) -> None:
 
 def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     (result,) = ctx.avals_out
-    recognized = _recognize(platform, ctx, params)
-    if recognized is None or _implementation(ctx, platform, recognized, result.dtype) == "lax":
+    recognized = None
+    if not lowering.is_lowering_primitive():
+        plain_xla_reason = compat.custom_calls_unsupported(ctx)
+        a, b = ctx.avals_in
+        found = recognize_params(a, b, params)
+        recognized, _ = choose_lowering(platform, found, result.dtype, plain_xla_reason)
+    if recognized is None:
         return lax_rule(ctx, lhs, rhs, **params)
     compute = functools.partial(
         compute_recognized,
@@ -120,22 +125,29 @@ def _lower(platform: str, lax_rule, ctx, lhs, rhs, **params):
     return compat.lower_without_mesh(ctx, platform, lower, lhs, rhs)
 
 
-def _recognize(platform: str, ctx, params) -> RecognizedOperator | None:
-    """The operator to lower instead, or None if lax's convolution is to be lowered by lax."""
-    is_installed = platform in _in_process or platform in _in_block.value
-    if not is_installed or lowering.is_lowering_primitive():
-        return None
-    lhs, rhs = ctx.avals_in
-    recognized = recognize_params(lhs, rhs, params)
-    return None if isinstance(recognized, str) else as_input_grad(recognized)
+def choose_lowering(
+    platform: str,
+    recognized: RecognizedOperator | str,
+    dtype: Any,
+    plain_xla_reason: str | None = None,
+) -> tuple[RecognizedOperator | None, Choice]:
+    """The operator that one of lax's convolutions is lowered to now, and its implementation.
 
+    The operator is None if lax's own rule lowers the convolution; the choice says why.
 
-def _implementation(ctx, platform: str, recognized: RecognizedOperator, dtype) -> str:
+    Args:
+        platform: One of ``registry.PLATFORMS``.
+        recognized: What the convolution is to jaxconv, or why it is nothing.
+        dtype: The dtype of the result.
+        plain_xla_reason: As for ``choose_implementation``.
+    """
+    if isinstance(recognized, str):
+        return None, Choice("lax", recognized, {})
+    if platform not in _in_process | _in_block.value:
+        reason = f'called through lax; use install("{platform}") or accelerate to change this'
+        return None, Choice("lax", reason, {})
+    lowered = as_input_grad(recognized)
     choice = choose_implementation(
-        recognized.operator,
-        platform,
-        recognized.spec,
-        dtype,
-        plain_xla_reason=compat.custom_calls_unsupported(ctx),
+        lowered.operator, platform, lowered.spec, dtype, plain_xla_reason=plain_xla_reason
     )
-    return choice.implementation
+    return (None if choice.implementation == "lax" else lowered), choice

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax.interpreters import batching
 
+from ..geometry.epilogue import Epilogue
 from ..geometry.spec import ConvSpec, Operator
+from .fused import bind_fused, decomposed, fused_conv_p
 from .rules import PRIMITIVES, RESULT, ROLES, bind
 
 
@@ -40,6 +43,38 @@ def _batch(operator: Operator, operands, axes, *, spec: ConvSpec, **params):
     a, b = values.values()
     result = bind(operator, a, b, _mapped_spec(shared, spec, size), **params)
     return _unfold(result, size, *_folded_axis(shared, RESULT[operator], spec))
+
+
+def _batch_fused(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params):
+    """As ``_batch``; scale and bias fold as the features do, a residual as the result does."""
+    names = ("x", "kernel", *epilogue.operands)
+    mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
+    size = next(a.shape[i] for a, i in zip(operands, axes, strict=True) if i is not None)
+    shared = "".join(role for role, name in (("x", "x"), ("k", "kernel")) if name not in mapped)
+    per_example = shared == "k" and mapped & {"scale", "bias"}
+    if shared == "xk" or per_example or (isinstance(size, int) and size == 0):
+        compute = functools.partial(decomposed, spec=spec, epilogue=epilogue, **params)
+        return jax.vmap(compute, in_axes=tuple(axes), axis_size=size)(*operands), 0
+    x, kernel, *rest = (
+        _fold_operand(name, operand, axis, size, shared, spec)
+        for name, operand, axis in zip(names, operands, axes, strict=True)
+    )
+    result = bind_fused(x, kernel, rest, _mapped_spec(shared, spec, size), epilogue, **params)
+    return _unfold(result, size, *_folded_axis(shared, "g", spec))
+
+
+def _fold_operand(name: str, operand, axis: int | None, size, shared: str, spec: ConvSpec):
+    """One operand of a fused convolution with the mapped axis folded in."""
+    role = {"x": "x", "kernel": "k"}.get(name, "g")
+    if role == shared or (axis is None and shared == "k" and name != "residual"):
+        return operand
+    batched = (
+        jnp.broadcast_to(operand, (size, *operand.shape))
+        if axis is None
+        else jnp.moveaxis(operand, axis, 0)
+    )
+    folded, outer = _folded_axis(shared, role, spec)
+    return _fold(batched, 0 if name in ("scale", "bias") else folded, outer)
 
 
 def _folded_axis(shared: str, role: str, spec: ConvSpec) -> tuple[int, int]:
@@ -94,3 +129,4 @@ def _unfold(array, size: int, axis: int, outer: int):
 
 for _operator, _primitive in PRIMITIVES.items():
     batching.primitive_batchers[_primitive] = functools.partial(_batch, _operator)
+batching.primitive_batchers[fused_conv_p] = _batch_fused

@@ -88,7 +88,7 @@ def apply(
     return result if resolved.batched or operator is Operator.FILTER_GRAD else result[0]
 
 
-def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype) -> None:
+def check_forced(call: Call, name: str, operator: Operator, spec: ConvSpec, dtype: Any) -> None:
     """Raises an error in the caller's words if a forced implementation does not support this."""
     message = unsupported_message(name, operator, spec, dtype)
     if message is not None:

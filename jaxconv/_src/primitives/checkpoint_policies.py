@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from .fused import fused_conv_p
 from .rules import OPERATORS
 
 
@@ -28,7 +29,8 @@ def convs_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
 
     Source: the documentation of ``jax.checkpoint_policies``.
     """
-    return primitive in OPERATORS or primitive is lax.conv_general_dilated_p
+    convs = (fused_conv_p, lax.conv_general_dilated_p)
+    return primitive in OPERATORS or primitive in convs
 
 
 def dots_and_convs_saveable(primitive: Any, *args: Any, **params: Any) -> bool:

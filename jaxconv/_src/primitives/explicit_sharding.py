@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 from jax import lax
 
@@ -17,8 +19,21 @@ def match_varying(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _varying_over(a, axes_b - axes_a), _varying_over(b, axes_a - axes_b)
 
 
+def match_all_varying(arrays: Sequence[jax.Array]) -> list[jax.Array]:
+    """Casts all arrays to vary over the same manual mesh axes."""
+    axes = [compat.varying_axes(array) for array in arrays]
+    every = frozenset().union(*axes)
+    return [_varying_over(array, every - own) for array, own in zip(arrays, axes, strict=True)]
+
+
 def _varying_over(x, axes):
     return lax.pcast(x, tuple(axes), to="varying") if axes else x
+
+
+def is_explicit(array: jax.Array) -> bool:
+    """Whether the array is on a mesh whose shardings are part of types."""
+    mesh = jax.typeof(array).sharding.mesh
+    return not mesh.empty and jax.sharding.AxisType.Explicit in mesh.axis_types
 
 
 def result_sharding(operator: Operator, a, b, spec: ConvSpec, out_sharding):

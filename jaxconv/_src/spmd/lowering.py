@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextvars
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,8 @@ from .. import compat
 from ..dispatch.choose import choose_implementation
 from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from ..geometry.spec import Operator
+from ..kernels.xla.epilogue import apply_epilogue
+from ..primitives.fused import decomposed, fused_conv_p
 from ..primitives.rules import PRIMITIVES
 from . import partitioning
 
@@ -35,12 +39,41 @@ def is_lowering_primitive() -> bool:
 
 def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation, **params):
     run = _function(operator, platform, ctx, spec, implementation, params)
+    return _lower_function(run, platform, ctx, a, b)
+
+
+def _lower_function(run: Callable[..., Any], platform: str, ctx, *operands):
     token = _lowering_primitive.set(True)
     try:
         lower = mlir.lower_fun(run, multiple_results=False)
-        return compat.lower_without_mesh(ctx, platform, lower, a, b)
+        return compat.lower_without_mesh(ctx, platform, lower, *operands)
     finally:
         _lowering_primitive.reset(token)
+
+
+def _lower_fused(platform: str, ctx, *operands, **params):
+    """In one pass if the implementation has one; otherwise the epilogue follows in plain XLA."""
+    if params["spec"].empty or compat.custom_calls_unsupported(ctx) is not None:
+        # The convolution inside is lowered, partitioned and exported by its own rule.
+        lower = mlir.lower_fun(functools.partial(decomposed, **params), multiple_results=False)
+        return lower(ctx, *operands)
+    run = functools.partial(_compute_fused, platform, **params)
+    return _lower_function(run, platform, ctx, *operands)
+
+
+def _compute_fused(
+    platform: str, x, kernel, *operands, spec, epilogue, dtype, precision, implementation
+):
+    """A fused convolution on arrays of one device, without a mesh."""
+    choice = choose_implementation(Operator.CONV, platform, spec, dtype, implementation)
+    module = IMPLEMENTATIONS[choice.implementation][platform]
+    options = {"precision": precision, "dtype": dtype}
+    options |= {} if choice.tile is None else {"tile": choice.tile}
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        x, kernel = _promotable_pair(x, kernel, dtype)
+        if hasattr(module, "fused_conv"):
+            return module.fused_conv(x, kernel, operands, spec, epilogue, **options)
+        return apply_epilogue(module.conv(x, kernel, spec, **options), epilogue, operands)
 
 
 def _function(operator: Operator, platform: str, ctx, spec, implementation, params: dict):
@@ -68,9 +101,13 @@ def _compute(
     options = {} if choice.tile is None else {"tile": choice.tile}
     # The caller's promotion rules are for the caller's code; here the operands' dtypes may differ.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        widest = max(a.dtype, b.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
-        a, b = (_promotable(operand, widest) for operand in (a, b))
+        a, b = _promotable_pair(a, b, dtype)
         return compute(a, b, spec, precision=precision, dtype=dtype, **options)
+
+
+def _promotable_pair(a, b, dtype):
+    widest = max(a.dtype, b.dtype, jnp.dtype(dtype), key=lambda each: each.itemsize)
+    return _promotable(a, widest), _promotable(b, widest)
 
 
 def _promotable(operand, widest):
@@ -85,6 +122,10 @@ def _register() -> None:
         for platform in PLATFORMS:
             rule = functools.partial(_lower, operator, platform)
             mlir.register_lowering(primitive, rule, platform=platform)
+    compat.lower_with_devices(fused_conv_p)
+    for platform in PLATFORMS:
+        rule = functools.partial(_lower_fused, platform)
+        mlir.register_lowering(fused_conv_p, rule, platform=platform)
 
 
 _register()

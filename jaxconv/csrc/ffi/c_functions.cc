@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "ffi/export.h"
+#include "ffi/fused.h"
 #include "ffi/instruction_set.h"
+#include "ffi/packed_kernel.h"
 #include "ffi/request.h"
 #include "ffi/teams.h"
 
@@ -66,6 +68,44 @@ JAXCONV_EXPORT int jaxconv_run(int64_t op, int64_t element, int64_t rank, const 
   jaxconv::ThreadTeam team(threads);
   const auto request = jaxconv::request_of(op, element, rank, sizes);
   return jaxconv::report(jaxconv::run(request, source, operand, result, team), message, capacity);
+}
+
+// A convolution with an epilogue. `epilogue` are its scale, bias and residual, each an array of the
+// size that the convolution requires, or null. If `packed_bytes` is not zero, `kernel` is a packed
+// kernel of that size.
+JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_t* sizes,
+                                     const void* x, const void* kernel, int64_t packed_bytes,
+                                     const void* const* epilogue, int64_t activation,
+                                     double negative_slope, void* result, int64_t threads,
+                                     char* message, int64_t capacity) {
+  jaxconv::ThreadTeam team(threads);
+  const auto request =
+      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes);
+  const jaxconv::EpilogueRequest fused{{epilogue[0], {sizes[2]}},
+                                       {epilogue[1], {sizes[2]}},
+                                       {epilogue[2], request.output},
+                                       activation,
+                                       negative_slope};
+  const jaxconv::PackedKernel packed{kernel, packed_bytes};
+  return jaxconv::report(jaxconv::run_fused(request, fused, x, kernel,
+                                            packed_bytes != 0 ? &packed : nullptr, result, team),
+                         message, capacity);
+}
+
+// The bytes of a packed kernel, or 0 if the engine reads the kernel in place.
+JAXCONV_EXPORT int64_t jaxconv_packed_bytes(int64_t element, int64_t rank, const int64_t* sizes) {
+  return jaxconv::packed_bytes(
+      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes));
+}
+
+// Packs a kernel into `bytes` bytes.
+JAXCONV_EXPORT int jaxconv_pack(int64_t element, int64_t rank, const int64_t* sizes,
+                                const void* kernel, void* packed, int64_t bytes, int64_t threads,
+                                char* message, int64_t capacity) {
+  jaxconv::ThreadTeam team(threads);
+  const auto request =
+      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes);
+  return jaxconv::report(jaxconv::pack(request, kernel, packed, bytes, team), message, capacity);
 }
 
 // Later calls use this many threads of the engine's own; 0 returns to XLA's threads.

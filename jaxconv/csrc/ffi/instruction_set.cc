@@ -11,7 +11,11 @@ namespace {
   {#isa,                                                                     \
    {isa::depthwise_float32, isa::depthwise_float64, isa::depthwise_bfloat16, \
     isa::depthwise_float16},                                                 \
-   {isa::dense_float32, isa::dense_float64, isa::dense_bfloat16, isa::dense_float16}}
+   {isa::dense_float32, isa::dense_float64, isa::dense_bfloat16, isa::dense_float16},      \
+   {isa::pack_dense_float32, isa::pack_dense_float64, isa::pack_dense_bfloat16,            \
+    isa::pack_dense_float16},                                                              \
+   {isa::size_panels_dense_float32, isa::size_panels_dense_float64,                        \
+    isa::size_panels_dense_bfloat16, isa::size_panels_dense_float16}}
 
 constexpr InstructionSet kBaseline = JAXCONV_ENGINE(baseline);
 #if defined(JAXCONV_X86)

@@ -10,7 +10,8 @@ namespace jaxconv {
 
 struct InstructionSet {
   const char* name;
-  Compute depthwise[4], dense[4];  // by Element
+  Compute depthwise[4], dense[4], pack[4];  // by Element
+  SizePanels size_panels[4];
 };
 
 // At first the best that this machine supports, of those that the library was built for.

@@ -8,40 +8,16 @@
 namespace jaxconv {
 namespace {
 
-// Larger convolutions would need more workspace than a call may allocate; none in use comes close.
-constexpr int64_t kMaxTaps = 1 << 14;
-constexpr int64_t kMaxFeatures = 1 << 16;
-constexpr int64_t kMaxProducts = 30000;  // summed per result: packed weights grow with them
-
 // With larger depthwise multipliers, a channel has whole vectors of features: a grouped
 // convolution.
 constexpr int64_t kMaxDepthwiseMultiplier = 8;
 
-// Below this, attributes never overflow 64-bit index arithmetic.
-constexpr int64_t kMaxAttribute = int64_t{1} << 31;
-
-constexpr const char* kTooLarge = "needs more workspace than a call of the CPU engine may allocate";
-
-using Shape = std::vector<int64_t>;
+}  // namespace
 
 std::string to_string(const Shape& shape) {
   std::string s = "(";
   for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
   return s + ")";
-}
-
-int64_t output_size(int64_t in, int64_t kernel, int64_t stride, int64_t low, int64_t high,
-                    int64_t dilation) {
-  if (in == 0 || kernel == 0) return 0;
-  const int64_t room = in + low + high - (dilation * (kernel - 1) + 1);
-  return room < 0 ? 0 : room / stride + 1;
-}
-
-bool empty(const Shape& shape) {
-  for (int64_t size : shape) {
-    if (size == 0) return true;
-  }
-  return false;
 }
 
 Geometry geometry(const Request& r) {
@@ -61,6 +37,36 @@ Geometry geometry(const Request& r) {
     if (axis.kernel == 1) axis.dilation = 1;
   }
   return g;
+}
+
+bool is_depthwise(const Geometry& g) {
+  return g.groups == g.channels && g.features <= kMaxDepthwiseMultiplier * g.channels;
+}
+
+namespace {
+
+// Larger convolutions would need more workspace than a call may allocate; none in use comes close.
+constexpr int64_t kMaxTaps = 1 << 14;
+constexpr int64_t kMaxFeatures = 1 << 16;
+constexpr int64_t kMaxProducts = 30000;  // summed per result: packed weights grow with them
+
+// Below this, attributes never overflow 64-bit index arithmetic.
+constexpr int64_t kMaxAttribute = int64_t{1} << 31;
+
+constexpr const char* kTooLarge = "needs more workspace than a call of the CPU engine may allocate";
+
+int64_t output_size(int64_t in, int64_t kernel, int64_t stride, int64_t low, int64_t high,
+                    int64_t dilation) {
+  if (in == 0 || kernel == 0) return 0;
+  const int64_t room = in + low + high - (dilation * (kernel - 1) + 1);
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+bool empty(const Shape& shape) {
+  for (int64_t size : shape) {
+    if (size == 0) return true;
+  }
+  return false;
 }
 
 int64_t element_size(Element element) {
@@ -163,27 +169,11 @@ std::string check_limits(const Request& r) {
   return "";
 }
 
-std::string compute(const Request& r, const void* source, const void* operand, void* result,
-                    Team& team) {
-  const Shape& shape = r.op == Operator::kConv        ? r.output
-                       : r.op == Operator::kInputGrad ? r.input
-                                                      : r.kernel;
-  int64_t bytes = element_size(r.element);
-  for (int64_t size : shape) bytes *= size;
-  if (empty(r.input) || empty(r.kernel) || empty(r.output)) {
-    // There are no products: the result, unless it is empty too, is zero.
-    if (bytes > 0) std::memset(result, 0, static_cast<size_t>(bytes));
-    return "";
-  }
-  prefer_large_pages(result, bytes);
-  const Call call{r.op, geometry(r), source, operand, result, &team};
-  const Geometry& g = call.geometry;
-  const bool depthwise =
-      g.groups == g.channels && g.features <= kMaxDepthwiseMultiplier * g.channels;
-  const InstructionSet& isa = instruction_set();
-  const Compute* by_element = depthwise ? isa.depthwise : isa.dense;
-  const char* problem = by_element[static_cast<int>(r.element)](call);
-  return problem == nullptr ? "" : problem;
+// A convolution of the same output in which no tap reaches a source.
+Geometry without_products(Geometry g) {
+  for (Axis& axis : g.axis) axis = {1, axis.out, 1, 1, axis.out, 1};
+  g.channels = g.groups = 1;
+  return g;
 }
 
 }  // namespace
@@ -197,10 +187,41 @@ std::string unsupported_reason(const Request& r) {
   return "";
 }
 
+std::string compute(const Request& r, Call call) {
+  const Shape& shape = r.op == Operator::kConv        ? r.output
+                       : r.op == Operator::kInputGrad ? r.input
+                                                      : r.kernel;
+  int64_t bytes = element_size(r.element);
+  for (int64_t size : shape) bytes *= size;
+  call.op = r.op;
+  call.geometry = geometry(r);
+  std::vector<char> zeros;
+  if (empty(r.input) || empty(r.kernel) || empty(r.output)) {
+    // There are no products: the result, unless it is empty too, is that of zero.
+    if (bytes > 0) std::memset(call.result, 0, static_cast<size_t>(bytes));
+    if (bytes == 0 || call.epilogue == nullptr) return "";
+    zeros.resize(static_cast<size_t>(call.geometry.features * element_size(r.element)));
+    call.geometry = without_products(call.geometry);
+    call.source = call.operand = zeros.data();
+    call.panels = nullptr;
+  }
+  prefer_large_pages(call.result, bytes);
+  const InstructionSet& isa = instruction_set();
+  const Compute* by_element = is_depthwise(call.geometry) ? isa.depthwise : isa.dense;
+  const char* problem = by_element[static_cast<int>(r.element)](call);
+  return problem == nullptr ? "" : problem;
+}
+
 std::string run(const Request& request, const void* source, const void* operand, void* result,
                 Team& team) {
   const std::string reason = unsupported_reason(request);
-  return reason.empty() ? compute(request, source, operand, result, team) : reason;
+  if (!reason.empty()) return reason;
+  Call call{};
+  call.source = source;
+  call.operand = operand;
+  call.result = result;
+  call.team = &team;
+  return compute(request, call);
 }
 
 }  // namespace jaxconv

@@ -30,4 +30,16 @@ std::string unsupported_reason(const Request& request);
 std::string run(const Request& request, const void* source, const void* operand, void* result,
                 Team& team);
 
+// Computes a request that is supported. The call has its arrays, team, epilogue and panels; the
+// rest is filled in from the request.
+std::string compute(const Request& request, Call call);
+
+using Shape = std::vector<int64_t>;
+std::string to_string(const Shape& shape);
+
+Geometry geometry(const Request& request);
+
+// Whether the depthwise part of the engine computes it.
+bool is_depthwise(const Geometry& geometry);
+
 }  // namespace jaxconv

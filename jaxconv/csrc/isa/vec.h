@@ -2,6 +2,8 @@
 //
 // This header and everything that includes it is compiled once per instruction set, each time in
 // its own namespace (JAXCONV_ISA), so that the linker never merges two of the copies.
+// Within that namespace, the depthwise and the dense part must not give two types the same name:
+// the linker would merge their functions.
 
 #pragma once
 
@@ -175,6 +177,13 @@ __attribute__((noinline)) void store_lanes(S* p, V v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = bit_cast<S>(v[i]);
 }
 
+// Whether a part of a vector is stored by one instruction.
+#if defined(__AVX512VL__) && defined(__AVX512BW__)
+constexpr bool kMaskedStores = true;
+#else
+constexpr bool kMaskedStores = false;
+#endif
+
 // Loads (below: stores) the first n < N lanes without touching memory past them. The other lanes of
 // a load are zero.
 template <class V, int N, class S>
@@ -269,6 +278,37 @@ JAXCONV_INLINE V kept(V v) {
 template <class A, int N>
 JAXCONV_INLINE Vec<A, N> broadcast(A value) {
   return value - Vec<A, N>{};  // x - 0 == x for every x, but -0 + 0 is +0
+}
+
+// The larger of x and `low`; below, the smaller of x and `high`. A NaN in x stays: comparisons with
+// it are false, and the instructions return their second operand.
+template <class A, int N>
+JAXCONV_INLINE Vec<A, N> at_least(Vec<A, N> x, A low) {
+  const auto bound = broadcast<A, N>(low);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float> && N == 16) {
+    return bit_cast<Vec<A, N>>(_mm512_max_ps(bit_cast<__m512>(bound), bit_cast<__m512>(x)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float> && N == 8) {
+    return bit_cast<Vec<A, N>>(_mm256_max_ps(bit_cast<__m256>(bound), bit_cast<__m256>(x)));
+  }
+#endif
+  return bound > x ? bound : x;
+}
+template <class A, int N>
+JAXCONV_INLINE Vec<A, N> at_most(Vec<A, N> x, A high) {
+  const auto bound = broadcast<A, N>(high);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<A, float> && N == 16) {
+    return bit_cast<Vec<A, N>>(_mm512_min_ps(bit_cast<__m512>(bound), bit_cast<__m512>(x)));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<A, float> && N == 8) {
+    return bit_cast<Vec<A, N>>(_mm256_min_ps(bit_cast<__m256>(bound), bit_cast<__m256>(x)));
+  }
+#endif
+  return bound < x ? bound : x;
 }
 
 // Single elements, for packing and for remainders.

@@ -19,6 +19,7 @@ from .layouts import causal_state as causal_state
 from .layouts import causal_state_shape as causal_state_shape
 from .layouts import depthwise_kernel as depthwise_kernel
 from .layouts import filter_bank as filter_bank
+from .layouts import per_feature as per_feature
 from .layouts import pointwise_kernel as pointwise_kernel
 from .layouts import separable_kernel as separable_kernel
 from .sizes import batched as batched

@@ -20,8 +20,13 @@ from .sizes import (
 
 
 def bias(call: Call, value: Any, out_features: int) -> None:
-    if value is not None and tuple(value.shape) != (out_features,):
-        raise call.error(f"bias must have shape [F] = ({out_features},)")
+    if value is not None:
+        per_feature(call, "bias", value, out_features)
+
+
+def per_feature(call: Call, name: str, value: Any, out_features: int) -> None:
+    if tuple(value.shape) != (out_features,):
+        raise call.error(f"{name} must have shape [F] = ({out_features},)")
 
 
 def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape) -> None:

@@ -16,6 +16,8 @@ from ...geometry.spec import Operator
 
 FILE = "_native.so"
 TARGETS = {operator: f"jaxconv_{operator.value}" for operator in Operator}  # XLA's custom calls
+FUSED_TARGET = "jaxconv_fused_conv"
+PACK_TARGET = "jaxconv_pack_kernel"
 
 
 def load() -> ctypes.CDLL:
@@ -58,7 +60,8 @@ def _load() -> ctypes.CDLL | str:
     library.jaxconv_instruction_set.restype = ctypes.c_char_p
     library.jaxconv_inject_threads.argtypes = [ctypes.c_int64]
     library.jaxconv_inject_threads.restype = None
-    for target in TARGETS.values():
+    library.jaxconv_packed_bytes.restype = ctypes.c_int64
+    for target in (*TARGETS.values(), FUSED_TARGET, PACK_TARGET):
         handler = jax.ffi.pycapsule(getattr(library, target))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
     return library

@@ -1,4 +1,4 @@
-"""The three operators on the CPU engine: bindings of the C++ code in ``csrc/``.
+"""The operators and the fused convolution on the CPU engine: bindings of the C++ code in ``csrc/``.
 
 The engine runs on XLA's own threads. Results are bit-identical for any number of them.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...geometry.epilogue import ACTIVATIONS, Epilogue
 from ...geometry.spec import ConvSpec, Operator
 from . import library
 
@@ -29,6 +30,68 @@ def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
 
 def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
     return _call(Operator.FILTER_GRAD, x, g, spec, dtype)
+
+
+def fused_conv(
+    x,
+    kernel,
+    operands,
+    spec: ConvSpec,
+    epilogue: Epilogue,
+    *,
+    precision=None,
+    dtype=None,
+    packed: bool = False,
+):
+    """``activation(conv(x, kernel) * scale + bias + residual)`` in one call.
+
+    ``operands`` are the arrays that ``epilogue.operands`` names. The epilogue is computed in the
+    dtype of the sums: float32 for 16-bit types, whose results are rounded once. If ``packed``,
+    ``kernel`` is a result of ``pack_kernel`` in the widest dtype of the other arrays and ``dtype``.
+    """
+    dtype, computed = _dtypes((x, *operands) if packed else (x, kernel, *operands), dtype)
+    _check_supported(Operator.CONV, spec, computed)
+    call = jax.ffi.ffi_call(library.FUSED_TARGET, jax.ShapeDtypeStruct(spec.output_shape, computed))
+    result = call(
+        x.astype(computed),
+        kernel if packed else kernel.astype(computed),
+        *(array.astype(computed) for array in operands),
+        **_attributes(spec),
+        **{f"has_{name}": name in epilogue.operands for name in ("scale", "bias", "residual")},
+        activation=np.int64(activation_index(epilogue)),
+        negative_slope=np.float64(epilogue.negative_slope),
+        packed_shape=np.array(spec.kernel_shape if packed else (), np.int64),
+    )
+    return result.astype(dtype)
+
+
+def packed_size(spec: ConvSpec, dtype) -> int | None:
+    """The bytes of the packed kernel, or None if the engine reads the kernel of ``spec`` in place.
+
+    Depthwise kernels are read in place.
+    """
+    _check_supported(Operator.CONV, spec, dtype)
+    values = np.array(sizes(spec), np.int64)
+    size = library.load().jaxconv_packed_bytes(
+        ctypes.c_int64(ELEMENTS.index(jnp.dtype(dtype).name)),
+        ctypes.c_int64(spec.rank),
+        values.ctypes.data_as(ctypes.c_void_p),
+    )
+    return size or None
+
+
+def pack_kernel(kernel, spec: ConvSpec, dtype=None):
+    """The kernel as ``fused_conv(..., packed=True)`` reads it, in bytes, or None (``packed_size``).
+
+    It serves every batch and image size. It depends on ``dtype`` (by default the kernel's) and on
+    the instruction set in use: a call with another one raises an error.
+    """
+    dtype = jnp.dtype(kernel.dtype if dtype is None else dtype)
+    size = packed_size(spec, dtype)
+    if size is None:
+        return None
+    call = jax.ffi.ffi_call(library.PACK_TARGET, jax.ShapeDtypeStruct((size,), np.uint8))
+    return call(kernel.astype(dtype), groups=np.int64(spec.groups))
 
 
 def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
@@ -73,26 +136,40 @@ def sizes(spec: ConvSpec) -> tuple:
     )
 
 
+def activation_index(epilogue: Epilogue) -> int:
+    """The number of its activation in ``csrc/epilogue.h``."""
+    return 0 if epilogue.activation is None else 1 + ACTIVATIONS.index(epilogue.activation)
+
+
 def _call(operator: Operator, a, b, spec: ConvSpec, dtype):
-    """One FFI call in the widest of the dtypes, so that no result is rounded to a narrower one."""
-    common = jnp.promote_types(a.dtype, b.dtype)
-    dtype = jnp.dtype(common if dtype is None else dtype)
-    computed = jnp.promote_types(common, dtype)
-    reason = unsupported_reason(operator, spec, computed)
-    if reason is not None:
-        raise ValueError(reason)
+    dtype, computed = _dtypes((a, b), dtype)
+    _check_supported(operator, spec, computed)
     call = jax.ffi.ffi_call(
         library.TARGETS[operator], jax.ShapeDtypeStruct(spec.result_shape(operator), computed)
     )
-    result = call(
-        a.astype(computed),
-        b.astype(computed),
-        strides=np.array(spec.strides, np.int64),
-        padding=np.array(spec.padding, np.int64).reshape(-1),
-        dilation=np.array(spec.dilation, np.int64),
-        groups=np.int64(spec.groups),
-    )
-    return result.astype(dtype)
+    return call(a.astype(computed), b.astype(computed), **_attributes(spec)).astype(dtype)
+
+
+def _dtypes(arrays, dtype) -> tuple[np.dtype, np.dtype]:
+    """The dtypes of the result and of the call: the widest, so that nothing is rounded to less."""
+    common = functools.reduce(jnp.promote_types, (array.dtype for array in arrays))
+    dtype = jnp.dtype(common if dtype is None else dtype)
+    return dtype, jnp.promote_types(common, dtype)
+
+
+def _check_supported(operator: Operator, spec: ConvSpec, dtype) -> None:
+    reason = unsupported_reason(operator, spec, dtype)
+    if reason is not None:
+        raise ValueError(reason)
+
+
+def _attributes(spec: ConvSpec) -> dict:
+    return {
+        "strides": np.array(spec.strides, np.int64),
+        "padding": np.array(spec.padding, np.int64).reshape(-1),
+        "dilation": np.array(spec.dilation, np.int64),
+        "groups": np.int64(spec.groups),
+    }
 
 
 @functools.lru_cache(maxsize=4096)

@@ -59,6 +59,12 @@ void few_features_tile(const GatherTileArgs<T, A>& t) {
     unroll<N, 1>([&](auto i) JAXCONV_LAMBDA { total += row[i]; });
     store<A, N>(sums + square * N, total);
   });
+  if (t.writer != nullptr) {
+    constexpr int kStride = (F + N - 1) / N * N;
+    A rows[R * kStride] = {};
+    for (int i = 0; i < R * F; ++i) rows[i / F * kStride + i % F] = sums[i];
+    return t.writer->write({rows, kStride, t.pixels, t.feature, F}, t.targets);
+  }
   for (int64_t r = 0; r < t.pixels; ++r) {
     for (int64_t f = 0; f < F; ++f) store_element(t.targets[r] + t.feature + f, sums[r * F + f]);
   }

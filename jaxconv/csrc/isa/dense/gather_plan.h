@@ -18,6 +18,7 @@
 #include "isa/dense/pixels.h"
 #include "isa/dense/region_plan.h"
 #include "isa/dense/tile.h"
+#include "isa/result_writer.h"
 #include "isa/workspace.h"
 
 namespace jaxconv {
@@ -93,7 +94,8 @@ struct GatherPlan {
       geometry.taps() * tap_bytes() <= kMaxPackedBytes || regions.combinations() == 1;
   const int64_t packed_taps = packs_all_taps ? geometry.taps() : combination_taps();
   const int64_t panel_size = packed_taps * group_sources * panel_width;
-  const int64_t panels_at_once = clamp(kMaxPackedBytes / panel_bytes(), 1, panels);
+  const int64_t panels_at_once =
+      call.panels != nullptr ? panels : clamp(kMaxPackedBytes / panel_bytes(), 1, panels);
 
   const int64_t chunk_tiles = clamp(kMaxChunkBytes / chunk_tile_bytes(), 1,
                                     clamp(all_tiles() / kMinChunks, 1, kMaxChunkTiles));
@@ -115,6 +117,11 @@ struct GatherPlan {
     return kWidens || regions.bordered() ? max_runs * tiles.pixels * run_sources : 0;
   }
 
+  // Accumulators of the panels that the call packs.
+  int64_t packed_size() const {
+    return call.panels != nullptr ? 0 : panels_at_once * panel_size;
+  }
+
   int64_t tile_bytes() const {
     return Workspace::bytes<PixelTile<T, A>>(1) + Workspace::bytes<const A*>(tiles.pixels) +
            Workspace::bytes<T*>(tiles.pixels) + Workspace::bytes<int64_t>(max_runs) * 2 +
@@ -126,8 +133,8 @@ struct GatherPlan {
   }
   int64_t shared_bytes() const {
     return regions.bytes() + Workspace::bytes<int64_t>(regions.regions() + 1) * 2 +
-           Workspace::bytes<int64_t>(geometry.taps()) * 2 +
-           Workspace::bytes<A>(panels_at_once * panel_size);
+           Workspace::bytes<int64_t>(geometry.taps()) * 2 + ResultWriter<T>::bytes(call) +
+           Workspace::bytes<A>(packed_size());
   }
 
  private:

@@ -16,9 +16,16 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
+// What a tile prefetches of a later panel: from this byte on, so much for each block of products.
+struct PanelPart {
+  int64_t offset, block_bytes;
+};
+
 // A region, and what its tiles have in common.
 struct GatherRegion {
   PixelGrid grid;
+  PanelPart prefetch;
+  int64_t panels_ahead;  // of the panel that is prefetched
   bool staged;
   int64_t runs, run_length;
 };

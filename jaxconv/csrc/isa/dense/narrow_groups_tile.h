@@ -43,7 +43,8 @@ constexpr int kPieceLanes = 16 / sizeof(A);
 template <class T, class A, int N, int R, int W>
 void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
   constexpr int P = W < kPieceLanes<A> ? W : kPieceLanes<A>;
-  Vec<A, N> acc[R] = {};
+  Vec<A, N> acc[R][1] = {};
+  start_sums<A, N>(t.epilogue, t.feature, acc);
   for (int64_t e = 0; e < t.runs; ++e) {
     const A* weights = t.panel + t.panel_row[e] * N;
     const int64_t at = t.offset[e] + t.channel;
@@ -56,13 +57,15 @@ void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
       unroll<P>([&](auto s) JAXCONV_LAMBDA {
         const auto w = load<A, N>(weights + (kFirst + s) * N);
         unroll<R>([&](auto r) JAXCONV_LAMBDA {
-          acc[r] += exchange<A, N, decltype(s)::value>(part[r]) * w;
+          acc[r][0] += exchange<A, N, decltype(s)::value>(part[r]) * w;
         });
       });
     });
   }
+  limit_sums<A, N>(t.epilogue, acc);
+  if (t.writer != nullptr) return write_from_array<T, A, N, R, 1>(t, acc);
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    if (r < t.pixels) store<A, N>(t.targets[r] + t.feature, acc[r]);
+    if (r < t.pixels) store<A, N>(t.targets[r] + t.feature, acc[r][0]);
   });
 }
 

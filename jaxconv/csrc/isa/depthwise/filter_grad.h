@@ -19,7 +19,7 @@ constexpr int64_t kMaxSumsBytes = 256 << 10;
 
 // Decided by shape alone, so that the order of summation does not depend on the number of threads.
 template <class T>
-struct FilterGradPlan {
+struct DepthwiseFilterGradPlan {
   using A = typename Accumulator<T>::type;
 
   const bool direct;  // tiles read the cotangents themselves
@@ -30,9 +30,10 @@ struct FilterGradPlan {
   const int64_t parts;
   const int64_t chunks_at_once;  // whose sums fit the workspace together
 
-  explicit FilterGradPlan(const Call& call)
+  explicit DepthwiseFilterGradPlan(const Call& call)
       : direct(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
-        schedule(call.geometry, call.op, call.geometry.features / call.geometry.channels, false),
+        schedule(call.geometry, call.op, call.geometry.features / call.geometry.channels, false,
+                 false),
         chunks(call.geometry.features, max_chunk_size(call.geometry, schedule.shape.unit),
                schedule.shape.unit, kLanes<A>),
         taps(call.geometry.taps()),
@@ -66,7 +67,7 @@ struct FilterGradPlan {
 };
 
 template <class T>
-class FilterGradRun {
+class DepthwiseFilterGradRun {
   using A = typename Accumulator<T>::type;
   using Tile = void (*)(const FilterTile<A>&);
   using Run = DepthwiseRun<T, Tile>;
@@ -79,16 +80,16 @@ class FilterGradRun {
   };
 
  public:
-  static int64_t bytes(const FilterGradPlan<T>& plan) {
+  static int64_t bytes(const DepthwiseFilterGradPlan<T>& plan) {
     return Run::bytes(plan.schedule) + Workspace::bytes<A>(plan.all_sums_size());
   }
-  static int64_t member_bytes(const FilterGradPlan<T>& plan) {
+  static int64_t member_bytes(const DepthwiseFilterGradPlan<T>& plan) {
     return Run::member_bytes(plan.schedule) + Workspace::bytes<A>(plan.cotangents_size()) +
            Workspace::bytes<Member>(1);
   }
 
-  FilterGradRun(const Call& call, const FilterGradPlan<T>& plan, Workspace& workspace,
-                int64_t members)
+  DepthwiseFilterGradRun(const Call& call, const DepthwiseFilterGradPlan<T>& plan,
+                         Workspace& workspace, int64_t members)
       : plan_(plan),
         source_(static_cast<const T*>(call.source)),
         cotangents_(static_cast<const T*>(call.operand)),
@@ -176,7 +177,7 @@ class FilterGradRun {
     tile(t);
   }
 
-  const FilterGradPlan<T>& plan_;
+  const DepthwiseFilterGradPlan<T>& plan_;
   const T *const source_, *const cotangents_;
   T* const result_;
   const int64_t row_length_, row_size_;
@@ -187,13 +188,13 @@ class FilterGradRun {
 
 template <class T>
 const char* depthwise_filter_grad(const Call& call) {
-  const FilterGradPlan<T> plan(call);
-  const int64_t shared_bytes = FilterGradRun<T>::bytes(plan);
-  const int64_t member_bytes = FilterGradRun<T>::member_bytes(plan);
+  const DepthwiseFilterGradPlan<T> plan(call);
+  const int64_t shared_bytes = DepthwiseFilterGradRun<T>::bytes(plan);
+  const int64_t member_bytes = DepthwiseFilterGradRun<T>::member_bytes(plan);
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  const FilterGradRun<T> run(call, plan, workspace, members);
+  const DepthwiseFilterGradRun<T> run(call, plan, workspace, members);
   constexpr int N = kLanes<typename Accumulator<T>::type>;
   for (int64_t first = 0; first < plan.chunks.count; first += plan.chunks_at_once) {
     const int64_t chunks = smaller(plan.chunks_at_once, plan.chunks.count - first);

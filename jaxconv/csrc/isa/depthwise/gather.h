@@ -12,13 +12,14 @@
 #include "isa/depthwise/folding.h"
 #include "isa/depthwise/run.h"
 #include "isa/depthwise/weights.h"
+#include "isa/result_writer.h"
 #include "isa/workspace.h"
 
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
 template <class T>
-struct GatherPlan {
+struct DepthwiseGatherPlan {
   using A = typename Accumulator<T>::type;
 
   const int64_t multiplier;
@@ -30,15 +31,17 @@ struct GatherPlan {
   const Weights<T> weights;
   const bool streams;
 
-  explicit GatherPlan(const Call& call)
+  explicit DepthwiseGatherPlan(const Call& call)
       : multiplier(call.geometry.features / call.geometry.channels),
         fold(call.op == Operator::kInputGrad ? multiplier : 1),
         target_channels(call.geometry.features / fold),
         whole_vectors(std::is_same_v<T, A> && call.geometry.features >= kLanes<A>),
-        direct_targets(whole_vectors && fold == 1),
-        schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry)),
+        direct_targets(whole_vectors && fold == 1 && !ResultWriter<T>::needed(call)),
+        schedule(call.geometry, call.op, multiplier / fold, has_pairs(call.geometry),
+                 ResultWriter<T>::needed(call)),
         weights(call.geometry, schedule, whole_vectors),
-        streams(kStreams && direct_targets && whole_lines(call.result) && schedule.streams()) {}
+        streams(kStreams && whole_vectors && fold == 1 && whole_lines(call.result) &&
+                schedule.streams()) {}
 
   // Accumulators of a tile's targets that are not written directly.
   int64_t targets_size() const {
@@ -59,7 +62,7 @@ struct GatherPlan {
 };
 
 template <class T>
-class GatherRun {
+class DepthwiseGatherRun {
   using A = typename Accumulator<T>::type;
   using Tile = void (*)(const GatherTile<A>&);
   using Run = DepthwiseRun<T, Tile>;
@@ -71,15 +74,16 @@ class GatherRun {
   };
 
  public:
-  static int64_t bytes(const GatherPlan<T>& plan) {
-    return Run::bytes(plan.schedule) + plan.weights.bytes();
+  static int64_t bytes(const Call& call, const DepthwiseGatherPlan<T>& plan) {
+    return Run::bytes(plan.schedule) + plan.weights.bytes() + ResultWriter<T>::bytes(call);
   }
-  static int64_t member_bytes(const GatherPlan<T>& plan) {
+  static int64_t member_bytes(const DepthwiseGatherPlan<T>& plan) {
     return Run::member_bytes(plan.schedule) + Workspace::bytes<A>(plan.weights.chunk_size()) +
            Workspace::bytes<A>(plan.targets_size()) + Workspace::bytes<Member>(1);
   }
 
-  GatherRun(const Call& call, const GatherPlan<T>& plan, Workspace& workspace, int64_t members)
+  DepthwiseGatherRun(const Call& call, const DepthwiseGatherPlan<T>& plan, Workspace& workspace,
+                     int64_t members)
       : plan_(plan),
         source_(static_cast<const T*>(call.source)),
         kernel_(static_cast<const T*>(call.operand)),
@@ -87,6 +91,7 @@ class GatherRun {
         row_length_(plan.schedule.shape.targets[2]),
         run_(plan.schedule, workspace, choose_tile),
         weights_(plan.weights.pack(workspace, kernel_)),
+        writer_(call, workspace),
         members_(workspace.take<Member>(members)) {
     const int64_t weights_size = plan.weights.chunk_size();
     for (int64_t i = 0; i < members; ++i) {
@@ -116,6 +121,13 @@ class GatherRun {
                      : DepthwiseTiles<A>::gather(taps, spacing, width);
   }
 
+  // With the bias of the stretch's features.
+  TileEpilogue<A> epilogue_of(const Stretch& s) const {
+    TileEpilogue<A> epilogue = writer_.in_tiles();
+    if (epilogue.bias != nullptr) epilogue.bias += s.feature;
+    return epilogue;
+  }
+
   JAXCONV_INLINE void compute_tile(const Member& m, const Stretch& s, Tile tile,
                                    const TileSources<A>& sources, int64_t first,
                                    int64_t width) const {
@@ -136,7 +148,8 @@ class GatherRun {
                     m.targets,
                     lanes,
                     kMaxTileWidth * lanes,
-                    plan_.streams};
+                    plan_.streams && plan_.direct_targets,
+                    epilogue_of(s)};
     if (packed.whole()) {
       t.weights = weights_ + p.tap_first * packed.tap_step() + s.feature;
       t.tap_step = p.tap_step * packed.tap_step();
@@ -152,6 +165,11 @@ class GatherRun {
     tile(t);
     if (plan_.direct_targets) return;
     for (int64_t q = 0; q < s.target_rows; ++q) {
+      if (writer_.for_tiles() != nullptr) {
+        writer_.write({m.targets + q * t.lower, lanes, width, s.feature, s.features},
+                      target + q * lower, target_step, plan_.streams);
+        continue;
+      }
       for (int64_t j = 0; j < width; ++j) {
         write_folded(m.targets + q * t.lower + j * lanes, s.features, plan_.fold,
                      target + q * lower + j * target_step);
@@ -159,24 +177,25 @@ class GatherRun {
     }
   }
 
-  const GatherPlan<T>& plan_;
+  const DepthwiseGatherPlan<T>& plan_;
   const T *const source_, *const kernel_;
   T* const result_;
   const int64_t row_length_;
   const Run run_;
   const A* const weights_;  // the whole kernel, or null
+  const ResultWriter<T> writer_;
   Member* const members_;
 };
 
 template <class T>
 const char* depthwise_gather(const Call& call) {
-  const GatherPlan<T> plan(call);
-  const int64_t shared_bytes = GatherRun<T>::bytes(plan);
-  const int64_t member_bytes = GatherRun<T>::member_bytes(plan);
+  const DepthwiseGatherPlan<T> plan(call);
+  const int64_t shared_bytes = DepthwiseGatherRun<T>::bytes(call, plan);
+  const int64_t member_bytes = DepthwiseGatherRun<T>::member_bytes(plan);
   const int64_t members = members_for(*call.team, member_bytes, shared_bytes);
   Workspace workspace(shared_bytes + members * member_bytes);
   if (!workspace.ok()) return kOutOfMemory;
-  const GatherRun<T> run(call, plan, workspace, members);
+  const DepthwiseGatherRun<T> run(call, plan, workspace, members);
   const int64_t units = plan.schedule.rows.units;
   const int64_t pieces = pieces_for(depthwise_work<T>(call.geometry), units);
   share(*call.team, pieces, members, [&](int64_t piece, int64_t member) {

@@ -85,8 +85,9 @@ struct StretchPlan {
   int64_t max_targets;  // of a stretch
   int64_t table_size;   // pointers
 
+  // `buffered`: the targets of a tile are kept in the L1 cache as well, for an epilogue.
   StretchPlan(const DepthwiseShape<T>& shape, const TargetRows<T>& rows,
-              const SourcePlan<T>& sources) {
+              const SourcePlan<T>& sources, bool buffered) {
     constexpr int N = kLanes<A>;
     constexpr int64_t kElementBytes = sizeof(A);
     int64_t max_spacing = 1, longest = 1;
@@ -97,8 +98,9 @@ struct StretchPlan {
     });
     const int64_t taps = shape.max_row_taps();
     const auto columns = [&](int64_t targets) { return (targets - 1) * max_spacing + taps; };
-    const int64_t feature_bytes =
-        shape.kernel_rows() * (columns(kMaxTileWidth) + taps) * kElementBytes;
+    const int64_t tile_rows = shape.kernel_rows() * (columns(kMaxTileWidth) + taps);
+    const int64_t buffer_rows = buffered ? rows.per_unit * kMaxTileWidth : 0;
+    const int64_t feature_bytes = (tile_rows + buffer_rows) * kElementBytes;
     chunk_size = larger(kMaxChunkBytes / feature_bytes / N, 2) * N;
     lanes = unaliased<A>(FeatureChunks(shape.features, chunk_size, shape.unit, N).lanes);
     const bool staged = sources.access == SourceAccess::kStaged;
@@ -123,11 +125,11 @@ struct DepthwisePlan {
   const SourcePlan<T> sources;
   const StretchPlan<T> stretches;
 
-  DepthwisePlan(const Geometry& g, Operator op, int64_t repeat, bool pairs)
+  DepthwisePlan(const Geometry& g, Operator op, int64_t repeat, bool pairs, bool buffered)
       : shape(g, op, repeat),
         rows(shape, pairs),
         sources(shape, rows),
-        stretches(shape, rows, sources) {}
+        stretches(shape, rows, sources, buffered) {}
 
   bool streams() const {
     return shape.array_bytes() >= smaller(last_cache_bytes(), kMinStreamBytes);

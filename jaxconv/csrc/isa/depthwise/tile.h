@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "geometry.h"
+#include "isa/result_writer.h"
 #include "isa/vec.h"
 
 namespace jaxconv {
@@ -61,6 +62,7 @@ struct GatherTile {
   int64_t target_step;
   int64_t lower;  // offset of the lower row's targets
   bool streams;   // write targets past the caches, in whole aligned vectors
+  TileEpilogue<A> epilogue;
 };
 
 // sums[row, u] += source(p, u) * cotangent(p) over the tile's targets p. Each vector of features

@@ -83,12 +83,13 @@ JAXCONV_INLINE void prefetch_targets(const GatherTile<A>& t, const A* targets) {
 
 template <class A, int P>
 JAXCONV_INLINE void write_targets(const GatherTile<A>& t, A* targets,
-                                  const Vec<A, kLanes<A>> (&acc)[P]) {
+                                  Vec<A, kLanes<A>> (&acc)[P][1]) {
   constexpr int N = kLanes<A>;
+  limit_sums<A, N>(t.epilogue, acc);
   if (kStreams && t.streams) {
-    unroll<P>([&](auto p) JAXCONV_LAMBDA { stream<A, N>(targets + p * t.target_step, acc[p]); });
+    unroll<P>([&](auto p) JAXCONV_LAMBDA { stream<A, N>(targets + p * t.target_step, acc[p][0]); });
   } else {
-    unroll<P>([&](auto p) JAXCONV_LAMBDA { store<A, N>(targets + p * t.target_step, acc[p]); });
+    unroll<P>([&](auto p) JAXCONV_LAMBDA { store<A, N>(targets + p * t.target_step, acc[p][0]); });
   }
 }
 
@@ -116,7 +117,8 @@ void gather_tile(const GatherTile<A>& t) {
     const int64_t at = t.sources.offset + feature;
     prefetch_sources<A, P, K, R>(t.prefetch, t.sources, at);
     prefetch_targets<A, P>(t, t.targets + feature);
-    Vec<A, N> acc[P] = {};
+    Vec<A, N> acc[P][1] = {};
+    start_sums<A, N>(t.epilogue, feature, acc);
     for (int64_t r = 0; r < t.sources.rows; ++r) {
       const A* weights = t.weights + t.weight_row[0][r] + feature;
       for_each_chunk<K>(t.sources.taps, [&](auto k, int64_t u0) JAXCONV_LAMBDA {
@@ -127,7 +129,7 @@ void gather_tile(const GatherTile<A>& t) {
         });
         for_each_product<A, P, kTaps, R>(
             t.sources, r, u0, at,
-            [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA { acc[p] += x * w[u]; });
+            [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA { acc[p][0] += x * w[u]; });
       });
     }
     write_targets<A, P>(t, t.targets + feature, acc);
@@ -151,7 +153,8 @@ void gather_pair_tile(const GatherTile<A>& t) {
     if (t.prefetch.rows > 1) prefetch_row<A, P, K, 1>(t.prefetch, t.sources, last_of_both, at);
     prefetch_targets<A, P>(t, t.targets + feature);
     prefetch_targets<A, P>(t, t.targets + t.lower + feature);
-    Vec<A, N> acc[2][P] = {};
+    Vec<A, N> acc[2][P][1] = {};
+    unroll<2>([&](auto q) JAXCONV_LAMBDA { start_sums<A, N>(t.epilogue, feature, acc[q]); });
     const auto add_rows = [&](auto first_target, auto last_target, int64_t begin,
                               int64_t end) JAXCONV_LAMBDA {
       constexpr int kFirst = decltype(first_target)::value;
@@ -168,7 +171,7 @@ void gather_pair_tile(const GatherTile<A>& t) {
           });
           for_each_product<A, P, kTaps, 1>(
               t.sources, r, u0, at, [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA {
-                unroll<kEnd, kFirst>([&](auto q) JAXCONV_LAMBDA { acc[q][p] += x * w[q][u]; });
+                unroll<kEnd, kFirst>([&](auto q) JAXCONV_LAMBDA { acc[q][p][0] += x * w[q][u]; });
               });
         });
       }

@@ -109,7 +109,7 @@ bool call_gather(const DepthwiseTileCall& c) {
   if (tile == nullptr) return false;
   tile({sources_of(c), {c.prefetch_rows, c.prefetch_source, c.prefetch_pixel},
         static_cast<const A*>(c.operand), {c.row_offset[0], c.row_offset[1]}, c.upper, c.both,
-        c.tap_step, static_cast<A*>(c.result), c.pixel_step, c.lower, c.streams != 0});
+        c.tap_step, static_cast<A*>(c.result), c.pixel_step, c.lower, c.streams != 0, {}});
   if (c.streams != 0) finish_streams();
   return true;
 }
