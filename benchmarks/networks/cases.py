@@ -154,7 +154,7 @@ def _convnext_twin() -> Any:
 # and the branches of ConvNeXt's blocks are as large as their inputs, so that errors show.
 SIZE = 224
 BATCHES = (1, 8)
-_MODELS: dict[str, tuple[type[Any], dict[str, float]]] = {
+_MODELS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "MobileNetV1": (MobileNetV1, {}),
     "MobileNetV2": (MobileNetV2, {"dropout": 0.0}),
     "MobileNetV3Large": (MobileNetV3Large, {"dropout": 0.0}),

@@ -275,24 +275,22 @@ def _compiled(peer: Callable[[Case, bool], Build]) -> Peer:
 
 # --- all of them ----------------------------------------------------------------------------------
 
-INSTALLED = {"context": jaxconv.installed}
-FUSED = {"transform": jaxconv.accelerate}
 PEERS: dict[str, dict[str, Peer]] = {
     "training": {
         "flax": _jax_training(STOCK),
-        "installed": _jax_training(STOCK, **INSTALLED),
+        "installed": _jax_training(STOCK, context=jaxconv.installed),
         "imported": _jax_training(IMPORTED),
         "jaxconv": _jax_training(OURS),
-        "fused": _jax_training(OURS, **FUSED),
+        "fused": _jax_training(OURS, transform=jaxconv.accelerate),
         "torch": _torch_training,
         "torch_compile": _compiled(_torch_training),
     },
     "inference": {
         "flax": _jax_inference(STOCK),
-        "installed": _jax_inference(STOCK, **INSTALLED),
+        "installed": _jax_inference(STOCK, context=jaxconv.installed),
         "imported": _jax_inference(IMPORTED),
         "jaxconv": _jax_inference(OURS),
-        "fused": _jax_inference(OURS, **FUSED),
+        "fused": _jax_inference(OURS, transform=jaxconv.accelerate),
         "optimized": _optimized(OURS),
         "optimized_flax": _optimized(STOCK),
         "torch": _torch_inference,
