@@ -51,8 +51,8 @@ class MobileNetV1(nnx.Module):
 
     >>> import jax, jax.numpy as jnp
     >>> from flax import nnx
-    >>> network = MobileNetV1(10, in_features=1, width=0.25, stem_strides=1, rngs=nnx.Rngs(0))
-    >>> network(jnp.ones((2, 28, 28, 1))).shape
+    >>> network = nnx.eval_shape(lambda: MobileNetV1(10, in_features=1, rngs=nnx.Rngs(0)))
+    >>> jax.eval_shape(lambda network, x: network(x), network, jnp.ones((2, 28, 28, 1))).shape
     (2, 10)
 
     Source: A. Howard et al., "MobileNets: efficient convolutional neural networks for mobile

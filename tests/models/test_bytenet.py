@@ -61,6 +61,7 @@ def test_receptive_fields_of_encoder_and_decoder(sets):
     assert (field.size, field.offset) == ((62 * sets + 1,), (-31 * sets,))
 
 
+@pytest.mark.slow
 def test_every_position_sees_the_source():
     network = small(dilations=(1, 2, 4))
     source, target = pair(batch=1)

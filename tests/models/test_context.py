@@ -78,6 +78,7 @@ def test_standard_deviation_of_the_initial_noise():
     assert np.std(noisy - clean) == pytest.approx(0.1 * 8 / 32, rel=0.05)
 
 
+@pytest.mark.slow
 def test_it_equals_plain_flax():
     ours = ContextNetwork(1, large=True, noise=1.0, rngs=nnx.Rngs(0))
     theirs = ContextNetwork(1, large=True, noise=1.0, conv=nnx.Conv, rngs=nnx.Rngs(0))

@@ -177,6 +177,7 @@ def test_half_precision(make):
     }
 
 
+@pytest.mark.sample(4)
 @each
 def test_plain_flax_gives_the_same_network(make):
     """With Flax's own layers: the same parameters, the same outputs."""
