@@ -140,6 +140,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
         "ne": np.not_equal,
         "neg": np.negative,
         "not": np.logical_not,
+        "one_minus_square": lambda x: (1 - x) * (1 + x),
         "or": np.logical_or,
         "pow": np.power,
         "rsqrt": lambda x: 1 / np.sqrt(x),
