@@ -16,7 +16,7 @@ from support import oracle
 from support.oracle import Case
 
 ROLES = {Operator.CONV: "g", Operator.INPUT_GRAD: "x", Operator.FILTER_GRAD: "k"}
-NAMES = {primitive.name for primitive in PRIMITIVES.values()} | {"fused_conv"}
+NAMES = {primitive.name for primitive in PRIMITIVES.values()}
 
 
 def as_spec(case: Case) -> ConvSpec:
