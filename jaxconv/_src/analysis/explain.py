@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +22,8 @@ from .tracing import check_function
 HEADER = ("#", "operator", "operands", "result", "dtype", "platform", "implementation", "reason")
 OTHERS = ("platform", "not chosen", "#", "reason")
 FUSIONS = ("#", "fused with", "reason against fusion")
+
+_Entry = TypeVar("_Entry", bound=tuple[str, ...])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +94,33 @@ def _row(conv: ExplainedConv) -> tuple[object, ...]:
 
 def _others(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str, str]]:
     """Each reason once, with the numbers of the convolutions that it applies to."""
-    numbers: dict[tuple[str, str, str], list[str]] = {}
-    for at, conv in enumerate(convs, 1):
-        for implementation, reason in conv.reasons.items():
-            numbers.setdefault((conv.platform, implementation, reason), []).append(str(at))
-    for (platform, implementation, reason), applies_to in numbers.items():
-        yield platform, implementation, " ".join(applies_to), reason
+    reasons = (
+        (at, (conv.platform, implementation, reason))
+        for at, conv in enumerate(convs, 1)
+        for implementation, reason in conv.reasons.items()
+    )
+    for (platform, implementation, reason), numbers in _numbered(reasons):
+        yield platform, implementation, numbers, reason
 
 
 def _fusions(convs: Sequence[ExplainedConv]) -> Iterator[tuple[str, str, str]]:
     """Each epilogue and each reason once, with the numbers of the convolutions."""
-    numbers: dict[tuple[str, str], list[str]] = {}
-    for at, conv in enumerate(convs, 1):
-        if conv.unfused_reason is not None or not conv.epilogue.trivial:
-            found = str(conv.epilogue), conv.unfused_reason or ""
-            numbers.setdefault(found, []).append(str(at))
-    for (epilogue, reason), applies_to in numbers.items():
-        yield " ".join(applies_to), epilogue, reason
+    found = (
+        (at, (str(conv.epilogue), conv.unfused_reason or ""))
+        for at, conv in enumerate(convs, 1)
+        if conv.unfused_reason is not None or not conv.epilogue.trivial
+    )
+    for (epilogue, reason), numbers in _numbered(found):
+        yield numbers, epilogue, reason
+
+
+def _numbered(entries: Iterable[tuple[int, _Entry]]) -> Iterator[tuple[_Entry, str]]:
+    """Each distinct entry, with all numbers that it was given."""
+    numbers: dict[_Entry, list[str]] = {}
+    for at, entry in entries:
+        numbers.setdefault(entry, []).append(str(at))
+    for entry, applies_to in numbers.items():
+        yield entry, " ".join(applies_to)
 
 
 def explain(
@@ -155,7 +167,7 @@ def explain(
     asked = jax.default_backend() if platforms is None else platforms
     names = check_platforms("explain", asked)
     try:
-        found = list(convolutions(trace(fn, *args, **kwargs)))
+        found = list(convolutions(trace(fn, *args, **kwargs), find_fusions=True))
     except UNTRACEABLE as error:
         if not is_accelerated(fn):
             raise

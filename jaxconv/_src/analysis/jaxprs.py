@@ -18,16 +18,21 @@ def trace(fn: Callable, *args: Any, **kwargs: Any) -> Jaxpr:
     return program(fn, *args, **kwargs).jaxpr
 
 
-def convolutions(jaxpr: Jaxpr, count: int = 1) -> Iterator[ConvEquation]:
-    """All convolutions in program order; those in a scan run once per iteration."""
-    fusion_of = {fusion.conv: fusion for fusion in fusions(jaxpr)}
+def convolutions(
+    jaxpr: Jaxpr, count: int = 1, *, find_fusions: bool = False
+) -> Iterator[ConvEquation]:
+    """All convolutions in program order; those in a scan run once per iteration.
+
+    Only with ``find_fusions``, which takes longer, do they say why they are not fused.
+    """
+    fusion_of = {fusion.conv: fusion for fusion in fusions(jaxpr)} if find_fusions else {}
     for at, eqn in enumerate(jaxpr.eqns):
         conv = conv_equation(eqn, count, fusion_of.get(at))
         if conv is not None:
             yield conv
         repeats = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in inner_jaxprs(eqn):
-            yield from convolutions(inner, count * repeats)
+            yield from convolutions(inner, count * repeats, find_fusions=find_fusions)
 
 
 def inner_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
