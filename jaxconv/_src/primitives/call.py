@@ -17,6 +17,7 @@ from ..geometry.checks import Call
 from ..geometry.padding import Border
 from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import ConvSpec, Operator, Shape
+from ..kernels.xla.epilogue import per_feature
 from . import rules
 
 Array = jax.Array
@@ -132,7 +133,7 @@ def add_bias(y: Array, bias: Array | None) -> Array:
     """``y + bias``, in the dtype of ``y``."""
     if bias is None:
         return y
-    return y + lax.expand_dims(bias.astype(y.dtype), range(y.ndim - 1))
+    return y + per_feature(bias, y)
 
 
 def convolve(

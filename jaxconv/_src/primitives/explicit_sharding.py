@@ -11,17 +11,11 @@ from .. import compat
 from ..geometry.spec import ConvSpec, Operator
 
 
-def match_varying(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Casts both operands to vary over the same manual mesh axes, so that their types agree."""
-    axes_a, axes_b = compat.varying_axes(a), compat.varying_axes(b)
-    if axes_a == axes_b:
-        return a, b
-    return _varying_over(a, axes_b - axes_a), _varying_over(b, axes_a - axes_b)
-
-
-def match_all_varying(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    """Casts all arrays to vary over the same manual mesh axes."""
+def match_varying(*arrays: jax.Array) -> Sequence[jax.Array]:
+    """Casts all arrays to vary over the same manual mesh axes, so that their types agree."""
     axes = [compat.varying_axes(array) for array in arrays]
+    if all(own == axes[0] for own in axes):
+        return arrays
     every = frozenset().union(*axes)
     return [_varying_over(array, every - own) for array, own in zip(arrays, axes, strict=True)]
 
@@ -30,9 +24,9 @@ def _varying_over(x, axes):
     return lax.pcast(x, tuple(axes), to="varying") if axes else x
 
 
-def is_explicit(array: jax.Array) -> bool:
-    """Whether the array is on a mesh whose shardings are part of types."""
-    mesh = jax.typeof(array).sharding.mesh
+def is_explicit(aval) -> bool:
+    """Whether an array of this type is on a mesh whose shardings are part of types."""
+    mesh = aval.sharding.mesh
     return not mesh.empty and jax.sharding.AxisType.Explicit in mesh.axis_types
 
 

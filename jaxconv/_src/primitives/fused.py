@@ -17,7 +17,7 @@ instead of the output keeps one pass over the activations out of every gradient.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad
 
 from .. import compat
-from ..dispatch.registry import unsupported_message
 from ..geometry.epilogue import Epilogue
 from ..geometry.spec import ConvSpec, Operator
 from ..kernels.xla.epilogue import activate, apply_epilogue, per_feature
@@ -67,12 +66,12 @@ def bind_fused(
     if (
         epilogue.trivial
         or out_sharding is not None
-        or any(map(explicit_sharding.is_explicit, arrays))
+        or any(explicit_sharding.is_explicit(jax.typeof(array)) for array in arrays)
     ):
         # XLA propagates the shardings of the separate operations.
         params["out_sharding"] = out_sharding
         return decomposed(*arrays, spec=spec, epilogue=epilogue, **params)
-    arrays = explicit_sharding.match_all_varying(arrays)
+    arrays = explicit_sharding.match_varying(*arrays)
     return fused_conv_p.bind(*arrays, spec=spec, epilogue=epilogue, **params)
 
 
@@ -84,24 +83,17 @@ def decomposed(
     return apply_epilogue(y, epilogue, operands)
 
 
-def _abstract_eval(x, kernel, *operands, spec, epilogue, dtype, precision, implementation):
-    """The shape, dtype and mesh types of the result."""
-    got = tuple(tuple(array.shape) for array in (x, kernel, *operands))
-    expected = (*spec.operand_shapes(Operator.CONV), *operand_shapes(spec, epilogue))
+def _abstract_eval(x, kernel, *operands, spec, epilogue, **params):
+    """The type of the convolution's result, which the epilogue does not change."""
+    got = tuple(tuple(operand.shape) for operand in operands)
+    expected = operand_shapes(spec, epilogue)
     if got != expected:
         raise ValueError(
-            f"fused_conv: the operands of {spec} with {epilogue} have shapes {expected}, "
-            f"but got {got}"
+            f"{fused_conv_p.name}: the operands of {epilogue} after {spec} have shapes "
+            f"{expected}, but got {got}"
         )
-    if implementation is not None:
-        message = unsupported_message(implementation, Operator.CONV, spec, dtype)
-        if message is not None:
-            raise ValueError(f"fused_conv of {spec}: {message}")
-    return x.update(
-        shape=spec.output_shape,
-        dtype=dtype,
-        weak_type=False,
-        sharding=explicit_sharding.result_sharding(Operator.CONV, x, kernel, spec, None),
+    return rules.abstract_eval(
+        Operator.CONV, fused_conv_p.name, x, kernel, spec=spec, out_sharding=None, **params
     )
 
 
@@ -133,14 +125,13 @@ def _derivative_from_output(epilogue: Epilogue) -> Callable[[Array, Array], Arra
 
 
 def _jvp(primals, tangents, *, spec, epilogue, **params):
-    values = dict(zip(("x", "kernel", *epilogue.operands), primals, strict=True))
-    moved = {
-        name: tangent
-        for name, tangent in zip(values, tangents, strict=True)
-        if not isinstance(tangent, ad.Zero)
-    }
-    if "scale" in moved:  # its tangent needs the convolution itself
-        return _jvp_of_parts(values, moved, spec, epilogue, params)
+    names = ("x", "kernel", *epilogue.operands)
+    moved = {at: t for at, t in enumerate(tangents) if not isinstance(t, ad.Zero)}
+    if any(names[at] == "scale" for at in moved):  # its tangent needs the convolution itself
+        definition = functools.partial(decomposed, spec=spec, epilogue=epilogue, **params)
+        return jvp_in(definition, primals, moved)
+    values = dict(zip(names, primals, strict=True))
+    moved = {names[at]: tangent for at, tangent in moved.items()}
     dz = _affine_tangent(values, moved, spec, params)
     from_output = _derivative_from_output(epilogue)
     x, kernel, *operands = primals
@@ -168,18 +159,21 @@ def _affine_tangent(values: dict, moved: dict, spec: ConvSpec, params: dict) -> 
     if "residual" in moved:
         terms.append(moved["residual"].astype(dtype))
     if "bias" in moved:
-        bias = jax.lax.expand_dims(moved["bias"].astype(dtype), range(spec.rank + 1))
-        terms.append(jnp.broadcast_to(bias, spec.output_shape))
+        result = jax.ShapeDtypeStruct(spec.output_shape, dtype)
+        terms.append(jnp.broadcast_to(per_feature(moved["bias"], result), result.shape))
     return functools.reduce(jnp.add, terms)
 
 
-def _jvp_of_parts(values: dict, moved: dict, spec: ConvSpec, epilogue: Epilogue, params: dict):
-    """The JVP of the definition, in the arguments that have a tangent."""
+def jvp_in(
+    function: Callable[..., Array], primals: Sequence[Array], tangents: Mapping[int, Array]
+) -> tuple[Array, Array]:
+    """The JVP of ``function`` in the arguments that have a tangent, by their positions."""
 
-    def function(changing):
-        return decomposed(*(values | changing).values(), spec=spec, epilogue=epilogue, **params)
+    def of_moved(*values: Array) -> Array:
+        arrays = dict(enumerate(primals)) | dict(zip(tangents, values, strict=True))
+        return function(*arrays.values())
 
-    return jax.jvp(function, ({name: values[name] for name in moved},), (moved,))
+    return jax.jvp(of_moved, [primals[at] for at in tangents], list(tangents.values()))
 
 
 def _transpose(cotangent, *operands, spec, epilogue, **params):

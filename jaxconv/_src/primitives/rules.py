@@ -77,19 +77,28 @@ def bind(
     )
 
 
-def _abstract_eval(
-    operator: Operator, a, b, *, spec, dtype, precision, implementation, out_sharding
+def abstract_eval(
+    operator: Operator,
+    name: str,
+    a,
+    b,
+    *,
+    spec,
+    dtype,
+    precision,
+    implementation,
+    out_sharding,
 ):
-    """The shape, dtype and mesh types of the result."""
+    """The shape, dtype and mesh types of the result of the primitive ``name``."""
     if (tuple(a.shape), tuple(b.shape)) != spec.operand_shapes(operator):
         raise ValueError(
-            f"{PRIMITIVES[operator].name}: the operands of {spec} have shapes "
+            f"{name}: the operands of {spec} have shapes "
             f"{spec.operand_shapes(operator)}, but got {a.shape} and {b.shape}"
         )
     if implementation is not None:
         message = unsupported_message(implementation, operator, spec, dtype)
         if message is not None:
-            raise ValueError(f"{PRIMITIVES[operator].name} of {spec}: {message}")
+            raise ValueError(f"{name} of {spec}: {message}")
     return a.update(
         shape=spec.result_shape(operator),
         dtype=dtype,
@@ -129,7 +138,7 @@ def _explicit(sharding):
 
 for _operator, _primitive in PRIMITIVES.items():
     _primitive.def_impl(functools.partial(compat.apply_primitive, _primitive))
-    _primitive.def_abstract_eval(functools.partial(_abstract_eval, _operator))
+    _primitive.def_abstract_eval(functools.partial(abstract_eval, _operator, _primitive.name))
     ad.defbilinear(
         _primitive,
         functools.partial(_transpose, _operator, 0),

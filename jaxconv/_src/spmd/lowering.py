@@ -5,6 +5,7 @@ This happens after differentiation and batching, so their rules never see the ch
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax.interpreters import mlir
 
 from .. import compat
-from ..dispatch.choose import choose_implementation
+from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from ..geometry.spec import Operator
 from ..kernels.xla.epilogue import apply_epilogue
@@ -66,10 +67,8 @@ def _compute_fused(
 ):
     """A fused convolution on arrays of one device, without a mesh."""
     choice = choose_implementation(Operator.CONV, platform, spec, dtype, implementation)
-    module = IMPLEMENTATIONS[choice.implementation][platform]
-    options = {"precision": precision, "dtype": dtype}
-    options |= {} if choice.tile is None else {"tile": choice.tile}
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    module, options = _module_and_options(choice, platform, precision, dtype)
+    with _own_promotion():
         x, kernel = _promotable_pair(x, kernel, dtype)
         if hasattr(module, "fused_conv"):
             return module.fused_conv(x, kernel, operands, spec, epilogue, **options)
@@ -97,12 +96,24 @@ def _compute(
     )
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
-    compute = getattr(IMPLEMENTATIONS[choice.implementation][platform], operator.value)
-    options = {} if choice.tile is None else {"tile": choice.tile}
-    # The caller's promotion rules are for the caller's code; here the operands' dtypes may differ.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    module, options = _module_and_options(choice, platform, precision, dtype)
+    with _own_promotion():
         a, b = _promotable_pair(a, b, dtype)
-        return compute(a, b, spec, precision=precision, dtype=dtype, **options)
+        return getattr(module, operator.value)(a, b, spec, **options)
+
+
+def _module_and_options(choice: Choice, platform: str, precision, dtype):
+    """The module of the chosen implementation, and the keywords of its functions."""
+    options = {"precision": precision, "dtype": dtype}
+    options |= {} if choice.tile is None else {"tile": choice.tile}
+    return IMPLEMENTATIONS[choice.implementation][platform], options
+
+
+@contextlib.contextmanager
+def _own_promotion():
+    """Lets dtypes and ranks differ: the caller's promotion rules are for the caller's code."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def _promotable_pair(a, b, dtype):
@@ -117,15 +128,13 @@ def _promotable(operand, widest):
 
 
 def _register() -> None:
-    for operator, primitive in PRIMITIVES.items():
+    rules = {
+        primitive: functools.partial(_lower, operator) for operator, primitive in PRIMITIVES.items()
+    }
+    for primitive, rule in (rules | {fused_conv_p: _lower_fused}).items():
         compat.lower_with_devices(primitive)
         for platform in PLATFORMS:
-            rule = functools.partial(_lower, operator, platform)
-            mlir.register_lowering(primitive, rule, platform=platform)
-    compat.lower_with_devices(fused_conv_p)
-    for platform in PLATFORMS:
-        rule = functools.partial(_lower_fused, platform)
-        mlir.register_lowering(fused_conv_p, rule, platform=platform)
+            mlir.register_lowering(primitive, functools.partial(rule, platform), platform=platform)
 
 
 _register()

@@ -14,7 +14,7 @@ from jax.extend.core import Jaxpr
 
 from ...geometry.spec import Operator
 from ...primitives import rules
-from ...primitives.fused import bind_fused
+from ...primitives.fused import bind_fused, jvp_in
 from .convolution import Convolution
 from .flat import FlatProgram
 from .links import View
@@ -148,14 +148,8 @@ def _with_own_derivative(
 
 
 def _jvp(fn: Callable[..., Array], primals: Sequence[Array], tangents: Sequence[Any]):
-    """The JVP of ``fn`` in the arguments whose tangents are not zero."""
-    moved = [at for at, tangent in enumerate(tangents) if type(tangent) is not SymbolicZero]
-
-    def function(*changing: Array) -> Array:
-        arrays = dict(enumerate(primals)) | dict(zip(moved, changing, strict=True))
-        return fn(*arrays.values())
-
-    return jax.jvp(function, [primals[at] for at in moved], [tangents[at] for at in moved])
+    moved = {at: t for at, t in enumerate(tangents) if type(t) is not SymbolicZero}
+    return jvp_in(fn, primals, moved)
 
 
 def _separate(program: FlatProgram, match: Match) -> tuple[list[Any], Callable[..., Array]]:

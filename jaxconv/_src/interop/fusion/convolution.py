@@ -7,10 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
-from jax.sharding import AxisType
 
 from ...dispatch import implementation
 from ...geometry.spec import ConvSpec, Operator
+from ...primitives.explicit_sharding import is_explicit
 from ...primitives.rules import PRIMITIVES
 from ..rearrangement import Rearrangement
 from ..recognize import recognize_equation
@@ -46,7 +46,7 @@ def convolution(eqn: JaxprEqn) -> Convolution | str | None:
     result: Any = eqn.outvars[0].aval
     if result.dtype.name not in DTYPES:
         return f"its result is {result.dtype.name}"
-    if _is_explicit(result.sharding.mesh):
+    if is_explicit(result):
         return "its sharding is explicit, so XLA propagates it from operation to operation"
     if isinstance(layouts, str):
         return layouts
@@ -79,7 +79,3 @@ def _layouts(eqn: JaxprEqn) -> tuple[Any, ...] | str | None:
         return "it is a transposed convolution or a gradient"
     result = recognized.result
     return recognized.spec, recognized.lhs, recognized.rhs, result, result.permutation[-1]
-
-
-def _is_explicit(mesh: Any) -> bool:
-    return not mesh.empty and AxisType.Explicit in mesh.axis_types

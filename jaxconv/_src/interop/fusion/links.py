@@ -58,8 +58,7 @@ class Affine:
     def epilogue(self, activation: Epilogue) -> Epilogue:
         """The epilogue of all steps and an activation."""
         operations = {step.operation for step in self.steps}
-        return dataclasses.replace(
-            activation,
+        return activation.replace(
             scale=bool(operations & {"mul", "div", "rsub"}),
             bias=bool(operations & {"add", "sub", "rsub"}),
             residual=self.residual is not None,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import Var
 
-from ...geometry.epilogue import Epilogue
+from ...geometry.epilogue import NO_EPILOGUE, Epilogue
 from .activations import recognize_activation, same_comparison
 from .chain import Chain
 from .convolution import Convolution, convolution
@@ -141,7 +141,7 @@ def _epilogue(
     if dtype_of(result) != conv.dtype:
         return None
     if link.affine is not None:
-        found = _Activation(result, link.affine, Epilogue(), True)
+        found = _Activation(result, link.affine, NO_EPILOGUE, True)
     else:
         found = _activation(chain, result)
     if found is None or not all(_same_mask(chain, mask, found.argument, result) for mask in masks):

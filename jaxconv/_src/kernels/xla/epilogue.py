@@ -15,11 +15,6 @@ Array = jax.Array
 
 def apply_epilogue(y: Array, epilogue: Epilogue, operands: tuple[Array, ...]) -> Array:
     """``activation(y * scale + bias + residual)`` in the dtype of ``y``."""
-    return activate(affine(y, epilogue, operands), epilogue)
-
-
-def affine(y: Array, epilogue: Epilogue, operands: tuple[Array, ...]) -> Array:
-    """``y * scale + bias + residual`` in the dtype of ``y``, without the activation."""
     values = dict(zip(epilogue.operands, operands, strict=True))
     if "scale" in values:
         y = y * per_feature(values["scale"], y)
@@ -27,10 +22,10 @@ def affine(y: Array, epilogue: Epilogue, operands: tuple[Array, ...]) -> Array:
         y = y + per_feature(values["bias"], y)
     if "residual" in values:
         y = y + values["residual"].astype(y.dtype)
-    return y
+    return activate(y, epilogue)
 
 
-def per_feature(values: Array, y: Array) -> Array:
+def per_feature(values: Array, y: Array | jax.ShapeDtypeStruct) -> Array:
     """``values [F]`` with the rank and dtype of ``y``."""
     return lax.expand_dims(values.astype(y.dtype), range(y.ndim - 1))
 
