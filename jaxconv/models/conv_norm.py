@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -57,3 +57,12 @@ class ConvNorm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         x = self.norm(self.conv(x))
         return x if self.activation is None else self.activation(x)
+
+    def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
+        """torchvision's name of each layer, and the layer."""
+        yield from (("0", self.conv), ("1", self.norm))
+
+
+def prefixed(prefix: str, layers: Iterable[tuple[str, nnx.Module]]):
+    """The layers of a module with their names in the module that holds it as ``prefix``."""
+    return ((f"{prefix}.{name}", layer) for name, layer in layers)

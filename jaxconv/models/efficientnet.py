@@ -14,7 +14,7 @@ from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .activations import silu
 from .batch_norm import BatchNorm
-from .conv_norm import ConvNorm
+from .conv_norm import ConvNorm, prefixed
 from .inputs import check_images
 from .inverted_residual import InvertedResidual, SqueezeExcitation
 
@@ -119,11 +119,9 @@ class EfficientNetB0(nnx.Module):
 
     def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
         """torchvision's name of each layer, and the layer."""
-        outer = {0: self.stem, len(self.stages) + 1: self.head}
-        for index, layer in outer.items():
-            yield from ((f"features.{index}.0", layer.conv), (f"features.{index}.1", layer.norm))
+        yield from prefixed("features.0", self.stem.torch_layers())
         for index, blocks in enumerate(self.stages, 1):
             for i, block in enumerate(blocks):
-                name = f"features.{index}.{i}"
-                yield from ((f"{name}.{inner}", layer) for inner, layer in block.torch_layers())
+                yield from prefixed(f"features.{index}.{i}", block.torch_layers())
+        yield from prefixed(f"features.{len(self.stages) + 1}", self.head.torch_layers())
         yield "classifier.1", self.classify

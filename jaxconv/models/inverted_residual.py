@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 
 from .activations import relu, sigmoid
-from .conv_norm import ConvNorm
+from .conv_norm import ConvNorm, prefixed
 
 Array = jax.Array
 Function = Callable[[Array], Array]
@@ -49,6 +49,10 @@ class SqueezeExcitation(nnx.Module):
     def __call__(self, x: Array) -> Array:
         means = x.mean((1, 2), keepdims=True)
         return x * self.gate(self.expand(self.activation(self.reduce(means))))
+
+    def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
+        """torchvision's name of each layer, and the layer."""
+        yield from (("fc1", self.reduce), ("fc2", self.expand))
 
 
 class InvertedResidual(nnx.Module):
@@ -102,11 +106,7 @@ class InvertedResidual(nnx.Module):
     def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
         """The name of each layer in torchvision's EfficientNet and MobileNetV3, and the layer."""
         for index, layer in enumerate(self.layers):
-            name = f"block.{index}"
-            if isinstance(layer, SqueezeExcitation):
-                yield from ((f"{name}.fc1", layer.reduce), (f"{name}.fc2", layer.expand))
-            else:
-                yield from ((f"{name}.0", layer.conv), (f"{name}.1", layer.norm))
+            yield from prefixed(f"block.{index}", layer.torch_layers())
 
 
 def rounded(features: float) -> int:

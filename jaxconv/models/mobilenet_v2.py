@@ -14,7 +14,7 @@ from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .activations import relu6
 from .batch_norm import BatchNorm
-from .conv_norm import ConvNorm
+from .conv_norm import ConvNorm, prefixed
 from .inputs import check_images
 from .inverted_residual import InvertedResidual, rounded
 
@@ -107,15 +107,11 @@ class MobileNetV2(nnx.Module):
         """torchvision's name of each layer, and the layer."""
         for index, layer in enumerate(self.layers):
             if isinstance(layer, ConvNorm):
-                yield from (
-                    (f"features.{index}.0", layer.conv),
-                    (f"features.{index}.1", layer.norm),
-                )
+                yield from prefixed(f"features.{index}", layer.torch_layers())
                 continue
             *activated, project = layer.layers
             for i, part in enumerate(activated):
-                name = f"features.{index}.conv.{i}"
-                yield from ((f"{name}.0", part.conv), (f"{name}.1", part.norm))
+                yield from prefixed(f"features.{index}.conv.{i}", part.torch_layers())
             i = len(activated)
             yield f"features.{index}.conv.{i}", project.conv
             yield f"features.{index}.conv.{i + 1}", project.norm

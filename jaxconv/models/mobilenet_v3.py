@@ -14,7 +14,7 @@ from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .activations import hard_sigmoid, hard_swish, relu
 from .batch_norm import BatchNorm
-from .conv_norm import ConvNorm
+from .conv_norm import ConvNorm, prefixed
 from .inputs import check_images
 from .inverted_residual import InvertedResidual, SqueezeExcitation, rounded
 
@@ -124,11 +124,7 @@ class MobileNetV3(nnx.Module):
     def torch_layers(self) -> Iterator[tuple[str, nnx.Module]]:
         """torchvision's name of each layer, and the layer."""
         for index, layer in enumerate(self.layers):
-            name = f"features.{index}"
-            if isinstance(layer, ConvNorm):
-                yield from ((f"{name}.0", layer.conv), (f"{name}.1", layer.norm))
-            else:
-                yield from ((f"{name}.{inner}", part) for inner, part in layer.torch_layers())
+            yield from prefixed(f"features.{index}", layer.torch_layers())
         yield from (("classifier.0", self.hidden), ("classifier.3", self.classify))
 
 

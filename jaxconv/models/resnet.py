@@ -13,7 +13,7 @@ from flax import nnx
 from .._src.flax.semantics import positive
 from ..nnx import Conv
 from .batch_norm import BatchNorm
-from .conv_norm import ConvNorm
+from .conv_norm import ConvNorm, prefixed
 from .inputs import check_images
 
 EXPANSION = 4
@@ -125,6 +125,5 @@ class ResNet50(nnx.Module):
                 for j, part in enumerate((block.reduce, block.convolve, block.restore), 1):
                     yield from ((f"{name}.conv{j}", part.conv), (f"{name}.bn{j}", part.norm))
                 if block.project is not None:
-                    yield f"{name}.downsample.0", block.project.conv
-                    yield f"{name}.downsample.1", block.project.norm
+                    yield from prefixed(f"{name}.downsample", block.project.torch_layers())
         yield "fc", self.classify
