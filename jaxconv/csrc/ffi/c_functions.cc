@@ -44,6 +44,10 @@ Request request_of(int64_t op, int64_t element, int64_t rank, const int64_t* siz
   return r;
 }
 
+Request conv_request_of(int64_t element, int64_t rank, const int64_t* sizes) {
+  return request_of(static_cast<int64_t>(Operator::kConv), element, rank, sizes);
+}
+
 // 0 if `problem` is empty; otherwise 1, and the problem in `message`.
 int report(const std::string& problem, char* message, int64_t capacity) {
   std::snprintf(message, static_cast<size_t>(capacity), "%s", problem.c_str());
@@ -79,8 +83,7 @@ JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_
                                      double negative_slope, void* result, int64_t threads,
                                      char* message, int64_t capacity) {
   jaxconv::ThreadTeam team(threads);
-  const auto request =
-      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes);
+  const auto request = jaxconv::conv_request_of(element, rank, sizes);
   const jaxconv::EpilogueRequest fused{{epilogue[0], {sizes[2]}},
                                        {epilogue[1], {sizes[2]}},
                                        {epilogue[2], request.output},
@@ -94,8 +97,7 @@ JAXCONV_EXPORT int jaxconv_run_fused(int64_t element, int64_t rank, const int64_
 
 // The bytes of a packed kernel, or 0 if the engine reads the kernel in place.
 JAXCONV_EXPORT int64_t jaxconv_packed_bytes(int64_t element, int64_t rank, const int64_t* sizes) {
-  return jaxconv::packed_bytes(
-      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes));
+  return jaxconv::packed_bytes(jaxconv::conv_request_of(element, rank, sizes));
 }
 
 // Packs a kernel into `bytes` bytes.
@@ -103,8 +105,7 @@ JAXCONV_EXPORT int jaxconv_pack(int64_t element, int64_t rank, const int64_t* si
                                 const void* kernel, void* packed, int64_t bytes, int64_t threads,
                                 char* message, int64_t capacity) {
   jaxconv::ThreadTeam team(threads);
-  const auto request =
-      jaxconv::request_of(static_cast<int64_t>(jaxconv::Operator::kConv), element, rank, sizes);
+  const auto request = jaxconv::conv_request_of(element, rank, sizes);
   return jaxconv::report(jaxconv::pack(request, kernel, packed, bytes, team), message, capacity);
 }
 
