@@ -17,10 +17,9 @@ import pytest
 
 from jaxconv._src.kernels.cpu import library, native
 from support.engine import DTYPES, EPS
+from support.marks import needs_engine
 
-pytestmark = pytest.mark.skipif(
-    library.unavailable_reason() is not None, reason="the CPU engine is not built"
-)
+pytestmark = needs_engine
 
 TILES = ("gather", "narrow_groups", "few_features", "filter_grad")  # as DenseTile numbers them
 GATHERS = TILES[:3]

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from jaxconv._src.kernels.cpu import library, native
+from support.marks import needs_engine
 
-pytestmark = pytest.mark.skipif(
-    library.unavailable_reason() is not None, reason="the CPU engine is not built"
-)
+pytestmark = needs_engine
 
 TILES = ("gather", "gather_pair", "filter")  # as DepthwiseTile numbers them
 DTYPES = {"float32": np.float32, "float64": np.float64}

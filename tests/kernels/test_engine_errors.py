@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
-from jaxconv._src.kernels.cpu import library
 from support.engine import run_python
+from support.marks import needs_engine
 
-pytestmark = pytest.mark.skipif(
-    library.unavailable_reason() is not None, reason="the CPU engine is not built"
-)
+pytestmark = needs_engine
 
 
 def test_random_mistakes_raise_errors():

@@ -12,12 +12,10 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 
 import jaxconv
-from jaxconv._src.kernels.cpu import library
 from support.cases import operand
+from support.marks import needs_engine
 
-pytestmark = pytest.mark.skipif(
-    library.unavailable_reason() is not None, reason="the CPU engine is not built"
-)
+pytestmark = needs_engine
 
 OPERATORS = {"conv", "input_grad", "filter_grad"}
 GROUPS = {"depthwise": 6, "grouped": 2}

@@ -12,7 +12,7 @@ import pytest
 
 from jaxconv._src.geometry.epilogue import ACTIVATIONS, Epilogue
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import library, native
+from jaxconv._src.kernels.cpu import native
 from support.engine import (
     DTYPES,
     EPILOGUE_OPERANDS,
@@ -30,13 +30,12 @@ from support.engine import (
     random_spec,
     using_instruction_set,
 )
+from support.marks import needs_engine
 
 pytestmark = [
     pytest.mark.sample(4),
     pytest.mark.lenient,
-    pytest.mark.skipif(
-        library.unavailable_reason() is not None, reason="the CPU engine is not built"
-    ),
+    needs_engine,
 ]
 
 # One for each kind of tile, with partial tiles of pixels and partial vectors of features; the

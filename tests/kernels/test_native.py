@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import library, native
+from jaxconv._src.kernels.cpu import native
 from support.engine import (
     DTYPES,
     OPERATORS,
@@ -28,13 +28,12 @@ from support.engine import (
     run_python,
     using_instruction_set,
 )
+from support.marks import needs_engine
 
 # The operators are called as lowering calls them: mixed operands are promoted on purpose.
 pytestmark = [
     pytest.mark.lenient,
-    pytest.mark.skipif(
-        library.unavailable_reason() is not None, reason="the CPU engine is not built"
-    ),
+    needs_engine,
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxconv._src.geometry.epilogue import Epilogue
 from jaxconv._src.geometry.spec import ConvSpec, Operator
-from jaxconv._src.kernels.cpu import library, native
+from jaxconv._src.kernels.cpu import native
 from support.engine import (
     DTYPES,
     bare_fused,
@@ -19,13 +19,12 @@ from support.engine import (
     operands,
     using_instruction_set,
 )
+from support.marks import needs_engine
 
 pytestmark = [
     pytest.mark.sample(4),
     pytest.mark.lenient,
-    pytest.mark.skipif(
-        library.unavailable_reason() is not None, reason="the CPU engine is not built"
-    ),
+    needs_engine,
 ]
 
 SPECS = {
