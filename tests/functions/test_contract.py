@@ -28,9 +28,12 @@ SIGNATURES = {
     ),
     "conv_input_grad": f"g, kernel, input_spatial, *, {WINDOW_AND_OPTIONS}",
     "conv_filter_grad": f"x, g, kernel_spatial, *, {WINDOW_AND_OPTIONS}",
-    "causal_conv": f"x, kernel, bias, *, strides, dilation, groups, {OPTIONS}",
+    "causal_conv": (
+        "x, kernel, bias, *, strides, dilation, groups, activation, segment_ids, initial_state, "
+        f"return_final_state, lengths, {OPTIONS}"
+    ),
     "causal_conv_init": "kernel, batch_size, *, dilation, groups, dtype",
-    "causal_conv_step": f"state, x, kernel, bias, *, dilation, groups, {OPTIONS}",
+    "causal_conv_step": f"state, x, kernel, bias, *, dilation, groups, activation, {OPTIONS}",
     "install": "platforms",
     "uninstall": "",
     "accelerate": "fn",

@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from ..geometry import checks, resolve
 from ..geometry.checks import Call
 from ..geometry.checks.call import AXES
-from ..geometry.epilogue import ACTIVATIONS, ALIASES, Epilogue
+from ..geometry.epilogue import Epilogue
 from ..geometry.padding import PaddingLike
 from ..geometry.resolve import ResolvedConv
-from ..geometry.spec import Operator
-from ..geometry.types import ActivationName, ImplementationName, Ints
-from ..primitives.call import Options, check_forced, options, with_borders
-from ..primitives.fused import bind_fused
+from ..geometry.types import Activation, ImplementationName, Ints
+from ..primitives.call import options
+from .epilogue import activation_fields, apply_fused
 
 Array = jax.Array
 
 _AXES = MappingProxyType({**AXES, "scale": "F", "residual": "N *O F or *O F"})
-
-# By identity: a function of jax.nn stands for the activation of its name.
-_JAX_FUNCTIONS = {
-    jax.nn.relu: "relu",
-    jax.nn.relu6: "relu6",
-    jax.nn.leaky_relu: "leaky_relu",
-    jax.nn.silu: "silu",
-    jax.nn.gelu: "gelu_tanh",
-    jax.nn.sigmoid: "sigmoid",
-    jax.nn.hard_swish: "hard_swish",
-    jax.nn.tanh: "tanh",
-    jnp.tanh: "tanh",
-}
 
 
 def fused_conv(
@@ -47,7 +30,7 @@ def fused_conv(
     *,
     scale: ArrayLike | None = None,
     residual: ArrayLike | None = None,
-    activation: ActivationName | Callable[[Array], Array] | None = None,
+    activation: Activation = None,
     negative_slope: float = 0.01,
     strides: Ints = 1,
     padding: PaddingLike = "SAME",
@@ -111,37 +94,10 @@ def fused_conv(
     resolved = resolve.conv(call, x.shape, kernel.shape, strides, padding, dilation, groups)
     _check_operands(call, arrays, resolved)
     epilogue = Epilogue(
-        **dict.fromkeys(arrays, True), **_activation(call, activation, negative_slope, x.dtype)
+        **dict.fromkeys(arrays, True),
+        **activation_fields(call, activation, x.dtype, negative_slope),
     )
-    return _apply(x, kernel, arrays, resolved, epilogue, keywords)
-
-
-def _apply(
-    x: Array,
-    kernel: Array,
-    operands: dict[str, Array],
-    resolved: ResolvedConv,
-    epilogue: Epilogue,
-    keywords: Options,
-) -> Array:
-    """Binds the primitive; if the call is unbatched, activations come and go without N."""
-    spec, forced = resolved.spec, keywords.implementation
-    if forced is not None:
-        check_forced(keywords.call, forced, Operator.CONV, spec, keywords.dtype)
-    if not resolved.batched:
-        x = x[None]
-        operands = {k: v[None] if k == "residual" else v for k, v in operands.items()}
-    result = bind_fused(
-        with_borders(x, resolved.borders) if resolved.bordered else x,
-        kernel,
-        [operands[name] for name in epilogue.operands],
-        spec,
-        epilogue,
-        dtype=keywords.dtype,
-        precision=keywords.precision,
-        implementation=forced,
-    )
-    return result if resolved.batched else result[0]
+    return apply_fused(x, kernel, arrays, resolved, epilogue, keywords)
 
 
 def _check_operands(call: Call, arrays: dict[str, Array], resolved: ResolvedConv) -> None:
@@ -156,38 +112,3 @@ def _check_operands(call: Call, arrays: dict[str, Array], resolved: ResolvedConv
                 f"{tuple(array.shape)}; broadcast it with jnp.broadcast_to, or pass one value per "
                 "feature as bias"
             )
-
-
-def _activation(call: Call, activation: Any, negative_slope: Any, dtype: Any) -> dict[str, Any]:
-    """The fields of ``Epilogue`` that describe the activation."""
-    if activation is None:
-        return {}
-    name = _activation_name(call, activation)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        raise call.error(
-            f'activation "{name}" is not defined for {dtype}; apply it to real arrays, or pass '
-            "activation=None",
-            TypeError,
-        )
-    if name != "leaky_relu":
-        return {"activation": name}
-    if isinstance(negative_slope, bool) or not isinstance(negative_slope, int | float):
-        raise call.error(
-            f"negative_slope must be a number known at trace time, but got {negative_slope!r}",
-            TypeError,
-        )
-    return {"activation": name, "negative_slope": float(negative_slope)}
-
-
-def _activation_name(call: Call, activation: Any) -> str:
-    if isinstance(activation, str):
-        name = ALIASES.get(activation.lower(), activation.lower())
-    else:
-        name = next((n for f, n in _JAX_FUNCTIONS.items() if f is activation), None)
-    if name not in ACTIVATIONS:
-        names = ", ".join(f'"{each}"' for each in (*ACTIVATIONS, *ALIASES))
-        raise call.error(
-            f"activation must be None, one of {names}, or one of these functions of jax.nn, but "
-            f"got {activation!r}; apply any other function to the result of conv"
-        )
-    return name

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
+
+import jax
 
 # One int for every spatial axis, or one per axis.
 Ints = int | Sequence[int]
@@ -24,3 +26,6 @@ ActivationName = Literal[
     "hard_silu",
     "tanh",
 ]
+
+# An activation by name, or the function of ``jax.nn`` itself; None for none.
+Activation = ActivationName | Callable[[jax.Array], jax.Array] | None

@@ -26,6 +26,7 @@ CAUSAL_AXES: Mapping[str, str] = MappingProxyType(
     {
         "x": "N L C or L C",
         "state": "N (K-1)*d C",
+        "initial_state": "N (K-1)*d C or (K-1)*d C",
         "kernel": "K C/G F",
         "bias": "F",
     }

@@ -1,4 +1,4 @@
-"""Checks of the arrays of single functions: how kernels are laid out, what a state must hold."""
+"""Checks of the arrays of single functions: how kernels are laid out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,7 @@ from typing import Any
 
 from ..spec import Shape
 from .call import Call
-from .sizes import (
-    batched,
-    elements,
-    group_count,
-    integer,
-    is_sequence,
-    known,
-    per_axis,
-    size,
-    spatial_rank,
-)
+from .sizes import batched, integer, is_sequence, known, spatial_rank
 
 
 def bias(call: Call, value: Any, out_features: int) -> None:
@@ -84,45 +74,6 @@ def causal_kernel(call: Call, kernel_shape: Shape) -> None:
         raise call.error(
             f"a causal convolution has one spatial axis, so kernel must be [K, C/G, F], but it has "
             f'{len(kernel_shape)} axes; in more dimensions use conv with padding=("CAUSAL", "SAME")'
-        )
-
-
-def causal_state_shape(
-    call: Call, kernel_shape: Shape, batch_size: Any, dilation: Any, groups: Any
-) -> Shape:
-    """``[N, (K-1)*dilation, C]``: the inputs that the next output still needs."""
-    causal_kernel(call, kernel_shape)
-    dilation = per_axis(call, "dilation", dilation, 1)[0]
-    channels = kernel_shape[1] * group_count(call, groups, kernel_shape[2])
-    length = max(kernel_shape[0] - 1, 0) * dilation
-    shape = size(call, "batch_size", batch_size), length, channels
-    elements(call, "the state", shape)
-    return shape
-
-
-def causal_state(
-    call: Call,
-    state_shape: Shape,
-    x_shape: Shape,
-    kernel_shape: Shape,
-    dilation: Any,
-    groups: Any,
-) -> None:
-    """The relations of one streaming step."""
-    causal_kernel(call, kernel_shape)
-    if len(x_shape) != 3 or (known(x_shape[1]) and x_shape[1] < 1):
-        raise call.error("x must be [N, L, C] with L at least 1")
-    expected = causal_state_shape(call, kernel_shape, x_shape[0], dilation, groups)
-    if len(state_shape) != 3 or any(
-        known(got, size) and got != size for got, size in zip(state_shape, expected, strict=True)
-    ):
-        raise call.error(
-            f"state must be [N, (K-1)*dilation, C] = {expected}, but got {tuple(state_shape)}; "
-            f"create it with causal_conv_init and the same kernel, dilation and groups"
-        )
-    if known(x_shape[2]) and x_shape[2] != expected[2]:
-        raise call.error(
-            f"x must have as many channels as the state, C = {expected[2]}, but has {x_shape[2]}"
         )
 
 
