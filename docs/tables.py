@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "extensions")]
 
+import sources  # noqa: E402
 from benchmarks.common import results  # noqa: E402
 from benchmarks.cpu import tables as cpu  # noqa: E402
 from benchmarks.gpu import tables as gpu  # noqa: E402
@@ -58,7 +59,7 @@ _PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def pages() -> list[Path]:
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [ROOT / "README.md", *sources.committed()]
 
 
 def text_of(name: str) -> str:

@@ -7,22 +7,25 @@ from pathlib import Path
 import pytest
 
 import jaxconv
+import sources
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sources.committed()]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
 @by_page
 def test_code_runs(page):
-    for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
-        try:
-            if block.startswith(">>>"):
-                run_examples(block, page)
-            else:
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    session = "".join(block for block in blocks if block.startswith(">>>"))
+    try:
+        for block in blocks:
+            if not block.startswith(">>>"):
                 exec(block, {})
-        finally:
-            jaxconv.uninstall()
+        if session:
+            run_examples(session, page)
+    finally:
+        jaxconv.uninstall()
 
 
 def run_examples(block: str, page: Path) -> None:

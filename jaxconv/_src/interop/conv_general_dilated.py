@@ -44,9 +44,9 @@ def conv_general_dilated(
     spatial axes, ``lhs_dilation`` together with strides, or an ``out_sharding``.
 
     Args:
-        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers,
-            feature_group_count, batch_group_count, precision, preferred_element_type,
-            out_sharding: As in ``jax.lax.conv_general_dilated``.
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation: As in lax.
+        dimension_numbers, feature_group_count, batch_group_count: As in lax.
+        precision, preferred_element_type, out_sharding: As in lax.
 
     Returns:
         As ``jax.lax.conv_general_dilated``.
