@@ -10,7 +10,7 @@ Flax's keywords and every padding that ``jaxconv.conv`` takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax.typing import DTypeLike
 from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
 from ._src.geometry.types import Ints
+from ._src.keywords import checks_keywords
 
 __all__ = [
     "CausalConv",
@@ -34,8 +35,17 @@ __all__ = [
 ]
 
 Array = jax.Array
+Module = TypeVar("Module", bound=type[linen.Module])
 
 
+def _checks_keywords(module: Module) -> Module:
+    """The class, with an error in words for keywords that its ``__init__`` does not have."""
+    untyped: Any = module
+    untyped.__init__ = checks_keywords(module.__name__)(untyped.__init__)
+    return module
+
+
+@_checks_keywords
 class Conv(linen.Conv):
     """``flax.linen.Conv``, computed by jaxconv.
 
@@ -56,6 +66,7 @@ class Conv(linen.Conv):
     conv_general_dilated: Any = semantics.convolution
 
 
+@_checks_keywords
 class ConvTranspose(linen.ConvTranspose):
     """``flax.linen.ConvTranspose``, computed by jaxconv.
 
@@ -113,6 +124,7 @@ class _Convolution(linen.Module, kw_only=True):
         return self.promote_dtype(*arrays, dtype=self.dtype)
 
 
+@_checks_keywords
 class DepthwiseConv(_Convolution):
     """Depthwise convolution: one bank of ``multiplier`` filters per channel.
 
@@ -161,6 +173,7 @@ class DepthwiseConv(_Convolution):
         return semantics.depthwise(self, *self._promoted(inputs, *parameters))
 
 
+@_checks_keywords
 class PointwiseConv(_Convolution):
     """Pointwise (1×1) convolution: one matrix product at every pixel.
 
@@ -203,6 +216,7 @@ class PointwiseConv(_Convolution):
         return semantics.pointwise(self, *self._promoted(inputs, *parameters))
 
 
+@_checks_keywords
 class SeparableConv(_Convolution):
     """Depthwise separable convolution: filter each channel in space, then mix the channels.
 
@@ -258,6 +272,7 @@ class SeparableConv(_Convolution):
         return semantics.separable(self, *self._promoted(inputs, *parameters))
 
 
+@_checks_keywords
 class CausalConv(_Convolution):
     """Causal convolution in time, of whole sequences or of a stream.
 

@@ -9,7 +9,6 @@ Flax's keywords and every padding that ``jaxconv.conv`` takes.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -27,6 +26,7 @@ from jax.typing import DTypeLike
 from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
 from ._src.geometry.types import Ints
+from ._src.keywords import checks_keywords
 
 __all__ = [
     "CausalConv",
@@ -59,6 +59,22 @@ class _Signature:
         return inspect.Signature(expanded)
 
 
+def _flax_init(name: str, flax_class: type, **defaults: Any) -> Any:
+    """The ``__init__`` of a class of Flax with other defaults, and errors that name the keyword."""
+    init: Any = flax_class.__init__
+    signature = inspect.signature(init)
+    parameters = [
+        each.replace(default=defaults.get(each.name, each.default))
+        for each in signature.parameters.values()
+    ]
+
+    def __init__(self: Any, *args: Any, **keywords: Any) -> None:  # noqa: N807
+        init(self, *args, **(defaults | keywords))
+
+    __init__.__signature__ = signature.replace(parameters=parameters)
+    return checks_keywords(name)(__init__)
+
+
 class Conv(nnx.Conv):
     """``flax.nnx.Conv``, computed by jaxconv.
 
@@ -76,9 +92,7 @@ class Conv(nnx.Conv):
 
     if not TYPE_CHECKING:  # type checkers see the signature of Flax's own
         __signature__ = _Signature()
-        __init__ = functools.partialmethod(
-            nnx.Conv.__init__, conv_general_dilated=semantics.convolution
-        )
+        __init__ = _flax_init("Conv", nnx.Conv, conv_general_dilated=semantics.convolution)
 
 
 class ConvTranspose(nnx.ConvTranspose):
@@ -98,6 +112,7 @@ class ConvTranspose(nnx.ConvTranspose):
 
     if not TYPE_CHECKING:
         __signature__ = _Signature()
+        __init__ = _flax_init("ConvTranspose", nnx.ConvTranspose)
 
     def __call__(self, inputs: Array) -> Array:
         layer: Any = self
@@ -213,6 +228,7 @@ class DepthwiseConv(_Convolution):
 
     kernel: nnx.Param[Array]
 
+    @checks_keywords("DepthwiseConv", Options.__annotations__)
     def __init__(
         self,
         in_features: int,
@@ -273,6 +289,7 @@ class PointwiseConv(_Convolution):
 
     kernel: nnx.Param[Array]
 
+    @checks_keywords("PointwiseConv", Options.__annotations__)
     def __init__(
         self,
         in_features: int,
@@ -333,6 +350,7 @@ class SeparableConv(_Convolution):
     depthwise_kernel: nnx.Param[Array]
     pointwise_kernel: nnx.Param[Array]
 
+    @checks_keywords("SeparableConv", Options.__annotations__)
     def __init__(
         self,
         in_features: int,
@@ -412,6 +430,7 @@ class CausalConv(_Convolution):
 
     kernel: nnx.Param[Array]
 
+    @checks_keywords("CausalConv", Options.__annotations__)
     def __init__(
         self,
         in_features: int,

@@ -301,11 +301,24 @@ def test_an_array_as_a_static_argument():
         return conv(X, K, strides=strides, **G3)
 
     assert_raises(lambda: jax.jit(traced)(2), ValueError, "conv: strides must be a positive int")
-    padded = lambda padding: conv(X, K, padding=padding, **G3)  # noqa: E731
-    assert_raises(lambda: jax.jit(padded)(2), ValueError, "conv: padding must be a name, an int or")
     extent = np.array(3)
     x, g = ones(2, 7, 6), ones(2, 7, 4)
     assert jaxconv.conv_filter_grad(x, g, extent).shape == (3, 6, 4)
+
+
+TRACED = [(name, value) for name in ("strides", "padding", "dilation") for value in (1, [1, 1])]
+
+
+@pytest.mark.parametrize(("name", "value"), [*TRACED, ("padding", [(1, 1)] * 2), ("groups", 1)])
+def test_traced_static_arguments(name, value):
+    """The error says that the argument must be static, not only that it is a tracer."""
+    assert_raises(
+        lambda: jax.jit(lambda value: conv(X, K, **(G3 | {name: value})))(value),
+        ValueError,
+        f"conv: {name} ",
+        "it is traced, but must be a Python int",
+        "static_argnums",
+    )
 
 
 def total(x):

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "jaxconv"
 
 # From the bottom up: a module imports only from its own layer and from those above it in this list.
 LAYERS = (
-    ("_src/compat.py", "_src/caching.py", "_src/pytrees.py"),
+    ("_src/compat.py", "_src/caching.py", "_src/keywords.py", "_src/pytrees.py"),
     ("_src/geometry",),
     ("_src/kernels",),
     ("_src/dispatch",),

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 import jax
 
+from ..keywords import checks_keywords
 from .registry import check_name
 
 # A user context is part of jit's cache key: entering it makes jitted functions trace again.
 _forced = jax.make_user_context(None)
 
 
+@checks_keywords("use_implementation")
 @contextlib.contextmanager
 def use_implementation(name: str | None) -> Iterator[None]:
     """Forces one implementation for every convolution called in a ``with`` block.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ..geometry.checks.call import shown
 from ..geometry.spec import ConvSpec, Operator
 from ..kernels.cpu import native
 from ..kernels.gpu import entry as pallas_gpu
@@ -32,7 +33,7 @@ def check_name(implementation: str) -> None:
     if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
         raise ValueError(
             f"implementation must be None or one of {', '.join(IMPLEMENTATIONS)}, but got "
-            f"{implementation!r}"
+            f"{shown(implementation)}"
         )
 
 

@@ -114,7 +114,7 @@ def convolution(
     rank = rhs.ndim - 2
     if lhs.ndim != rhs.ndim:
         raise call.error(f"x must be [..., *S, C] with {rank} spatial axes, as many as the kernel")
-    _check_features(call, lhs.shape[-1], rhs.shape[-2] * options.get("feature_group_count", 1))
+    _check_features(call, lhs.shape[-1], rhs.shape[-2], options.get("feature_group_count", 1))
     per_axis = {
         "strides": window_strides,
         "input_dilation": lhs_dilation,
@@ -132,9 +132,13 @@ def convolution(
     )
 
 
-def _check_features(call: Call, features: int, expected: int) -> None:
+def _check_features(call: Call, features: int, group_in: int, groups: int = 1) -> None:
+    expected = group_in * groups
     if checks.known(features, expected) and features != expected:
-        raise call.error(f"x must have C = {expected} channels, as the kernel, but has {features}")
+        raise call.error(
+            f"x must have C = {expected} channels, as the kernel, but has {features}"
+            f"{checks.layout_hint(call, groups)}"
+        )
 
 
 # --- Flax's transposed convolution ----------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..geometry import checks, resolve
 from ..geometry.checks import CAUSAL_AXES, Call
 from ..geometry.spec import ConvSpec
 from ..geometry.types import Activation, ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Options, Window, options
 from .epilogue import Fields, activation_fields, convolve_activated
 from .history import History, final_state, read_history
@@ -57,6 +58,7 @@ def causal_conv(
 ) -> tuple[Array, Array]: ...
 
 
+@checks_keywords("causal_conv")
 def causal_conv(
     x: ArrayLike,
     kernel: ArrayLike,
@@ -184,6 +186,7 @@ def _after(
     return convolve_activated(call, inputs, kernel, bias, window, fields, keywords)
 
 
+@checks_keywords("causal_conv_init")
 def causal_conv_init(
     kernel: ArrayLike,
     batch_size: int,
@@ -220,6 +223,7 @@ def causal_conv_init(
     return jnp.zeros(shape, state_dtype)  # pyright: ignore[reportUnknownMemberType] (jax's stub)
 
 
+@checks_keywords("causal_conv_step")
 def causal_conv_step(
     state: ArrayLike,
     x: ArrayLike,

@@ -10,11 +10,13 @@ from ..geometry import checks, resolve
 from ..geometry.padding import PaddingLike
 from ..geometry.spec import Operator
 from ..geometry.types import ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Window, apply, convolve, options
 
 Array = jax.Array
 
 
+@checks_keywords("conv")
 def conv(
     x: ArrayLike,
     kernel: ArrayLike,
@@ -79,6 +81,7 @@ def conv(
     return convolve(call, x, kernel, bias, Window(strides, padding, dilation, groups), keywords)
 
 
+@checks_keywords("conv_input_grad")
 def conv_input_grad(
     g: ArrayLike,
     kernel: ArrayLike,
@@ -127,6 +130,7 @@ def conv_input_grad(
     return apply(Operator.INPUT_GRAD, g, kernel, resolved, keywords)
 
 
+@checks_keywords("conv_filter_grad")
 def conv_filter_grad(
     x: ArrayLike,
     g: ArrayLike,

@@ -10,12 +10,14 @@ from ..geometry import checks
 from ..geometry.checks import AXES
 from ..geometry.padding import PaddingLike
 from ..geometry.types import ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Window, convolve_depthwise, options
 
 Array = jax.Array
 _AXES = {**AXES, "kernel": "*K 1 C*M"}
 
 
+@checks_keywords("depthwise_conv")
 def depthwise_conv(
     x: ArrayLike,
     kernel: ArrayLike,

@@ -20,12 +20,14 @@ from ..geometry import checks
 from ..geometry.checks import AXES, Call
 from ..geometry.padding import PaddingLike
 from ..geometry.types import Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Window, convolve_depthwise, options
 
 Array = jax.Array
 _AXES = {**AXES, "bank": "*K 1 M"}
 
 
+@checks_keywords("filters.sobel")
 def sobel(dtype: DTypeLike = jnp.float32) -> Array:
     """The two Sobel filters: the derivatives along rows (down) and along columns (right).
 
@@ -52,6 +54,7 @@ def sobel(dtype: DTypeLike = jnp.float32) -> Array:
     return _gradient("sobel", (1, 2, 1), dtype)
 
 
+@checks_keywords("filters.scharr")
 def scharr(dtype: DTypeLike = jnp.float32) -> Array:
     """The two Scharr filters: like Sobel's, but smoothed by (3, 10, 3) and closer to isotropic.
 
@@ -86,6 +89,7 @@ def _bank(call: Call, filters: np.ndarray[Any, Any], dtype: DTypeLike) -> Array:
     return jnp.asarray(bank, dtype)  # pyright: ignore[reportUnknownMemberType] (jax's stub)
 
 
+@checks_keywords("filters.laplacian")
 def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
     """The discrete Laplacian: the sum over the neighbors of their difference from the center.
 
@@ -117,6 +121,7 @@ def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
     return _bank(call, bank[:, :, None], dtype)
 
 
+@checks_keywords("filters.gaussian")
 def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float32) -> Array:
     """A sampled Gaussian, normalized to a sum of 1.
 
@@ -163,6 +168,7 @@ def _static(call: Call, name: str, value: Any, kind: str = "number") -> Any:
     return np.asarray(value).item() if is_number else value
 
 
+@checks_keywords("filters.apply")
 def apply(
     x: ArrayLike,
     bank: ArrayLike,
@@ -204,6 +210,7 @@ def _apply(function: str, x: ArrayLike, bank: ArrayLike, window: Window) -> Arra
     return convolve_depthwise(call, x, kernel, None, window, options(call, x.dtype))
 
 
+@checks_keywords("filters.edges")
 def edges(x: ArrayLike, bank: ArrayLike | None = None, *, dilation: Ints = 1) -> Array:
     """The magnitude of the gradient at every pixel, separately for each channel.
 

@@ -15,6 +15,7 @@ from ..geometry.epilogue import Epilogue
 from ..geometry.padding import PaddingLike
 from ..geometry.resolve import ResolvedConv
 from ..geometry.types import Activation, ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import options
 from .epilogue import activation_fields, apply_fused
 
@@ -23,6 +24,7 @@ Array = jax.Array
 _AXES = MappingProxyType({**AXES, "scale": "F", "residual": "N *O F or *O F"})
 
 
+@checks_keywords("fused_conv")
 def fused_conv(
     x: ArrayLike,
     kernel: ArrayLike,

@@ -11,12 +11,14 @@ from jax.typing import ArrayLike, DTypeLike
 from ..geometry import checks
 from ..geometry.checks import AXES
 from ..geometry.types import ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Window, convolve, options
 
 Array = jax.Array
 _AXES = {**AXES, "kernel": "*K C F or C F"}
 
 
+@checks_keywords("pointwise_conv")
 def pointwise_conv(
     x: ArrayLike,
     kernel: ArrayLike,

@@ -10,6 +10,7 @@ from ..geometry import checks
 from ..geometry.checks import AXES
 from ..geometry.padding import PaddingLike
 from ..geometry.types import ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Window, convolve, convolve_depthwise, options
 
 Array = jax.Array
@@ -20,6 +21,7 @@ _AXES = {
 }
 
 
+@checks_keywords("separable_conv")
 def separable_conv(
     x: ArrayLike,
     depthwise_kernel: ArrayLike,

@@ -22,6 +22,7 @@ from ..geometry.padding import PaddingLike
 from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import Operator
 from ..geometry.types import ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import Options, Window, add_bias, apply, options
 from ..primitives.explicit_sharding import match_varying
 from ..spmd.halo import with_halo
@@ -31,6 +32,7 @@ from ..spmd.spatial_shard import compute_spatial_shard
 Array = jax.Array
 
 
+@checks_keywords("sharding.halo_exchange")
 def halo_exchange(
     x: ArrayLike, axis: int, axis_name: str, *, low: int = 0, high: int = 0, circular: bool = False
 ) -> Array:
@@ -84,6 +86,7 @@ def halo_exchange(
     return with_halo(shard, axis, axis_name, shards, low, high, circular)
 
 
+@checks_keywords("sharding.conv")
 def conv(
     x: ArrayLike,
     kernel: ArrayLike,
@@ -137,6 +140,7 @@ def conv(
     return _conv(call, x, kernel, bias, axis_names, window, keywords)
 
 
+@checks_keywords("sharding.causal_conv")
 def causal_conv(
     x: ArrayLike,
     kernel: ArrayLike,

@@ -11,12 +11,14 @@ from ..geometry.checks import AXES
 from ..geometry.padding import PaddingLike
 from ..geometry.spec import ConvSpec, Operator
 from ..geometry.types import ImplementationName, Ints
+from ..keywords import checks_keywords
 from ..primitives.call import add_bias, apply, options
 
 Array = jax.Array
 _AXES = {**AXES, "kernel": "*K F/G C"}
 
 
+@checks_keywords("conv_transpose")
 def conv_transpose(
     x: ArrayLike,
     kernel: ArrayLike,

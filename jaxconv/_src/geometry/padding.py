@@ -17,13 +17,17 @@ Names may be written in lower case, as in Keras and PyTorch. The three border mo
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import operator
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import jax
+import numpy as np
+
+from .checks.call import shown
+from .checks.sizes import MAX_ENTRIES, count, index, sequence, traced_hint
 from .spec import MAX_STEP, Pairs, Shape, effective_extent
 
 BORDERS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
@@ -110,25 +114,31 @@ def axis_entries(padding: Any, rank: int) -> tuple[str | tuple[int, int], ...]:
         return (name,) * rank
     if _is_int(padding):
         return (_pair(padding),) * rank
-    try:
-        entries = None if isinstance(padding, Mapping) else tuple(padding)
-    except TypeError:  # nothing to iterate over
-        entries = None
+    entries = _entries(padding)
     if entries is None:
         raise PaddingError(
             f"padding must be a name, an int or a sequence with one entry per axis, but got "
-            f"{padding!r}"
+            f"{shown(padding)}{traced_hint(padding)}"
         )
     if len(entries) != rank:
         hint = ""
         if rank == 1 and len(entries) == 2 and all(map(_is_int, entries)):
-            pair = tuple(map(operator.index, entries))
+            pair = tuple(map(index, entries))
             hint = f"; write a (low, high) pair for the only axis as [{pair}]"
         raise PaddingError(
-            f"padding must have one entry per spatial axis ({rank}), but got {len(entries)}: "
-            f"{padding!r}{hint}"
+            f"padding must have one entry per spatial axis ({rank}), but got {count(entries)}: "
+            f"{shown(padding)}{hint}"
         )
     return tuple(_name(entry) if isinstance(entry, str) else _pair(entry) for entry in entries)
+
+
+def _entries(padding: Any) -> tuple[Any, ...] | None:
+    """The entries of a sequence, an iterator or an array of any rank; None for all else."""
+    if isinstance(padding, Iterator):
+        padding = tuple(itertools.islice(padding, MAX_ENTRIES))
+    elif isinstance(padding, np.ndarray | jax.Array) and padding.ndim > 1:
+        padding = tuple(padding)
+    return sequence(padding)
 
 
 def _name(name: str) -> str:
@@ -136,37 +146,31 @@ def _name(name: str) -> str:
         return name.upper()
     close = difflib.get_close_matches(name.upper(), NAMES, 1, 0.5)
     hint = f'; did you mean "{close[0]}"?' if close else ""
-    raise PaddingError(f"padding must be one of {', '.join(NAMES)}, but got {name!r}{hint}")
+    raise PaddingError(f"padding must be one of {', '.join(NAMES)}, but got {shown(name)}{hint}")
 
 
 def _is_int(value: Any) -> bool:
-    if isinstance(value, bool):
-        return False
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
+    return index(value) is not None
 
 
 def _pair(entry: Any) -> tuple[int, int]:
     if _is_int(entry):
         return _bounded(entry), _bounded(entry)
-    low: Any = None
-    high: Any = None
-    with contextlib.suppress(TypeError, ValueError):
-        low, high = entry
-    if not (_is_int(low) and _is_int(high)):
+    pair = sequence(entry) or ()
+    if len(pair) != 2 or not all(map(_is_int, pair)):
         raise PaddingError(
-            f"padding entries must be names, ints or (low, high) pairs of ints, but got {entry!r}"
+            f"padding entries must be names, ints or (low, high) pairs of ints, but got "
+            f"{shown(entry)}{traced_hint(entry, *pair)}"
         )
-    return _bounded(low), _bounded(high)
+    return _bounded(pair[0]), _bounded(pair[1])
 
 
 def _bounded(value: Any) -> int:
-    number = operator.index(value)
+    number = index(value) or 0
     if abs(number) > MAX_STEP:
-        raise PaddingError(f"padding must be at most {MAX_STEP:,} per side, but got {number:,}")
+        raise PaddingError(
+            f"padding must be at most {MAX_STEP:,} per side, but got {shown(number)}"
+        )
     return number
 
 

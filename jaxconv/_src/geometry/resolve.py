@@ -6,8 +6,19 @@ import dataclasses
 
 from ..caching import cached_by_value
 from . import padding as paddings
-from .checks import SPATIAL, Call, batched, group_count, known, per_axis, sizes, spatial_rank
-from .checks.sizes import elements, is_sequence
+from .checks import (
+    SPATIAL,
+    Call,
+    batched,
+    group_count,
+    known,
+    layout_hint,
+    per_axis,
+    sizes,
+    spatial_rank,
+)
+from .checks.call import shown
+from .checks.sizes import elements, sequence
 from .padding import Border, PaddingError
 from .spec import ConvSpec, Shape, effective_extent, transposed_extent
 
@@ -64,9 +75,14 @@ def _spec(
 def _check_features(call: Call, in_features, group_in, out_features, groups: int) -> None:
     if not known(in_features, group_in) or in_features == group_in * groups:
         return
+    hint = layout_hint(call, groups)
     if "G" not in call.last_axes("kernel")[0]:  # a function without groups
-        raise call.error(f"x's channels must equal the kernel's, but {in_features} != {group_in}")
-    if (
+        raise call.error(
+            f"x's channels must equal the kernel's, but {in_features} != {group_in}{hint}"
+        )
+    if hint:
+        fix = hint.removeprefix("; ")
+    elif (
         group_in
         and in_features
         and in_features % group_in == 0
@@ -106,7 +122,7 @@ def _check_fit(call: Call, spec: ConvSpec) -> None:
             raise call.error(
                 f"the kernel must fit into the padded input, but on spatial axis {axis} it spans "
                 f"d*(k-1) + 1 = {extent} pixels and the input has {n} + {low} + {high} = {padded}; "
-                f"use a smaller kernel or dilation, or more padding"
+                f"use a smaller kernel or dilation, or more padding{layout_hint(call, spec.groups)}"
             )
 
 
@@ -151,7 +167,8 @@ def input_grad(
     count = group_count(call, groups, kernel_shape[-1])
     x_shape = (shape[0], *spatial, kernel_shape[-2] * count)
     spec, borders = _spec(call, x_shape, kernel_shape, strides, padding, dilation, groups)
-    _check_cotangent(call, shape, spec)
+    hint = "" if shape[-1] == kernel_shape[-1] else layout_hint(call, count, x="g")
+    _check_cotangent(call, shape, spec, hint)
     return ResolvedConv(spec, borders, spatial, len(g_shape) == len(shape))
 
 
@@ -160,9 +177,12 @@ def filter_grad(
     call: Call, x_shape, g_shape, kernel_spatial, strides, padding, dilation, groups
 ) -> ResolvedConv:
     """``conv_filter_grad``: the convolution whose output ``g`` is the cotangent of."""
-    rank = len(kernel_spatial) if is_sequence(kernel_spatial) else 1
+    entries = sequence(kernel_spatial)
+    rank = 1 if entries is None else len(entries)
     if rank not in SPATIAL:
-        raise call.error(f"kernel_spatial must have 1 to 3 extents, but got {kernel_spatial!r}")
+        raise call.error(
+            f"kernel_spatial must have 1 to 3 extents, but got {shown(kernel_spatial)}"
+        )
     extents = sizes(call, "kernel_spatial", kernel_spatial, rank)
     x_batched = batched(call, "x", x_shape, rank)
     g_batched = batched(call, "g", g_shape, rank)
@@ -180,13 +200,13 @@ def filter_grad(
     return ResolvedConv(spec, borders, tuple(x_batched[1:-1]), len(x_shape) == len(x_batched))
 
 
-def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec) -> None:
+def _check_cotangent(call: Call, g_shape: Shape, spec: ConvSpec, hint: str = "") -> None:
     pairs = zip(g_shape, spec.output_shape, strict=True)
     if any(known(got, wanted) and got != wanted for got, wanted in pairs):
         raise call.error(
             f"g must have the shape of the convolution's output, [N, *O, F] = {spec.output_shape}, "
             f"but got {tuple(g_shape)}; pass the strides, padding, dilation and groups of that "
-            f"convolution"
+            f"convolution{hint}"
         )
 
 
@@ -206,6 +226,7 @@ def transpose(
         raise call.error(
             f"x's channels must equal the kernel's last axis, but {shape[-1]} != "
             f"{kernel_shape[-1]}; the kernel has the forward convolution's layout, [*K, F/G, C]"
+            f"{layout_hint(call)}"
         )
     strides = per_axis(call, "strides", strides, rank)
     dilation = per_axis(call, "dilation", dilation, rank)

@@ -11,12 +11,14 @@ from typing import Any
 import jax
 
 from ..dispatch import implementation
+from ..keywords import checks_keywords
 from .edit import evaluate
 from .trace import UNTRACEABLE, call_on_arrays, trace
 
 _accelerated: weakref.WeakSet = weakref.WeakSet()
 
 
+@checks_keywords("accelerate")
 def accelerate(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Returns ``fn`` with all of its convolutions computed by jaxconv.
 

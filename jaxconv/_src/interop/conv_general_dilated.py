@@ -16,12 +16,14 @@ from ..caching import cached_by_value
 from ..dispatch import implementation
 from ..geometry import checks
 from ..geometry.checks import Call
+from ..keywords import checks_keywords
 from ..primitives.call import check_forced
 from .lax_params import LaxConvolution
 from .recognize import recognize
 from .recognized_operator import RecognizedOperator, compute_recognized
 
 
+@checks_keywords("conv_general_dilated")
 def conv_general_dilated(
     lhs: jax.Array,
     rhs: jax.Array,

@@ -20,6 +20,7 @@ from jax.interpreters import mlir
 from .. import compat
 from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import check_platforms
+from ..keywords import checks_keywords
 from ..spmd import lowering
 from .recognize import recognize_params
 from .recognized_operator import RecognizedOperator, as_input_grad, compute_recognized
@@ -31,6 +32,7 @@ _in_process: set[str] = set()
 _lax_rules: dict[str, Any] = {}  # lax's own lowering rules, by platform
 
 
+@checks_keywords("install")
 def install(platforms: Sequence[str] = ("cpu",)) -> None:
     """Makes jaxconv compute every ``lax.conv_general_dilated`` of this process.
 
@@ -70,6 +72,7 @@ def uninstall() -> None:
         jax.clear_caches()
 
 
+@checks_keywords("installed")
 @contextlib.contextmanager
 def installed(platforms: Sequence[str] = ("cpu",)) -> Iterator[None]:
     """A context manager that makes jaxconv compute lax's convolutions in a ``with`` block.

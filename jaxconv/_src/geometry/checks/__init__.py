@@ -13,6 +13,7 @@ from .call import AXES as AXES
 from .call import CAUSAL_AXES as CAUSAL_AXES
 from .call import SPATIAL as SPATIAL
 from .call import Call as Call
+from .foreign_layouts import layout_hint as layout_hint
 from .layouts import bias as bias
 from .layouts import causal_kernel as causal_kernel
 from .layouts import depthwise_kernel as depthwise_kernel

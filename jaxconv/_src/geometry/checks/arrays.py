@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .call import AXES, Call
+from .call import AXES, Call, shown
 
 Array = jax.Array
 
@@ -102,7 +102,7 @@ def dtype_of(call: Call, name: str, value: Any) -> Any:
     try:
         return jax.dtypes.canonicalize_dtype(value)
     except TypeError:
-        raise call.error(f"{name} must be a dtype, but got {value!r}", TypeError) from None
+        raise call.error(f"{name} must be a dtype, but got {shown(value)}", TypeError) from None
 
 
 def inexact(call: Call, name: str, value: Any) -> Any:
@@ -128,5 +128,5 @@ def precision_of(function: str, precision: Any) -> Any:
     except ValueError:
         raise ValueError(
             f"{function}: precision must be None, a jax.lax.Precision, its name "
-            f'("default", "high", "highest") or a pair of these, but got {precision!r}'
+            f'("default", "high", "highest") or a pair of these, but got {shown(precision)}'
         ) from None

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from ..spec import Shape
 
+MAX_SHOWN = 500  # characters of one argument in an error
 SPATIAL = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 AXES: Mapping[str, str] = MappingProxyType(
@@ -79,6 +81,15 @@ class Call(tuple):
         """The names of a kernel's last two axes."""
         *_, before, last = self.axes[name].split()
         return before, last
+
+
+def shown(value: Any) -> str:
+    """``repr(value)`` for an error, also of what is long or has no valid ``repr``."""
+    try:
+        text = repr(value)
+    except Exception:  # an object's own, or the limit of Python for ints of thousands of digits
+        return f"an object of type {type(value).__qualname__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
 
 
 def _spatial(layout: str) -> bool:

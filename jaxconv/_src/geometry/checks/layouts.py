@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..spec import Shape
-from .call import Call
-from .sizes import batched, integer, is_sequence, known, spatial_rank
+from .call import Call, shown
+from .foreign_layouts import layout_hint
+from .sizes import batched, integer, known, sequence, spatial_rank
 
 
 def bias(call: Call, value: Any, out_features: int) -> None:
@@ -29,12 +30,12 @@ def depthwise_kernel(call: Call, name: str, x_shape: Shape, kernel_shape: Shape)
         fix = f"; reshape Keras's [*K, C, M] with {name}.reshape(*{name}.shape[:-2], 1, -1)"
         raise call.error(
             f"{name} must be [*K, 1, C*M], but its second-to-last axis has size {group_in}"
-            f"{fix if group_in == channels else ''}"
+            f"{fix if group_in == channels else layout_hint(call, kernel=name)}"
         )
     if out_features % channels if channels else out_features:
         raise call.error(
             f"{name}'s last axis must be a multiple of x's {channels} channels, with one or more "
-            f"filters per channel, but got {out_features}"
+            f"filters per channel, but got {out_features}{layout_hint(call, kernel=name)}"
         )
 
 
@@ -43,15 +44,18 @@ def pointwise_kernel(call: Call, x_shape: Shape, kernel_shape: Shape, strides: A
     if len(kernel_shape) == 2:
         if not x_shape:
             raise call.error("x must have a channel axis, but it is a scalar")
-        entries = strides if is_sequence(strides) else (strides,)
+        entries = sequence(strides)
+        entries = (strides,) if entries is None else entries
         if any(integer(call, "strides", entry) != 1 for entry in entries):
             raise call.error(
-                f"a kernel [C, F] has no spatial axes to stride over, but got strides {strides}; "
+                f"a kernel [C, F] has no spatial axes to stride over, but got strides "
+                f"{shown(strides)}; "
                 f"reshape the kernel to [1, …, 1, C, F]"
             )
     elif any(k != 1 for k in kernel_shape[: spatial_rank(call, len(kernel_shape))]):
         raise call.error(
-            "kernel must be [1, …, 1, C, F] or [C, F]; for larger kernels use jaxconv.conv"
+            f"kernel must be [1, …, 1, C, F] or [C, F]"
+            f"{layout_hint(call) or '; for larger kernels use jaxconv.conv'}"
         )
 
 

@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
+from jax.core import Tracer
 
 from ..spec import MAX_ELEMENTS, MAX_STEP, Shape
-from .call import SPATIAL, Call
+from .call import SPATIAL, Call, shown
+from .foreign_layouts import layout_hint
+
+# Sequences of ints to Python, but not what a caller means by one int per axis.
+_NOT_PER_AXIS = (str, bytes, bytearray, memoryview)
+MAX_ENTRIES = 9
 
 
 def integer(call: Call, name: str, value: Any, minimum: int = 1, maximum: int = MAX_STEP) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool) or number < minimum:
+    number = index(value)
+    if number is None or number < minimum:
         kind = "a positive int" if minimum == 1 else f"an int of at least {minimum}"
-        raise call.error(f"{name} must be {kind}, but got {value!r}")
+        raise call.error(f"{name} must be {kind}, but got {shown(value)}{traced_hint(value)}")
     if number > maximum:
-        raise call.error(f"{name} must be at most {maximum:,}, but got {number:,}")
+        raise call.error(f"{name} must be at most {maximum:,}, but got {shown(number)}")
     return number
+
+
+def index(value: Any) -> int | None:
+    """The int that this is or holds; None for bools and for everything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except Exception:  # TypeError, or what the object's own conversion raises
+        return None
+
+
+def traced_hint(*values: Any) -> str:
+    """The fix for a traced array in the place of an int: it must be known while tracing."""
+    if not any(isinstance(value, Tracer) for value in values):
+        return ""
+    return (
+        "; it is traced, but must be a Python int known at trace time: close over it, or list the "
+        "argument in static_argnums or static_argnames of jax.jit"
+    )
 
 
 def size(call: Call, name: str, value: Any) -> Any:
@@ -45,29 +68,43 @@ def elements(call: Call, name: str, shape: Shape) -> None:
 
 def sizes(call: Call, name: str, value: Any, rank: int) -> Shape:
     """One extent per spatial axis; one extent alone is for all of them."""
-    entries: Any = value
     if jax.export.is_symbolic_dim(value):
-        return (entries,) * rank
-    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) == rank:
+        symbolic: Any = value
+        return (symbolic,) * rank
+    entries = sequence(value)
+    if entries is not None and len(entries) == rank:
         return tuple(size(call, name, entry) for entry in entries)
     return per_axis(call, name, value, rank, minimum=0)
 
 
 def per_axis(call: Call, name: str, value: Any, rank: int, minimum: int = 1) -> Shape:
     """One int per spatial axis; one int alone is for all of them."""
-    if not is_sequence(value):
+    entries = sequence(value)
+    if entries is None:
         return (integer(call, name, value, minimum),) * rank
-    if len(value) != rank:
+    if len(entries) != rank:
         raise call.error(
             f"{name} must be an int or have one int per spatial axis ({rank}), but got "
-            f"{len(value)}: {tuple(value)}"
+            f"{count(entries)}: {shown(value)}"
         )
-    return tuple(integer(call, name, entry, minimum) for entry in value)
+    return tuple(integer(call, name, entry, minimum) for entry in entries)
 
 
-def is_sequence(value: Any) -> bool:
-    """Whether this has one entry per axis: a sequence other than a string, or a 1-D array."""
-    return not isinstance(value, str) and (isinstance(value, Sequence) or np.ndim(value) == 1)
+def sequence(value: Any) -> tuple[Any, ...] | None:
+    """The entries of a sequence or 1-D array, one per axis; None for strings and all else.
+
+    Of a long sequence, such as a ``range``, only the first entries: always more than axes.
+    """
+    if isinstance(value, _NOT_PER_AXIS):
+        return None
+    if isinstance(value, Sequence) or getattr(value, "ndim", None) == 1:
+        return tuple(itertools.islice(value, MAX_ENTRIES))
+    return None
+
+
+def count(entries: tuple[Any, ...]) -> str:
+    """How many entries ``sequence`` found, for errors."""
+    return f"{len(entries)} or more" if len(entries) == MAX_ENTRIES else str(len(entries))
 
 
 def spatial_rank(call: Call, kernel_ndim: int, name: str = "kernel") -> int:
@@ -98,7 +135,7 @@ def group_count(call: Call, groups: Any, out_features: int) -> int:
     if known(out_features) and out_features % groups:
         raise call.error(
             f"the number of features must be a multiple of groups, but F % groups = "
-            f"{out_features} % {groups} = {out_features % groups}"
+            f"{out_features} % {groups} = {out_features % groups}{layout_hint(call, groups)}"
         )
     return groups
 
