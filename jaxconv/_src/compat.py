@@ -10,6 +10,10 @@ from typing import Any
 
 import jax
 
+# A jit of an evaluated program raises this if its result has NaN; only calls of a jitted function
+# turn it into the public FloatingPointError.
+from jax._src.api_util import InternalFloatingPointError as InternalFloatingPointError
+
 # Inside shard_map, pallas_call requires its results to declare their varying axes. Our lowerings
 # have removed these axes from the operands, so the check must be off; jax has no public switch.
 from jax._src.config import _check_vma as check_vma
@@ -62,6 +66,16 @@ def add_taylor_rule_of(primitive: Primitive, definition: Callable[..., Any]) -> 
         return jet(functools.partial(definition, **params), primals, series, factorial_scaled=False)
 
     jet_rules[primitive] = rule
+
+
+def add_nan_check(primitive: Primitive) -> None:
+    """Makes the float checks of ``checkify`` look for NaN in the result of ``primitive``.
+
+    checkify's table of rules is private, and it passes over primitives that have none.
+    """
+    from jax._src import checkify
+
+    checkify.error_checks[primitive] = functools.partial(checkify.nan_error_check, primitive)
 
 
 def in_mesh_order(names: tuple[str, ...]) -> tuple[str, ...]:

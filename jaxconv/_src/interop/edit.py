@@ -21,10 +21,11 @@ from typing import Any
 import jax
 from jax import lax
 from jax.extend import linear_util
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from .. import compat
 from ..dispatch import implementation
+from .evaluation import run, value_of
 from .fusion.dense import dense_layers_are_fused
 from .fusion.fusions import FusedEquations, fused_equations, without_unread
 from .rearrangement import Rearrangement
@@ -40,18 +41,13 @@ def evaluate(program: ClosedJaxpr, arrays: list) -> list:
     """
     jaxpr = program.jaxpr
     if [eqn.primitive.name for eqn in jaxpr.eqns] != ["jit"]:
-        return jaxpr_as_fun(edited(program))(*arrays)
+        return run(edited(program), arrays)
     (eqn,) = jaxpr.eqns
     values = dict(zip(jaxpr.constvars, program.consts, strict=True))
     values |= zip(jaxpr.invars, arrays, strict=True)
-    operands = [_value(atom, values) for atom in eqn.invars]
-    results = jaxpr_as_fun(edited(eqn.params["jaxpr"]))(*operands)
-    values |= zip(eqn.outvars, results, strict=True)
-    return [_value(atom, values) for atom in jaxpr.outvars]
-
-
-def _value(atom: Any, values: dict) -> Any:
-    return atom.val if isinstance(atom, Literal) else values[atom]
+    operands = [value_of(atom, values) for atom in eqn.invars]
+    values |= zip(eqn.outvars, run(edited(eqn.params["jaxpr"]), operands), strict=True)
+    return [value_of(atom, values) for atom in jaxpr.outvars]
 
 
 # The edited programs, by original program and the contexts that decide how it is edited. jax's own

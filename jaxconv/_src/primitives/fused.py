@@ -196,3 +196,4 @@ fused_conv_p.def_abstract_eval(_abstract_eval)
 ad.primitive_jvps[fused_conv_p] = _jvp
 ad.primitive_transposes[fused_conv_p] = _transpose
 compat.add_taylor_rule_of(fused_conv_p, decomposed)
+compat.add_nan_check(fused_conv_p)

@@ -145,3 +145,4 @@ for _operator, _primitive in PRIMITIVES.items():
         functools.partial(_transpose, _operator, 1),
     )
     compat.add_taylor_rule(_primitive)
+    compat.add_nan_check(_primitive)
