@@ -35,6 +35,8 @@ def implementation_by_rule(
         slower = _slower_in_the_engine(operator, spec)
         if slower is None:
             return "native", "the CPU engine: faster than XLA on nearly every shape"
+    if not all(isinstance(n, int) for n in spec.kernel_shape):
+        return "lax", "the sizes of the kernel are symbolic: lax supports them"
     rules = {"cpu": _cpu, "cuda": _cuda, "tpu": _tpu}
     name, reason = rules.get(platform, _other_platforms)(operator, spec, dtype)
     if unsupported[name] is not None:

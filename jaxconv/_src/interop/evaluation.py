@@ -18,7 +18,7 @@ def run(program: ClosedJaxpr, arrays: Sequence[Any]) -> list:
     ``jax_debug_nans`` and ``jax_debug_infs`` check every operation, as they do when the function
     that was traced is called. ``jaxpr_as_fun`` turns them off.
     """
-    if jax.config.jax_debug_nans or jax.config.jax_debug_infs:
+    if jax.debug_nans.value or jax.debug_infs.value:
         return _checked(program.jaxpr, [*program.consts, *arrays])
     return jaxpr_as_fun(program)(*arrays)
 
@@ -49,7 +49,9 @@ def _equation(program: Jaxpr, eqn: JaxprEqn, operands: dict) -> list:
     except compat.InternalFloatingPointError as error:
         inner = eqn.params["jaxpr"]
         _checked(inner.jaxpr, [*inner.consts, *(value_of(a, operands) for a in eqn.invars)])
-        raise FloatingPointError(f"invalid value ({error.ty}) encountered in {error.name}") from None
+        raise FloatingPointError(
+            f"invalid value ({error.ty}) encountered in {error.name}"
+        ) from None
 
 
 def _alone(program: Jaxpr, eqn: JaxprEqn, operands: dict) -> list:

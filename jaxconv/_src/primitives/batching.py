@@ -10,7 +10,8 @@ the operator:
     all          nothing is shared     into the groups        G   -> B*G
 
 The result is again one of the three operators: per-example filter gradients, for example, are one
-filter gradient with B*G groups.
+filter gradient with B*G groups. Only a symbolic number of examples, which ``jax.export`` allows, is
+a loop over them where it would fold into the groups.
 """
 
 from __future__ import annotations
@@ -38,8 +39,12 @@ def _batch(operator: Operator, operands, axes, *, spec: ConvSpec, **params):
         return jnp.zeros((0, *spec.result_shape(operator)), params["dtype"]), 0
     shared = "xkg".translate({ord(role): None for role, *_ in mapped}).replace(RESULT[operator], "")
     values = dict(zip(ROLES[operator], operands, strict=True))
-    for role, operand, axis in mapped:
-        values[role] = _fold(jnp.moveaxis(operand, axis, 0), *_folded_axis(shared, role, spec))
+    values |= {role: jnp.moveaxis(operand, axis, 0) for role, operand, axis in mapped}
+    if _needs_loop(shared, size):
+        one = functools.partial(bind, operator, spec=spec, **params)
+        return jax.lax.map(lambda pair: one(*pair), tuple(values.values())), 0
+    for role, *_ in mapped:
+        values[role] = _fold(values[role], *_folded_axis(shared, role, spec))
     a, b = values.values()
     result = bind(operator, a, b, _mapped_spec(shared, spec, size), **params)
     return _unfold(result, size, *_folded_axis(shared, RESULT[operator], spec))
@@ -52,7 +57,8 @@ def _batch_fused(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params
     size = next(a.shape[i] for a, i in zip(operands, axes, strict=True) if i is not None)
     shared = "".join(role for role, name in (("x", "x"), ("k", "kernel")) if name not in mapped)
     per_example = shared == "k" and mapped & {"scale", "bias"}
-    if shared == "xk" or per_example or (isinstance(size, int) and size == 0):
+    empty = isinstance(size, int) and size == 0
+    if shared == "xk" or per_example or empty or _needs_loop(shared, size):
         compute = functools.partial(decomposed, spec=spec, epilogue=epilogue, **params)
         return jax.vmap(compute, in_axes=tuple(axes), axis_size=size)(*operands), 0
     x, kernel, *rest = (
@@ -61,6 +67,14 @@ def _batch_fused(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params
     )
     result = bind_fused(x, kernel, rest, _mapped_spec(shared, spec, size), epilogue, **params)
     return _unfold(result, size, *_folded_axis(shared, "g", spec))
+
+
+def _needs_loop(shared: str, size) -> bool:
+    """Whether the mapped axis would fold into the groups, but is a symbolic dimension.
+
+    The number of groups is an attribute of XLA's convolution, so it must be known.
+    """
+    return not shared and not isinstance(size, int)
 
 
 def _fold_operand(name: str, operand, axis: int | None, size, shared: str, spec: ConvSpec):

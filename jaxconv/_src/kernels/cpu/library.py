@@ -1,6 +1,7 @@
-"""Loads the compiled CPU engine (``csrc/``) at its first use and registers its handlers with XLA.
+"""Loads the compiled CPU engine (``csrc/``) and registers its handlers with XLA.
 
-Importing this module loads nothing and starts no thread.
+This happens when the module is imported, so that a process that only imports jaxconv can run the
+executables that another one has serialized. It takes less than a millisecond and starts no thread.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ PACK_TARGET = "jaxconv_pack_kernel"
 
 
 def load() -> ctypes.CDLL:
-    """The library, with its handlers registered; RuntimeError if it is unavailable."""
+    """The library; RuntimeError if it is unavailable."""
     library = _load()
     if isinstance(library, str):
         raise RuntimeError(library)
@@ -61,7 +62,16 @@ def _load() -> ctypes.CDLL | str:
     library.jaxconv_inject_threads.argtypes = [ctypes.c_int64]
     library.jaxconv_inject_threads.restype = None
     library.jaxconv_packed_bytes.restype = ctypes.c_int64
-    for target in (*TARGETS.values(), FUSED_TARGET, PACK_TARGET):
-        handler = jax.ffi.pycapsule(getattr(library, target))
-        jax.ffi.register_ffi_target(target, handler, platform="cpu")
     return library
+
+
+def _register() -> None:
+    """Registers the handlers with XLA, if there is a library."""
+    if unavailable_reason() is not None:
+        return
+    for target in (*TARGETS.values(), FUSED_TARGET, PACK_TARGET):
+        handler = jax.ffi.pycapsule(getattr(load(), target))
+        jax.ffi.register_ffi_target(target, handler, platform="cpu")
+
+
+_register()

@@ -27,10 +27,9 @@ def conv(x, kernel, spec: ConvSpec, *, precision=None, dtype=None):
 
 def input_grad(g, kernel, spec: ConvSpec, *, precision=None, dtype=None):
     g, kernel = promoted(g, kernel)
-    pairs = spec.input_grad_padding
-    if _symbolic(spec.input_spatial) and not any(_symbolic(p) or _mixed(p) for p in pairs):
+    if _symbolic(spec.input_spatial):
         return _dilated(g, kernel, spec, precision).astype(dtype or g.dtype)
-    forward = _forward(spec, precision, pairs)
+    forward = _forward(spec, precision, spec.input_grad_padding)
     x = jax.ShapeDtypeStruct(spec.input_shape, g.dtype)
     transpose = jax.linear_transpose(lambda x: forward(x, kernel), x)
     return transpose(g)[0].astype(dtype or g.dtype)
@@ -45,22 +44,24 @@ def filter_grad(x, g, spec: ConvSpec, *, precision=None, dtype=None):
 
 
 def _dilated(g, kernel, spec: ConvSpec, precision):
-    """The convolution that lax's transpose rule builds.
+    """The convolution that lax's transpose rule builds, of an input that is dilated and padded.
 
     The rule itself fails on symbolic extents: it finds that ``g``, of extent ``n``, differs from
-    the forward convolution's output, of extent ``max(n, 0)``.
+    the forward convolution's output, of extent ``max(n, 0)``. And lax takes no symbolic padding:
+    with a stride, the padding is the remainder of an extent.
     """
     letters = LETTERS[spec.rank]
     *extents, _, _ = kernel.shape
     kernel = kernel.reshape(*extents, spec.group_in, spec.groups, spec.group_out)
     kernel = jnp.moveaxis(kernel, -1, -3).swapaxes(-1, -2)  # [*K, F/G, G, C/G]
     kernel = kernel.reshape(*extents, spec.group_out, spec.in_features)
+    axes = zip(spec.input_grad_padding, spec.strides, strict=True)
+    widths = [(low, high, s - 1) for (low, high), s in axes]
     return lax.conv_general_dilated(
-        g,
+        lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *widths, (0, 0, 0)]),
         lax.rev(kernel, range(spec.rank)),
         window_strides=(1,) * spec.rank,
-        padding=spec.input_grad_padding,
-        lhs_dilation=spec.strides,
+        padding="VALID",
         rhs_dilation=spec.dilation,
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=spec.groups,
@@ -81,7 +82,8 @@ def _forward(spec: ConvSpec, precision, window_padding: Pairs):
     kernel [4, 2, 2] and an input [2, 9, 2]), so such an input is padded or cropped before the
     convolution. So is one of symbolic padding, which only lax.pad accepts.
     """
-    if any(map(_mixed, window_padding)) or any(map(_symbolic, spec.padding)):
+    symbolic = any(map(_symbolic, (*window_padding, *spec.padding)))
+    if symbolic or any(map(_mixed, window_padding)):
         return functools.partial(_convolve_fitted, spec=spec, precision=precision)
     return functools.partial(_convolve, spec=spec, precision=precision, padding=spec.padding)
 
