@@ -10,6 +10,7 @@ import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+from . import causal_conv1d as causal_conv1d
 from . import checkpoint_policies as checkpoint_policies
 from . import filters as filters
 from . import sharding as sharding
@@ -65,6 +66,7 @@ __all__ = [
     "accelerate",
     "autotune",
     "causal_conv",
+    "causal_conv1d",
     "causal_conv_init",
     "causal_conv_step",
     "checkpoint_policies",

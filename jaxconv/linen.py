@@ -10,7 +10,7 @@ Flax's keywords and every padding that ``jaxconv.conv`` takes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ from flax import linen
 from flax.linen import dtypes, linear
 from jax import lax
 from jax.nn.initializers import Initializer
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
-from ._src.geometry.types import Ints
+from ._src.geometry.types import Activation, Ints
 from ._src.keywords import checks_keywords
 
 __all__ = [
@@ -120,7 +120,7 @@ class _Convolution(linen.Module, kw_only=True):
             bias = self.param("bias", self.bias_init, (features,), self.param_dtype)
         return (*arrays, bias)
 
-    def _promoted(self, *arrays: Array | None) -> tuple[Any, ...]:
+    def _promoted(self, *arrays: ArrayLike | None) -> tuple[Any, ...]:
         return self.promote_dtype(*arrays, dtype=self.dtype)
 
 
@@ -284,14 +284,17 @@ class CausalConv(_Convolution):
     Attributes:
         features: F, the number of features.
         kernel_size: K, an int or a sequence of one int.
-        strides: Distance between neighboring outputs in steps; streaming needs 1.
+        strides: Distance between neighboring outputs in steps; ``step`` needs 1.
         kernel_dilation: The ``dilation`` of ``jaxconv.causal_conv``.
         feature_group_count: G, the number of groups; with ``G = C`` the convolution is depthwise.
+        activation: Applied to the outputs, in the same pass: as in ``jaxconv.fused_conv``.
         use_bias, dtype, param_dtype, precision, kernel_init, bias_init, promote_dtype,
             preferred_element_type: As in Flax; keywords only.
 
     Call it with ``x [..., L, C]``, with any number of leading batch axes; it returns
-    ``[..., ceil(L/strides), F]``. For a stream, ``apply`` the methods ``init_state`` and ``step``.
+    ``[..., ceil(L/strides), F]``. It also takes ``segment_ids``, ``initial_state``,
+    ``return_final_state`` and ``lengths``, as ``jaxconv.causal_conv`` does. For a stream,
+    ``apply`` the methods ``init_state`` and ``step``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -316,6 +319,7 @@ class CausalConv(_Convolution):
     strides: Ints = 1
     kernel_dilation: Ints = 1
     feature_group_count: int = 1
+    activation: Activation = None
 
     @linen.compact
     def _parameters(self, inputs: Array) -> tuple[Array | None, ...]:
@@ -328,9 +332,43 @@ class CausalConv(_Convolution):
         )
         return self._make(self.features, kernel=shape)
 
-    def __call__(self, inputs: Array) -> Array:
+    @overload
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        return_final_state: Literal[False] = False,
+        **beside: Unpack[semantics.Beside],
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        return_final_state: Literal[True],
+        **beside: Unpack[semantics.Beside],
+    ) -> tuple[Array, Array]: ...
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        segment_ids: ArrayLike | None = None,
+        initial_state: ArrayLike | None = None,
+        return_final_state: bool = False,
+        lengths: ArrayLike | None = None,
+    ) -> Array | tuple[Array, Array]:
         parameters = self._parameters(inputs)
-        return semantics.causal(self, *self._promoted(inputs, *parameters))
+        x, kernel, bias, state = self._promoted(inputs, *parameters, initial_state)
+        return semantics.causal(
+            self,
+            x,
+            kernel,
+            bias,
+            initial_state=state,
+            segment_ids=segment_ids,
+            lengths=lengths,
+            return_final_state=return_final_state,
+        )
 
     def init_state(self, batch_size: int, dtype: DTypeLike | None = None) -> Array:
         """The state before the first input: zeros of shape ``[N, (K-1)*dilation, C]``.

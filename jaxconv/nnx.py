@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ from flax.nnx.nn import dtypes, linear
 from flax.typing import PromoteDtypeFn
 from jax import lax
 from jax.nn.initializers import Initializer
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ._src.flax import semantics
 from ._src.geometry.padding import PaddingLike
-from ._src.geometry.types import Ints
+from ._src.geometry.types import Activation, Ints
 from ._src.keywords import checks_keywords
 
 __all__ = [
@@ -401,14 +401,17 @@ class CausalConv(_Convolution):
         in_features: C, the number of channels.
         out_features: F, the number of features.
         kernel_size: K, an int or a sequence of one int.
-        strides: Distance between neighboring outputs in steps; streaming needs 1.
+        strides: Distance between neighboring outputs in steps; ``step`` needs 1.
         kernel_dilation: The ``dilation`` of ``jaxconv.causal_conv``.
         feature_group_count: G, the number of groups; with ``G = C`` the convolution is depthwise.
+        activation: Applied to the outputs, in the same pass: as in ``jaxconv.fused_conv``.
         rngs: Its ``params`` stream is used for the initial values.
         **options: The keywords of ``Options``, with Flax's meaning and defaults.
 
     Call it with ``x [..., L, C]``, with any number of leading batch axes; it returns
-    ``[..., ceil(L/strides), F]``. For a stream use ``init_state`` and ``step``.
+    ``[..., ceil(L/strides), F]``. It also takes ``segment_ids``, ``initial_state``,
+    ``return_final_state`` and ``lengths``, as ``jaxconv.causal_conv`` does. For a stream use
+    ``init_state`` and ``step``.
 
     Raises:
         ValueError: A shape or value does not fit.
@@ -440,6 +443,7 @@ class CausalConv(_Convolution):
         *,
         kernel_dilation: Ints = 1,
         feature_group_count: int = 1,
+        activation: Activation = None,
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
@@ -449,13 +453,48 @@ class CausalConv(_Convolution):
         self.strides = semantics.static(strides)
         self.kernel_dilation = semantics.static(kernel_dilation)
         self.feature_group_count = feature_group_count
+        self.activation = activation
         shape = semantics.grouped_kernel(
             "CausalConv", self.kernel_size, in_features, out_features, feature_group_count
         )
         super().__init__(rngs, {"kernel": shape}, out_features, **options)
 
-    def __call__(self, inputs: Array) -> Array:
-        return semantics.causal(self, *self._promoted(inputs, self.kernel[...]))
+    @overload
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        return_final_state: Literal[False] = False,
+        **beside: Unpack[semantics.Beside],
+    ) -> Array: ...
+    @overload
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        return_final_state: Literal[True],
+        **beside: Unpack[semantics.Beside],
+    ) -> tuple[Array, Array]: ...
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        segment_ids: ArrayLike | None = None,
+        initial_state: ArrayLike | None = None,
+        return_final_state: bool = False,
+        lengths: ArrayLike | None = None,
+    ) -> Array | tuple[Array, Array]:
+        x, kernel, state, bias = self._promoted(inputs, self.kernel[...], initial_state)
+        return semantics.causal(
+            self,
+            x,
+            kernel,
+            bias,
+            initial_state=state,
+            segment_ids=segment_ids,
+            lengths=lengths,
+            return_final_state=return_final_state,
+        )
 
     def init_state(self, batch_size: int, dtype: DTypeLike | None = None) -> Array:
         """The state before the first input: zeros of shape ``[N, (K-1)*dilation, C]``.

@@ -40,6 +40,10 @@ SYNONYMS = (
     "platforms platform backend",
     "fn function f func",
     "rngs rng key",
+    "segment_ids seq_idx segment_id segments",
+    "initial_state initial_states init_state state conv_state",
+    "return_final_state return_final_states return_state",
+    "lengths seq_lens sequence_lengths cache_seqlens",
 )
 
 

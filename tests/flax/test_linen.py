@@ -405,3 +405,20 @@ def test_streaming_errors():
         ValueError, match=r"^CausalConv\.init_state: the number of channels of the state"
     ):
         strided.apply({}, 2, method="init_state")
+
+
+def test_causal_conv_of_packed_sequences():
+    layer = CausalConv(8, 3, feature_group_count=4, activation=jax.nn.silu)
+    x, state = (signal(2, length, 4).astype(np.float32) for length in (9, 2))
+    ids = np.arange(18).reshape(2, 9) // 5
+    beside = {"segment_ids": ids, "initial_state": state, "lengths": np.array([3, 9])}
+    variables = layer.init(jax.random.key(0), x)
+    got = layer.apply(variables, x, **beside, return_final_state=True)
+    kernel, bias = variables["params"]["kernel"], variables["params"]["bias"]
+    wanted = jaxconv.causal_conv(
+        x, kernel, bias, groups=4, activation="silu", return_final_state=True, **beside
+    )
+    assert_trees_all_equal(got, wanted)
+    one, _ = layer.apply(variables, state, x, method="step")
+    whole = layer.apply(variables, x, initial_state=state)
+    np.testing.assert_allclose(one, whole, rtol=1e-5, atol=1e-6)

@@ -554,3 +554,33 @@ def test_errors(words, call):
 def test_unknown_keywords():
     with pytest.raises(TypeError, match="use_bais"):
         SeparableConv(4, 3, 3, use_bais=False, rngs=nnx.Rngs(0))
+
+
+def test_causal_conv_of_packed_sequences():
+    """Segments, states and lengths with any leading axes, as the function takes them."""
+    options = {"kernel_dilation": 2, "feature_group_count": 4}
+    layer = CausalConv(4, 8, 3, activation="silu", **options, **FIXED, rngs=nnx.Rngs(5))
+    x, state = signal(3, 2, 9, 4), signal(3, 2, 4, 4)
+    ids = np.arange(54).reshape(3, 2, 9) // 5
+    beside = {"segment_ids": ids, "initial_state": state, "lengths": np.arange(6).reshape(3, 2)}
+    y, after = layer(x, **beside, return_final_state=True)
+    flat = {name: value.reshape(6, *value.shape[2:]) for name, value in beside.items()}
+    wanted = jaxconv.causal_conv(
+        x.reshape(6, 9, 4),
+        layer.kernel[...],
+        None if layer.bias is None else layer.bias[...],
+        dilation=2,
+        groups=4,
+        activation="silu",
+        return_final_state=True,
+        **flat,
+    )
+    np.testing.assert_array_equal(y, wanted[0].reshape(3, 2, 9, 8))
+    np.testing.assert_array_equal(after, wanted[1].reshape(3, 2, 4, 4))
+    one, _ = layer.step(state[0], x[0])
+    whole = layer(x[0], initial_state=state[0])
+    np.testing.assert_allclose(one, whole, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"CausalConv: lengths must have the leading axes"):
+        layer(x, lengths=np.zeros(6, int), return_final_state=True)
+    with pytest.raises(ValueError, match="activation must be None"):
+        CausalConv(4, 8, 3, activation="rely", rngs=nnx.Rngs(0))(x)

@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import jaxconv
-from jaxconv import filters, linen, nnx, sharding
+from jaxconv import causal_conv1d, filters, linen, nnx, sharding
 from jaxconv._src.keywords import SYNONYMS, checks_keywords
 from support.errors import TAPS, K, X, assert_raises
 
@@ -13,6 +13,9 @@ FUNCTIONS = {
     name: getattr(jaxconv, name)
     for name in jaxconv.__all__
     if inspect.isfunction(getattr(jaxconv, name))
+}
+FUNCTIONS |= {
+    f"causal_conv1d.{f.__name__}": f for f in vars(causal_conv1d).values() if inspect.isfunction(f)
 }
 FUNCTIONS |= {f"filters.{name}": f for name, f in vars(filters).items() if inspect.isfunction(f)}
 FUNCTIONS |= {f"sharding.{name}": f for name, f in vars(sharding).items() if inspect.isfunction(f)}

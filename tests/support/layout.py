@@ -24,7 +24,7 @@ LAYERS = (
     ("_src/functions",),
     ("_src/interop",),
     ("_src/analysis",),
-    ("checkpoint_policies.py", "filters.py", "sharding.py", "viz"),
+    ("causal_conv1d.py", "checkpoint_policies.py", "filters.py", "sharding.py", "viz"),
     ("_src/flax",),
     ("nnx.py", "linen.py"),
     ("models",),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 from ..functions.causal import causal_conv, causal_conv_init, causal_conv_step
 from ..functions.depthwise import depthwise_conv
@@ -279,14 +279,54 @@ def pointwise(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array
     )
 
 
-def causal(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array:
-    return _over_examples(
-        lambda x: causal_conv(
-            x, kernel, bias, strides=module.strides, **_taps(module), **_options(module)
-        ),
+class Beside(TypedDict, total=False):
+    """The arrays that a causal module takes beside its inputs, for type checkers."""
+
+    segment_ids: ArrayLike | None
+    initial_state: ArrayLike | None
+    lengths: ArrayLike | None
+
+
+def causal(
+    module: Any,
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    *,
+    return_final_state: bool,
+    **beside: ArrayLike | None,
+) -> Any:
+    """``causal_conv`` of ``x [..., L, C]``; what is beside it has the same leading axes."""
+    leading = x.shape[:-2]
+    given = {name: value for name, value in beside.items() if value is not None}
+    if len(leading) > 1:
+        given = {name: _one_batch(name, value, leading) for name, value in given.items()}
+        x = x.reshape(math.prod(leading), *x.shape[-2:])
+    results = causal_conv(
         x,
-        1,
+        kernel,
+        bias,
+        strides=module.strides,
+        activation=module.activation,
+        return_final_state=return_final_state,
+        **given,
+        **_taps(module),
+        **_options(module),
     )
+    if len(leading) <= 1:
+        return results
+    return jax.tree.map(lambda y: y.reshape(*leading, *y.shape[1:]), results)
+
+
+def _one_batch(name: str, value: Any, leading: Shape) -> Array:
+    """``value [..., *rest]`` as ``[N, *rest]``."""
+    array = checks.array("CausalConv", name, value)
+    if array.shape[: len(leading)] != leading:
+        raise ValueError(
+            f"CausalConv: {name} must have the leading axes of the inputs, {leading}, but its "
+            f"shape is {array.shape}"
+        )
+    return array.reshape(math.prod(leading), *array.shape[len(leading) :])
 
 
 def causal_init(module: Any, kernel: Array, batch_size: int, dtype: DTypeLike | None) -> Array:
@@ -301,9 +341,12 @@ def causal_step(
     if module.strides not in (1, (1,)):
         raise ValueError(
             f"CausalConv.step: streaming needs strides=1, but the module has "
-            f"strides={module.strides}; stream with strides=1 and subsample the outputs"
+            f"strides={module.strides}; call the module itself with initial_state and "
+            "return_final_state=True, on a multiple of strides steps at a time"
         )
-    return causal_conv_step(state, x, kernel, bias, **_taps(module), **_options(module))
+    return causal_conv_step(
+        state, x, kernel, bias, activation=module.activation, **_taps(module), **_options(module)
+    )
 
 
 def _over_examples(function: Callable[[Array], Array], x: Array, rank: int) -> Array:

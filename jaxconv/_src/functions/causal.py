@@ -56,6 +56,15 @@ def causal_conv(
     return_final_state: Literal[True],
     **keywords: Unpack[_Keywords],
 ) -> tuple[Array, Array]: ...
+@overload
+def causal_conv(
+    x: ArrayLike,
+    kernel: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    return_final_state: bool,
+    **keywords: Unpack[_Keywords],
+) -> Array | tuple[Array, Array]: ...
 
 
 @checks_keywords("causal_conv")

@@ -25,6 +25,7 @@ from .sequences import causal_state as causal_state
 from .sequences import causal_state_shape as causal_state_shape
 from .sequences import causal_step as causal_step
 from .sequences import lengths as lengths
+from .sequences import per_example as per_example
 from .sequences import segment_ids as segment_ids
 from .sizes import batched as batched
 from .sizes import group_count as group_count

@@ -84,11 +84,7 @@ def lengths(call: Call, value: Any, shape: Shape) -> Array:
 
     Under ``jit`` the values are unknown and not checked.
     """
-    counts = _integers(call, "lengths", value)
-    if not _agree(counts.shape, shape[:-1]):
-        raise call.error(
-            f"lengths must have one entry per example, {shape[:-1]}, but got {tuple(counts.shape)}"
-        )
+    counts = per_example(call, "lengths", value, shape[:-1])
     if isinstance(counts, Tracer) or not known(*counts.shape, shape[-1]) or not counts.size:
         return counts
     low, high = np.min(counts), np.max(counts)
@@ -97,6 +93,16 @@ def lengths(call: Call, value: Any, shape: Shape) -> Array:
             f"lengths must be from 0 to L = {shape[-1]}, but got {low if low < 0 else high}"
         )
     return counts
+
+
+def per_example(call: Call, name: str, value: Any, shape: Shape) -> Array:
+    """Integers ``[N]``, or one alone for one example."""
+    values = _integers(call, name, value)
+    if not _agree(values.shape, shape):
+        raise call.error(
+            f"{name} must have one entry per example, {shape}, but got {tuple(values.shape)}"
+        )
+    return values
 
 
 def _integers(call: Call, name: str, value: Any) -> Array:
