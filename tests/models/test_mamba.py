@@ -62,20 +62,18 @@ def reference(network, ids):
 
 @pytest.mark.lenient  # for the normalization of Flax
 def test_the_network_computes_the_papers_equations_in_each_segment(x64):
-    network, ids = small(jnp.float64), tokens(2, 12)
+    network, ids = small(jnp.float64, layers=1), tokens(2, 12)
     logits = call(network, ids, SEGMENTS)
     for n, segments in enumerate(SEGMENTS):
         for each in np.unique(segments):
             wanted = reference(network, ids[n, segments == each])
             np.testing.assert_allclose(logits[n, segments == each], wanted, atol=1e-12)
-    unpacked = call(network, ids)
-    np.testing.assert_allclose(unpacked[0], reference(network, ids[0]), atol=1e-12)
-    assert np.abs(unpacked - logits).max() > 1e-3  # segments make a difference
+    assert np.abs(reference(network, ids[0]) - logits[0]).max() > 1e-3  # segments matter
 
 
 def test_a_text_does_not_depend_on_those_packed_beside_it():
     """Exactly: logits of the others, and the gradient of a loss of one segment's embedding."""
-    network, ids = small(), tokens(2, 12)
+    network, ids = small(layers=1), tokens(2, 12)
     changed = ids.at[0, 5:8].set((ids[0, 5:8] + 1) % CLASSES)
     others = np.array([[1], [99]]) != SEGMENTS
     got, wanted = (np.asarray(call(network, each, SEGMENTS)) for each in (changed, ids))

@@ -26,6 +26,7 @@ from ..interop.recognize import recognize_equation
 from ..interop.recognized_operator import RecognizedOperator
 from ..primitives.fused import fused_conv_p
 from ..primitives.rules import OPERATORS
+from ..primitives.segments import segments_p
 from .jaxprs import flattened
 
 
@@ -135,6 +136,8 @@ def _operand(eqn: JaxprEqn, position: int, aval: Any, region: Region) -> Region:
         return _jaxconv(operator, eqn.params["spec"], position, region, whole)
     if eqn.primitive is fused_conv_p:
         return _fused(eqn, position, region, whole)
+    if eqn.primitive is segments_p:
+        return _segments(eqn, position, region, whole)
     name = eqn.primitive.name
     if name == "conv_general_dilated":
         return _lax(recognize_equation(eqn), position, region, whole)
@@ -163,6 +166,17 @@ def _fused(eqn: JaxprEqn, position: int, region: Region, whole: Region) -> Regio
         return _jaxconv(Operator.CONV, eqn.params["spec"], position, region, whole)
     name = eqn.params["epilogue"].operands[position - 2]
     return region if name == "residual" else whole
+
+
+def _segments(eqn: JaxprEqn, position: int, region: Region, whole: Region) -> Region:
+    """Of the steps, those of the same convolution without segments: ids may all be equal."""
+    if position != 0:
+        return whole
+    spec = eqn.params["spec"]
+    before = eqn.invars[0].aval.shape[1] - spec.input_spatial[0]
+    low, high = spec.padding[0]
+    moved = spec.replace(padding=((low - before, high),))
+    return _jaxconv(Operator.CONV, moved, position, region, whole)
 
 
 def _jaxconv(

@@ -116,7 +116,8 @@ def causal_conv(
             steps of each example, whose final state is the one after them. The outputs after them
             are those of the padding and mean nothing. Needs ``return_final_state=True``.
         precision, preferred_element_type, implementation: As in ``conv``. With ``segment_ids``, a
-            depthwise convolution runs as plain XLA operations, which ``explain`` does not list.
+            depthwise convolution runs on the CPU engine or as plain XLA operations, and
+            ``explain`` does not list it.
 
     Returns:
         ``y [N, ceil(L/strides), F]``, of the dtype of ``x`` or ``preferred_element_type``; with

@@ -12,6 +12,7 @@ from jax import lax
 
 from .fused import fused_conv_p
 from .rules import OPERATORS
+from .segments import segments_p
 
 
 def convs_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
@@ -29,7 +30,7 @@ def convs_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
 
     Source: the documentation of ``jax.checkpoint_policies``.
     """
-    convs = (fused_conv_p, lax.conv_general_dilated_p)
+    convs = (fused_conv_p, segments_p, lax.conv_general_dilated_p)
     return primitive in OPERATORS or primitive in convs
 
 

@@ -19,9 +19,11 @@ from .. import compat
 from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from ..geometry.spec import Operator
+from ..kernels.cpu import segments as native_segments
 from ..kernels.xla.epilogue import apply_epilogue
 from ..primitives.fused import decomposed, fused_conv_p
 from ..primitives.rules import PRIMITIVES
+from ..primitives.segments import definition, segments_p
 from . import partitioning
 
 # XLA cannot partition Mosaic kernels, so a jit over several TPUs gets plain XLA.
@@ -60,6 +62,30 @@ def _lower_fused(platform: str, ctx, *operands, **params):
         return lower(ctx, *operands)
     run = functools.partial(_compute_fused, platform, **params)
     return _lower_function(run, platform, ctx, *operands)
+
+
+def _lower_segments(platform: str, ctx, x, kernel, ids, *bias, implementation, **params):
+    """On the CPU engine if it may and can compute this; otherwise in plain XLA."""
+    native = (
+        platform == "cpu"
+        and implementation is None
+        and not params["spec"].empty
+        and compat.custom_calls_unsupported(ctx) is None
+        and native_segments.unsupported_reason(
+            params["spec"], params["dtype"], ctx.avals_in[2].dtype
+        )
+        is None
+    )
+    if native:
+        run = functools.partial(_native_segments, **params)
+        return _lower_function(run, platform, ctx, x, kernel, ids, *bias)
+    run = functools.partial(definition, implementation=implementation, **params)
+    return mlir.lower_fun(run, multiple_results=False)(ctx, x, kernel, ids, *bias)
+
+
+def _native_segments(*arrays, **params):
+    with _own_promotion():
+        return native_segments.depthwise(*arrays, **params)
 
 
 def _compute_fused(
@@ -131,7 +157,9 @@ def _register() -> None:
     rules = {
         primitive: functools.partial(_lower, operator) for operator, primitive in PRIMITIVES.items()
     }
-    for primitive, rule in (rules | {fused_conv_p: _lower_fused}).items():
+    for primitive, rule in (
+        rules | {fused_conv_p: _lower_fused, segments_p: _lower_segments}
+    ).items():
         compat.lower_with_devices(primitive)
         for platform in PLATFORMS:
             mlir.register_lowering(primitive, functools.partial(rule, platform), platform=platform)

@@ -1,9 +1,11 @@
-// XLA FFI handlers of the three operators, of the fused convolution and of packing its kernel.
+// XLA FFI handlers of the three operators, of the fused convolution and of packing its kernel, and
+// of the causal convolution of packed sequences.
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "ffi/causal.h"
 #include "ffi/export.h"
 #include "ffi/fused.h"
 #include "ffi/packed_kernel.h"
@@ -171,6 +173,42 @@ ffi::Error handle_pack(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer kern
   });
 }
 
+// The remaining operand, if there is one, is the bias.
+ffi::Error handle_causal(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer x,
+                         ffi::AnyBuffer kernel, ffi::Buffer<ffi::S32> ids, ffi::RemainingArgs args,
+                         ffi::Result<ffi::AnyBuffer> result, int64_t before, int64_t dilation,
+                         int64_t activation, double negative_slope) {
+  CausalRequest r{};
+  CausalCall call{};
+  const ffi::DataType type = result->element_type();
+  if (!element_of(type, &r.element) || x.element_type() != type || kernel.element_type() != type) {
+    return wrong_types();
+  }
+  if (args.size() > 0) {
+    const auto bias = args.get<ffi::AnyBuffer>(0);
+    if (!bias.has_value()) return bias.error();
+    if (bias->element_type() != type) return wrong_types();
+    r.bias = vector_of(bias->dimensions());
+    call.bias = bias->untyped_data();
+  }
+  r.x = vector_of(x.dimensions());
+  r.kernel = vector_of(kernel.dimensions());
+  r.ids = vector_of(ids.dimensions());
+  r.result = vector_of(result->dimensions());
+  call.x = x.untyped_data();
+  call.kernel = kernel.untyped_data();
+  call.ids = ids.typed_data();
+  call.result = result->untyped_data();
+  call.before = before;
+  call.dilation = dilation;
+  call.activation = static_cast<Activation>(activation);
+  call.negative_slope = negative_slope;
+  return with_team(pool, device, [&](Team& team) {
+    call.team = &team;
+    return run_causal(r, call);
+  });
+}
+
 auto operator_binding() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -204,6 +242,21 @@ auto fused_binding() {
       .Attr<Spans>("packed_shape");  // of a kernel that is packed, otherwise empty
 }
 
+auto causal_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Ctx<ffi::DeviceOrdinal>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::AnyBuffer>()
+      .Arg<ffi::Buffer<ffi::S32>>()
+      .RemainingArgs()
+      .Ret<ffi::AnyBuffer>()
+      .Attr<int64_t>("before")
+      .Attr<int64_t>("dilation")
+      .Attr<int64_t>("activation")
+      .Attr<double>("negative_slope");
+}
+
 auto pack_binding() {
   return ffi::Ffi::Bind()
       .Ctx<ffi::ThreadPool>()
@@ -226,4 +279,5 @@ JAXCONV_HANDLER(jaxconv_conv, operator_binding, handle<jaxconv::Operator::kConv>
 JAXCONV_HANDLER(jaxconv_input_grad, operator_binding, handle<jaxconv::Operator::kInputGrad>)
 JAXCONV_HANDLER(jaxconv_filter_grad, operator_binding, handle<jaxconv::Operator::kFilterGrad>)
 JAXCONV_HANDLER(jaxconv_fused_conv, fused_binding, handle_fused)
+JAXCONV_HANDLER(jaxconv_causal_conv, causal_binding, handle_causal)
 JAXCONV_HANDLER(jaxconv_pack_kernel, pack_binding, handle_pack)

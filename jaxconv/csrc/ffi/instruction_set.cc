@@ -15,7 +15,8 @@ namespace {
    {isa::pack_dense_float32, isa::pack_dense_float64, isa::pack_dense_bfloat16,            \
     isa::pack_dense_float16},                                                              \
    {isa::size_panels_dense_float32, isa::size_panels_dense_float64,                        \
-    isa::size_panels_dense_bfloat16, isa::size_panels_dense_float16}}
+    isa::size_panels_dense_bfloat16, isa::size_panels_dense_float16},                      \
+   {isa::causal_float32, isa::causal_float64, isa::causal_bfloat16, isa::causal_float16}}
 
 constexpr InstructionSet kBaseline = JAXCONV_ENGINE(baseline);
 #if defined(JAXCONV_X86)

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "call.h"
+#include "causal_call.h"
 
 namespace jaxconv {
 
@@ -12,6 +13,7 @@ struct InstructionSet {
   const char* name;
   Compute depthwise[4], dense[4], pack[4];  // by Element
   SizePanels size_panels[4];
+  ComputeCausal causal[4];
 };
 
 // At first the best that this machine supports, of those that the library was built for.

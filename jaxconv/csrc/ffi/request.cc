@@ -20,6 +20,14 @@ std::string to_string(const Shape& shape) {
   return s + ")";
 }
 
+int64_t element_size(Element element) {
+  switch (element) {
+    case Element::kFloat32: return 4;
+    case Element::kFloat64: return 8;
+    default: return 2;
+  }
+}
+
 Geometry geometry(const Request& r) {
   const size_t rank = r.strides.size();
   Geometry g{};
@@ -67,14 +75,6 @@ bool empty(const Shape& shape) {
     if (size == 0) return true;
   }
   return false;
-}
-
-int64_t element_size(Element element) {
-  switch (element) {
-    case Element::kFloat32: return 4;
-    case Element::kFloat64: return 8;
-    default: return 2;
-  }
 }
 
 // The checks: each returns an empty string or the reason why the request is not supported, and

@@ -37,6 +37,9 @@ std::string compute(const Request& request, Call call);
 using Shape = std::vector<int64_t>;
 std::string to_string(const Shape& shape);
 
+// In bytes.
+int64_t element_size(Element element);
+
 Geometry geometry(const Request& request);
 
 // Whether the depthwise part of the engine computes it.

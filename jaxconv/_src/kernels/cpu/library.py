@@ -19,6 +19,7 @@ FILE = "_native.so"
 TARGETS = {operator: f"jaxconv_{operator.value}" for operator in Operator}  # XLA's custom calls
 FUSED_TARGET = "jaxconv_fused_conv"
 PACK_TARGET = "jaxconv_pack_kernel"
+CAUSAL_TARGET = "jaxconv_causal_conv"
 
 
 def load() -> ctypes.CDLL:
@@ -33,6 +34,11 @@ def unavailable_reason() -> str | None:
     """Why the CPU engine is unavailable, or None if it can be used."""
     library = _load()
     return library if isinstance(library, str) else None
+
+
+def has(target: str) -> bool:
+    """Whether the library has this handler: one that was built from older sources may not."""
+    return hasattr(load(), target)
 
 
 def find() -> pathlib.Path | None:
@@ -69,7 +75,9 @@ def _register() -> None:
     """Registers the handlers with XLA, if there is a library."""
     if unavailable_reason() is not None:
         return
-    for target in (*TARGETS.values(), FUSED_TARGET, PACK_TARGET):
+    for target in (*TARGETS.values(), FUSED_TARGET, PACK_TARGET, CAUSAL_TARGET):
+        if not has(target):
+            continue
         handler = jax.ffi.pycapsule(getattr(load(), target))
         jax.ffi.register_ffi_target(target, handler, platform="cpu")
 
