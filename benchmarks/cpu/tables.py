@@ -101,6 +101,23 @@ def temporaries(rows: list[Row]) -> str:
     return format_markdown(["workload", *operators], cells)
 
 
+def causal(rows: list[Row]) -> str:
+    """Every row of ``causal.py``: times, speedups, and the share of a copy's bandwidth."""
+    timed, others = _names(rows, "milliseconds"), _names(rows, "speedup")
+    header = ["workload", *(f"{name} ms" for name in timed)]
+    header += [*(f"speedup over {name}" for name in others), "of a copy"]
+    cells = [
+        [
+            row["workload"],
+            *(number(row["milliseconds"].get(name)) for name in timed),
+            *(number(row["speedup"].get(name)) for name in others),
+            percent(row["of_copy"]),
+        ]
+        for row in rows
+    ]
+    return format_markdown(header, cells)
+
+
 def memory(rows: list[Row]) -> str:
     header = ["workload", "operator", "result KiB", "XLA's temporaries KiB", "allocated KiB"]
     sizes = ("result_kib", "temporaries_kib", "allocated_kib")

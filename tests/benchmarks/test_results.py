@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.common import peers, results, tables
 from benchmarks.common.workloads import WORKLOADS
-from benchmarks.cpu import run, temporaries
+from benchmarks.cpu import causal, run, temporaries
 from benchmarks.cpu import tables as cpu
 from benchmarks.gpu import tables as gpu
 from benchmarks.tpu import tables as tpu
@@ -50,6 +50,14 @@ def test_rows_of_temporaries():
     row = temporaries.measure(WORKLOAD, Operator.CONV, np.dtype(np.float32), None)
     assert row.keys() == committed("cpu_temporaries")[0].keys()
     assert f"| {row['implementation']} {row['temporaries']:.2f} |" in cpu.temporaries([row])
+
+
+def test_rows_of_causal_convolutions():
+    for packed, other in ((False, "lax"), (True, "taps")):
+        row = causal.measure(causal.Case((1, 40, 8), 4, "float32", packed), 1e-3)
+        assert {"copy", "jaxconv", other} <= row["milliseconds"].keys()
+        assert other in row["speedup"]
+        assert cpu.causal([row]).count("\n") == 2
 
 
 def test_summaries_of_gpu_programs():
