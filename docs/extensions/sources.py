@@ -16,8 +16,18 @@ DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
 # Folders of docs/ that a build writes.
 PICTURES = "pictures"
-GENERATED = ("_build", "jupyter_execute", "notebooks", "project", "reference/api", PICTURES)
+GENERATED = (
+    "_build",
+    "playground/node_modules",
+    "jupyter_execute",
+    "notebooks",
+    "project",
+    "reference/api",
+    PICTURES,
+)
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
+# The playground is no page but a file that the build copies; Markdown links would not find it.
+PLAYGROUND = re.compile(r'(?<=href=")[./]*jaxconv/viz/playground\.html')
 
 
 def copied() -> dict[str, str]:
@@ -54,7 +64,8 @@ def with_site_links(text: str, source: str, page: str) -> str:
         relative = os.path.relpath(inside, os.path.dirname(page) or ".")
         return f"{found[1]}{Path(relative).as_posix()}{found[3]}"
 
-    return LINK.sub(link, text)
+    playground = os.path.relpath("playground.html", os.path.dirname(page) or ".")
+    return PLAYGROUND.sub(Path(playground).as_posix(), LINK.sub(link, text))
 
 
 def page_of(source: str, page: str) -> str:

@@ -44,8 +44,8 @@ def save(drawn: Figure, path: str | os.PathLike) -> Path:
     'sliding.svg'
     """
     formats = drawn.canvas.get_supported_filetypes()
-    suffix = _suffix("save", path, [f".{name}" for name in formats])
-    return _write(path, lambda part: drawn.savefig(part, format=suffix[1:], dpi=FIGURE_DPI))
+    suffix = check_suffix("save", path, [f".{name}" for name in formats])
+    return write_file(path, lambda part: drawn.savefig(part, format=suffix[1:], dpi=FIGURE_DPI))
 
 
 def animation_suffix(path: str | os.PathLike) -> str:
@@ -59,17 +59,17 @@ def animation_suffix(path: str | os.PathLike) -> str:
     movies = [suffix for suffix, name in MOVIE_WRITERS.items() if writers.is_available(name)]
     suffix = Path(path).suffix.lower()
     hint = "; .mp4 needs ffmpeg, which is not installed" if suffix == ".mp4" else ""
-    return _suffix("animate", path, images + movies, hint)
+    return check_suffix("animate", path, images + movies, hint)
 
 
 def save_animation(frames: Sequence[np.ndarray], path: str | os.PathLike, seconds: float) -> Path:
     """Writes frames ``[height, width, 3]`` of bytes, each shown for so many seconds, in a loop."""
     suffix = animation_suffix(path)
     write = _write_images if suffix in ANIMATED_IMAGES else _write_movie
-    return _write(path, lambda part: write(frames, part, suffix, seconds))
+    return write_file(path, lambda part: write(frames, part, suffix, seconds))
 
 
-def _suffix(
+def check_suffix(
     function: str, path: str | os.PathLike, supported: Iterable[str], hint: str = ""
 ) -> str:
     """The suffix of ``path`` in lower case, if it is supported."""
@@ -109,7 +109,7 @@ def _write_movie(frames: Sequence[np.ndarray], path: Path, suffix: str, seconds:
             writer.grab_frame()
 
 
-def _write(path: str | os.PathLike, writer: Callable[[Path], object]) -> Path:
+def write_file(path: str | os.PathLike, writer: Callable[[Path], object]) -> Path:
     """Calls ``writer`` with a temporary path beside ``path``, and then renames that file.
 
     Raises:
