@@ -25,20 +25,20 @@ KINDS = (
     "causal",
 )
 NAMES = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL", "CIRCULAR", "REFLECT", "REPLICATE")
-# The formulas of the page's numbers: factors, shift per seed, prime, count and least.
+# The formulas of the page's numbers: factors, shift per seed, prime, count, scale and least.
 FORMULAS = {
-    "x": (31, 17, 13, 97, 10, 0),
-    "k": (23, 19, 11, 89, 5, -2),
-    "w": (29, 37, 5, 79, 5, -2),
-    "g": (41, 7, 3, 83, 5, -2),
+    "x": (31, 17, 13, 97, 10, 1, 0),
+    "k": (23, 19, 11, 89, 4, 2, -3),
+    "w": (29, 37, 5, 79, 4, 2, -3),
+    "g": (41, 7, 3, 83, 4, 2, -3),
 }
 
 
 def numbers(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """The page's small ints, in float32."""
-    a, b, shift, prime, count, least = FORMULAS[name]
+    a, b, shift, prime, count, scale, least = FORMULAS[name]
     i = np.arange(np.prod(shape, dtype=int))
-    values = (a * i * i + b * i + shift * seed) % prime % count + least
+    values = (a * i * i + b * i + shift * seed) % prime % count * scale + least
     return values.astype(np.float32).reshape(shape)
 
 

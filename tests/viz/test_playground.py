@@ -268,6 +268,8 @@ BROKEN = {
     "#kind": "the link's kind must have a value, but got 'kind'",
     "#colour=red&&n": 'the link must have parts KEY=VALUE joined by "&"',
     "#view=backward": "view must be one of forward, input_grad, filter_grad, but got 'backward'",
+    "#seed=abc": "seed must be an int of at least 0, but got 'abc'",
+    "#seed=-1": "seed must be an int of at least 0, but got -1",
     "#at=zz&ch=9&ft=-1": "",
     "#%%%=1": "the link must have parts",
     "#g=3&c=4&f=3": "x's channels must equal the kernel's C/G * groups, but 4 != 1 * 3 = 3",

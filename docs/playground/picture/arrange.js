@@ -4,7 +4,7 @@
 import { positionOf } from "./planes.js";
 
 const HEADING = 30;
-const SIGN = 46; // the space of a sign between two planes
+const SIGN = 52; // the space of a sign between two planes
 const ROW_GAP = 26;
 const MARGIN = 8;
 const MAX_CELL = 46;
@@ -74,9 +74,11 @@ function stacked(planes, width, thumbnails) {
   let y = MARGIN;
   const add = (slot, each, x, cell) => items.push(plane(slot, each, x, y + HEADING, cell));
   const aCell = cellOf(a.columns, space);
-  add("a", a, MARGIN + (space - a.columns * aCell) / 2, aCell);
+  const center = (columns, cell) => MARGIN + (space - columns * cell) / 2;
+  const aLeft = center(a.columns, aCell);
+  add("a", a, aLeft, aCell);
   y += HEADING + a.rows * aCell + 8;
-  y = strips(items, thumbnails, { a: MARGIN }, { a: space }, y, ["a"]);
+  y = strips(items, thumbnails, { a: aLeft }, { a: width - aLeft }, y, ["a"]);
   const half = (space - SIGN) / 2;
   const cells = [cellOf(b.columns, half), cellOf(products.columns, half)];
   add("b", b, MARGIN, cells[0]);
@@ -84,9 +86,10 @@ function stacked(planes, width, thumbnails) {
   signs.push({ x: MARGIN + half + SIGN / 2, y: y + HEADING + (b.rows * cells[0]) / 2, sign: "→" });
   y += HEADING + Math.max(b.rows * cells[0], products.rows * cells[1]) + 8;
   const rCell = cellOf(result.columns, space);
-  add("result", result, MARGIN + (space - result.columns * rCell) / 2, rCell);
+  const rLeft = center(result.columns, rCell);
+  add("result", result, rLeft, rCell);
   y += HEADING + result.rows * rCell + 8;
-  y = strips(items, thumbnails, { result: MARGIN }, { result: space }, y, ["result"]);
+  y = strips(items, thumbnails, { result: rLeft }, { result: width - rLeft }, y, ["result"]);
   return { items, signs, links: [], width, height: y + MARGIN };
 }
 

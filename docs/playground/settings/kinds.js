@@ -68,15 +68,15 @@ export const PER_AXIS = ["n", "k", "s", "d", "op"];
 /** jaxconv's names, for sentences. */
 export const NAMES = {
   n: "input_spatial", c: "in_features", f: "out_features", m: "multiplier", k: "kernel_spatial",
-  s: "strides", d: "dilation", p: "padding", g: "groups", op: "output_padding",
+  s: "strides", d: "dilation", p: "padding", g: "groups", op: "output_padding", seed: "seed",
 }; // prettier-ignore
 
 /** What can be drawn: the least and the greatest value of each setting, by the number of axes. */
 export function limits(name, rank) {
-  const greatest = { c: 32, f: 32, m: 8, g: 32, s: 8, d: 8, op: 7 };
+  const greatest = { c: 32, f: 32, m: 8, g: 32, s: 8, d: 8, op: 7, seed: 49 };
   if (name === "n") return [1, rank === 1 ? 48 : 24];
   if (name === "k") return [1, rank === 1 ? 24 : 11];
-  return [name === "op" ? 0 : 1, greatest[name]];
+  return [name === "op" || name === "seed" ? 0 : 1, greatest[name]];
 }
 
 export const MAX_PAD = 24;

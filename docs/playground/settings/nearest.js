@@ -7,7 +7,7 @@ import { possible } from "./resolve.js";
 import { start } from "./state.js";
 
 // How much a change by one weighs: kernels and groups give way before extents and channels.
-const WEIGHTS = { k: 1, op: 1, g: 1.2, d: 1.4, f: 1.6, c: 1.8, s: 2, n: 2.5, m: 3 };
+const WEIGHTS = { k: 1, op: 1, g: 1.2, d: 1.4, f: 1.6, c: 1.8, s: 2, n: 2.5, m: 3, seed: 9 };
 const PADDING_WEIGHT = 3.5;
 
 export function nearest(state) {

@@ -65,9 +65,9 @@ export function program(state, resolved, outputShape) {
 }
 
 function array(name, symbol, shape, seed) {
-  const { a, b, shift, prime, count, least } = FORMULAS[symbol];
+  const { a, b, shift, prime, count, scale, least } = FORMULAS[symbol];
   const size = shape.reduce((product, extent) => product * extent, 1);
-  const lowered = least ? ` - ${-least}` : "";
+  const scaled = scale === 1 ? "" : ` * ${scale} - ${-least}`;
   const shifted = seed ? ` + ${shift * seed}` : "";
-  return `i = np.arange(${size}); ${name} = np.float32((${a}*i*i + ${b}*i${shifted}) % ${prime} % ${count}${lowered}).reshape(${shape.join(", ")})`;
+  return `i = np.arange(${size}); ${name} = np.float32((${a}*i*i + ${b}*i${shifted}) % ${prime} % ${count}${scaled}).reshape(${shape.join(", ")})`;
 }

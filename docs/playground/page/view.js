@@ -1,9 +1,9 @@
 // The page's one state and what follows from it: the setting shown, its convolutions, the picture.
 
-import { SettingError } from "./settings/call.js";
-import { nearest } from "./settings/nearest.js";
-import { resolve } from "./settings/resolve.js";
-import { sceneOf } from "./picture/scene.js";
+import { SettingError } from "../settings/call.js";
+import { nearest } from "../settings/nearest.js";
+import { resolve } from "../settings/resolve.js";
+import { sceneOf } from "../picture/scene.js";
 
 /**
  * What the page shows for a state: `shown` is the state itself, or the nearest possible one, and

@@ -1,9 +1,9 @@
 // The settings: which kind, and the sizes that its function takes.
 
-import { NAMES as PADDINGS } from "./arithmetic/padding.js";
+import { NAMES as PADDINGS } from "../arithmetic/padding.js";
 import { choices, h } from "./dom.js";
-import { KINDS, limits, MAX_PAD, PER_AXIS } from "./settings/kinds.js";
-import { start } from "./settings/state.js";
+import { KINDS, limits, MAX_PAD, PER_AXIS } from "../settings/kinds.js";
+import { start } from "../settings/state.js";
 
 const LABELS = {
   n: "Input", c: "Channels", f: "Features", m: "Multiplier", k: "Kernel", s: "Stride", d: "Dilation",

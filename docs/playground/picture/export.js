@@ -1,9 +1,9 @@
 // The current picture as an SVG file, and the run of the kernel over the result as a GIF.
 
-import { shapeOf } from "./arithmetic/operators.js";
-import { h } from "./dom.js";
+import { shapeOf } from "../arithmetic/operators.js";
+import { h } from "../page/dom.js";
 import { encode } from "./gif.js";
-import { draw } from "./picture/draw.js";
+import { draw } from "./draw.js";
 
 const MAX_FRAMES = 120;
 const GIF_WIDTH = 860;

@@ -1,6 +1,6 @@
 // Moving through the result: by keys, by dragging, step by step, by channel and by feature.
 
-import { shapeOf } from "./arithmetic/operators.js";
+import { channelsOf, featuresOf, shapeOf } from "../arithmetic/operators.js";
 
 /** The place `by` steps further in reading order, around the end. */
 export function stepped({ conv, role, at }, by) {
@@ -30,6 +30,15 @@ export function keyed({ conv, role, at: [row, column] }, key) {
     default:
       return null;
   }
+}
+
+/** Choosing a channel of another group chooses a feature of that group, and the other way. */
+export function otherIndex({ conv, ...scene }, { channel, feature }) {
+  const [other, group] =
+    channel === undefined
+      ? ["channel", channelsOf(conv, feature)]
+      : ["feature", featuresOf(conv, channel)];
+  return group.includes(scene[other]) ? {} : { [other]: group[0] };
 }
 
 /** Which spot of a picture lies at this point, and where in it. */
