@@ -40,6 +40,7 @@ from ._src.geometry.spec import ConvSpec as ConvSpec
 from ._src.geometry.spec import Operator as Operator
 from ._src.interop.accelerate import accelerate as accelerate
 from ._src.interop.conv_general_dilated import conv_general_dilated as conv_general_dilated
+from ._src.interop.inference import optimize_for_inference as optimize_for_inference
 from ._src.interop.install import install as install
 from ._src.interop.install import installed as installed
 from ._src.interop.install import uninstall as uninstall
@@ -85,6 +86,7 @@ __all__ = [
     "linen",
     "models",
     "nnx",
+    "optimize_for_inference",
     "pointwise_conv",
     "receptive_field",
     "separable_conv",

@@ -128,8 +128,7 @@ def _optimized(layers: Layers) -> Peer:
         x = jax.device_put(case.input())
 
         def build() -> Program:
-            optimize: Any = jaxconv.optimize_for_inference  # pyright: ignore[reportAttributeAccessIssue]
-            optimized = optimize(network, x)
+            optimized = jaxconv.optimize_for_inference(network, x)
             return Program(lambda: jax.block_until_ready(optimized(x)))
 
         return build

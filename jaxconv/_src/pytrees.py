@@ -44,3 +44,11 @@ def split(tree: Any, is_array: Callable[[Any], bool] = is_array) -> tuple[Struct
     arrays = [leaf for leaf in leaves if is_array(leaf)]
     others = (None if is_array(leaf) else (type(leaf), leaf) for leaf in leaves)
     return Structure(structure, tuple(others)), arrays
+
+
+def path_text(path: tuple[Any, ...]) -> str:
+    """``layers[0].conv.kernel``, also if some of these are keys of dicts."""
+    words = [
+        f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path
+    ]
+    return "".join(words).removeprefix(".")

@@ -37,6 +37,7 @@ SIGNATURES = {
     "install": "platforms",
     "uninstall": "",
     "accelerate": "fn",
+    "optimize_for_inference": "fn, example_args",
     "use_implementation": "name",
 }
 OTHERS = ("conv_general_dilated", "installed", "explain", "cost", "receptive_field", "autotune")

@@ -25,6 +25,7 @@ from ..geometry.spec import ConvSpec, Operator
 from ..interop.recognize import recognize_equation
 from ..interop.recognized_operator import RecognizedOperator
 from ..primitives.fused import fused_conv_p
+from ..primitives.packed import packed_conv_p
 from ..primitives.rules import OPERATORS
 from ..primitives.segments import segments_p
 from .jaxprs import flattened
@@ -134,7 +135,7 @@ def _operand(eqn: JaxprEqn, position: int, aval: Any, region: Region) -> Region:
     operator = OPERATORS.get(eqn.primitive)
     if operator is not None:
         return _jaxconv(operator, eqn.params["spec"], position, region, whole)
-    if eqn.primitive is fused_conv_p:
+    if eqn.primitive in (fused_conv_p, packed_conv_p):
         return _fused(eqn, position, region, whole)
     if eqn.primitive is segments_p:
         return _segments(eqn, position, region, whole)
@@ -164,8 +165,8 @@ def _fused(eqn: JaxprEqn, position: int, region: Region, whole: Region) -> Regio
     """A residual is read where the result is, the other operands as by a convolution."""
     if position < 2:
         return _jaxconv(Operator.CONV, eqn.params["spec"], position, region, whole)
-    name = eqn.params["epilogue"].operands[position - 2]
-    return region if name == "residual" else whole
+    names = (*eqn.params["epilogue"].operands, "packed")
+    return region if names[position - 2] == "residual" else whole
 
 
 def _segments(eqn: JaxprEqn, position: int, region: Region, whole: Region) -> Region:

@@ -15,6 +15,7 @@ from ..interop.fusion.fusions import Fusion
 from ..interop.recognize import recognize_equation
 from ..interop.recognized_operator import RecognizedOperator
 from ..primitives.fused import fused_conv_p
+from ..primitives.packed import packed_conv_p
 from ..primitives.rules import OPERATORS
 
 Shape = tuple[int, ...]
@@ -67,7 +68,8 @@ class ConvEquation(Equation):
     and no ``spec``. ``recognized`` is what a convolution of lax's is to jaxconv, or the reason why
     it is nothing; None for a primitive. ``forced`` is the implementation that the program asks for,
     if it does. ``epilogue`` is what a fused convolution computes after it; ``unfused_reason`` says
-    why a convolution is not fused with what follows it.
+    why a convolution is not fused with what follows it. ``packed`` is whether the kernel is packed
+    for the CPU engine already.
     """
 
     operator: Operator | None
@@ -77,6 +79,7 @@ class ConvEquation(Equation):
     recognized: RecognizedOperator | str | None = None
     epilogue: Epilogue = NO_EPILOGUE
     unfused_reason: str | None = None
+    packed: bool = False
 
     @property
     def kind(self) -> str:
@@ -144,11 +147,13 @@ class ConvResult:
 
 def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> ConvEquation | None:
     """The convolution that an equation of a program is, or None if it is something else."""
-    fused = eqn.primitive is fused_conv_p
+    packed = eqn.primitive is packed_conv_p
+    fused = packed or eqn.primitive is fused_conv_p
     operator = Operator.CONV if fused else OPERATORS.get(eqn.primitive)
     if operator is None and eqn.primitive.name != "conv_general_dilated":
         return None
-    avals: list[Any] = [variable.aval for variable in (*eqn.invars, *eqn.outvars)]
+    operands = eqn.invars[:-1] if packed else eqn.invars  # the packed kernel is read in place of it
+    avals: list[Any] = [variable.aval for variable in (*operands, *eqn.outvars)]
     shapes = tuple(tuple(aval.shape) for aval in avals)
     common: dict[str, Any] = {
         "unfused_reason": None if fusion is None else _unfused_reason(fusion),
@@ -156,10 +161,11 @@ def conv_equation(eqn: JaxprEqn, count: int, fusion: Fusion | None = None) -> Co
         "dtypes": tuple(aval.dtype for aval in avals),
         "count": count,
         "primitive": operator is not None,
+        "packed": packed,
         "epilogue": eqn.params["epilogue"] if fused else NO_EPILOGUE,
     }
     if operator is not None:
-        spec, forced = eqn.params["spec"], eqn.params["implementation"]
+        spec, forced = eqn.params["spec"], eqn.params.get("implementation")
         return ConvEquation(
             operator=operator, spec=spec, macs_per_run=spec.macs, forced=forced, **common
         )

@@ -195,7 +195,9 @@ def _choice(conv: ConvEquation, platform: str) -> Choice:
         return choose_lowering(platform, conv.recognized, conv.dtype)[1]
     assert conv.operator is not None
     assert conv.spec is not None
-    return choose_implementation(conv.operator, platform, conv.spec, conv.dtype, conv.forced)
+    return choose_implementation(
+        conv.operator, platform, conv.spec, conv.dtype, conv.forced, packed=conv.packed
+    )
 
 
 def _explain(conv: ConvEquation, platform: str) -> ExplainedConv:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.extend.core import Jaxpr
 
-from ..pytrees import is_array_like, split
+from ..pytrees import is_array_like, path_text, split
 
 
 class Argument(NamedTuple):
@@ -94,7 +94,7 @@ def _arguments(value: Any) -> Iterator[Argument]:
                 trained = path[0] == jax.tree_util.DictKey("params")
             else:
                 trained = jax.numpy.issubdtype(inner.dtype, np.inexact)
-            yield Argument(_path_text(path[1:] if collections else path), trained)
+            yield Argument(path_text(path[1:] if collections else path), trained)
 
 
 def _is_variable(value: Any) -> bool:
@@ -103,14 +103,6 @@ def _is_variable(value: Any) -> bool:
         kind.__name__ == "Variable" and kind.__module__.startswith("flax.")
         for kind in type(value).__mro__
     )
-
-
-def _path_text(path: tuple[Any, ...]) -> str:
-    """``layers[0].conv.kernel``, also if some of these are keys of dicts."""
-    words = [
-        f".{key.key}" if isinstance(getattr(key, "key", None), str) else str(key) for key in path
-    ]
-    return "".join(words).removeprefix(".")
 
 
 def _with_input(arguments: list[Argument]) -> Iterator[Argument]:

@@ -37,6 +37,7 @@ def choose_implementation(
     dtype,
     implementation: str | None = None,
     plain_xla_reason: str | None = None,
+    packed: bool = False,
 ) -> Choice:
     """Chooses the implementation of one operator of one spec on one platform.
 
@@ -48,6 +49,7 @@ def choose_implementation(
         implementation: The name of the implementation to force, or None.
         plain_xla_reason: Why the program may contain no custom calls, as an exported one may not;
             None if it may.
+        packed: Whether the kernel is packed for the CPU engine already.
 
     Raises:
         ValueError: The forced implementation does not support this convolution here.
@@ -61,7 +63,7 @@ def choose_implementation(
     if measured is not None:
         (name, tile), reason = measured, "measured on this device"
     else:
-        name, reason = implementation_by_rule(platform, operator, spec, dtype, unsupported)
+        name, reason = implementation_by_rule(platform, operator, spec, dtype, unsupported, packed)
         tile = _default_tile(name, platform, operator, spec, dtype)
     reasons_against = {
         other: why or f'"{name}" is preferred: {reason}'

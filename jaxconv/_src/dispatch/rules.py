@@ -25,12 +25,16 @@ def implementation_by_rule(
     spec: ConvSpec,
     dtype,
     unsupported: Mapping[str, str | None],
+    packed: bool = False,
 ) -> tuple[str, str]:
     """The name of the implementation to use, and why.
 
     ``unsupported`` maps each implementation to the reason why it cannot be used, or to None.
+    ``packed`` is whether the kernel is packed for the CPU engine already.
     """
     slower = None
+    if unsupported["native"] is None and packed:
+        return "native", "the CPU engine, for which the kernel is packed already"
     if unsupported["native"] is None:
         slower = _slower_in_the_engine(operator, spec)
         if slower is None:

@@ -1,1 +1,1 @@
-"""lax's own convolutions, computed by jaxconv's primitives."""
+"""Existing programs, computed by jaxconv's primitives: lax's convolutions, and whole networks."""

@@ -136,16 +136,16 @@ def _convolution(eqn: JaxprEqn) -> Iterator[JaxprEqn]:
     )
     with eqn.ctx.manager:
         program = jax.make_jaxpr(compute)(*[atom.aval for atom in eqn.invars]).jaxpr
-    yield from _inlined(program, eqn.invars, eqn.outvars, eqn)
+    yield from inlined_equations(program, eqn.invars, eqn.outvars, eqn)
 
 
 def _fusion(fused: FusedEquations) -> Iterator[JaxprEqn]:
     """The equations of a fused convolution, with the name stack and source line of the original."""
     program, operands = fused.replacement
-    yield from _inlined(program, operands, [fused.result], fused.conv)
+    yield from inlined_equations(program, operands, [fused.result], fused.conv)
 
 
-def _inlined(
+def inlined_equations(
     program: Jaxpr, operands: Sequence[Any], results: Sequence[Any], eqn: JaxprEqn
 ) -> Iterator[JaxprEqn]:
     """The equations of ``program`` on other variables, with the source of ``eqn``."""

@@ -19,8 +19,13 @@ UNTRACEABLE = (
 )
 
 
-def call_on_arrays(fn: Callable, structure: Structure, arrays: list) -> tuple[Structure, list]:
-    """Calls ``fn``, with its arguments and its result split as by ``pytrees.split``."""
+def call_on_arrays(
+    fn: Callable, structure: Structure, arrays: list, *, function: str = "accelerate"
+) -> tuple[Structure, list]:
+    """Calls ``fn``, with its arguments and its result split as by ``pytrees.split``.
+
+    Errors name the public ``function``.
+    """
     args, kwargs = structure.with_arrays(arrays)
     objects = jax.tree.leaves((args, kwargs), is_leaf=_is_object)
     # Flattening twice tells which leaves an object keeps: others are new arrays every time, and
@@ -32,7 +37,7 @@ def call_on_arrays(fn: Callable, structure: Structure, arrays: list) -> tuple[St
         a is b and b is not c for a, b, c in zip(before, again, after, strict=True)
     ):
         raise ValueError(
-            "accelerate: fn changes an object among its arguments in place, but the change would "
+            f"{function}: fn changes an object among its arguments in place, but the change would "
             "be lost; pass the state as arrays and return the new state (for flax.nnx: split the "
             "module outside of fn and merge it inside)"
         )

@@ -25,6 +25,7 @@ from jax.interpreters import batching
 from ..geometry.epilogue import Epilogue
 from ..geometry.spec import ConvSpec, Operator
 from .fused import bind_fused, decomposed, fused_conv_p
+from .packed import bind_packed, packed_conv_p, unpacked
 from .rules import PRIMITIVES, RESULT, ROLES, bind
 
 
@@ -75,6 +76,23 @@ def _needs_loop(shared: str, size) -> bool:
     The number of groups is an attribute of XLA's convolution, so it must be known.
     """
     return not shared and not isinstance(size, int)
+
+
+def _batch_packed(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params):
+    """Into the batch if the activations alone have the axis; otherwise the kernel is not packed."""
+    names = ("x", "kernel", *epilogue.operands, "packed")
+    mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
+    size = next(a.shape[i] for a, i in zip(operands, axes, strict=True) if i is not None)
+    if "x" not in mapped or mapped - {"x", "residual"} or (isinstance(size, int) and size == 0):
+        compute = functools.partial(unpacked, spec=spec, epilogue=epilogue, **params)
+        return jax.vmap(compute, in_axes=tuple(axes), axis_size=size)(*operands), 0
+    x, kernel, *rest = (
+        _fold_operand(name, operand, axis, size, "k", spec)
+        for name, operand, axis in zip(names[:-1], operands[:-1], axes[:-1], strict=True)
+    )
+    mapped_spec = _mapped_spec("k", spec, size)
+    result = bind_packed(x, kernel, rest, operands[-1], mapped_spec, epilogue, **params)
+    return _unfold(result, size, *_folded_axis("k", "g", spec))
 
 
 def _fold_operand(name: str, operand, axis: int | None, size, shared: str, spec: ConvSpec):
@@ -144,3 +162,4 @@ def _unfold(array, size: int, axis: int, outer: int):
 for _operator, _primitive in PRIMITIVES.items():
     batching.primitive_batchers[_primitive] = functools.partial(_batch, _operator)
 batching.primitive_batchers[fused_conv_p] = _batch_fused
+batching.primitive_batchers[packed_conv_p] = _batch_packed

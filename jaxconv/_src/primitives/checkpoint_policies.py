@@ -11,6 +11,7 @@ import jax
 from jax import lax
 
 from .fused import fused_conv_p
+from .packed import packed_conv_p
 from .rules import OPERATORS
 from .segments import segments_p
 
@@ -30,7 +31,7 @@ def convs_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
 
     Source: the documentation of ``jax.checkpoint_policies``.
     """
-    convs = (fused_conv_p, segments_p, lax.conv_general_dilated_p)
+    convs = (fused_conv_p, packed_conv_p, segments_p, lax.conv_general_dilated_p)
     return primitive in OPERATORS or primitive in convs
 
 

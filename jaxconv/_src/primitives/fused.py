@@ -176,15 +176,22 @@ def jvp_in(
     return jax.jvp(of_moved, [primals[at] for at in tangents], list(tangents.values()))
 
 
-def _transpose(cotangent, *operands, spec, epilogue, **params):
-    """The transpose of the definition; without an activation it is linear in some operands."""
+def _transpose(cotangent, *operands, **params):
+    """Without an activation, the fused convolution is linear in some operands."""
+    return transpose_of(functools.partial(decomposed, **params), cotangent, operands)
+
+
+def transpose_of(
+    definition: Callable[..., Array], cotangent: Array, operands: Sequence[Any]
+) -> list[Any]:
+    """The cotangents of the undefined operands, in which ``definition`` is linear."""
     linear = [i for i, operand in enumerate(operands) if ad.is_undefined_primal(operand)]
 
     def function(*changing):
         arrays = list(operands)
         for i, value in zip(linear, changing, strict=True):
             arrays[i] = value
-        return decomposed(*arrays, spec=spec, epilogue=epilogue, **params)
+        return definition(*arrays)
 
     transposed = jax.linear_transpose(function, *(operands[i].aval for i in linear))
     results = dict(zip(linear, transposed(cotangent), strict=True))

@@ -19,9 +19,11 @@ from .. import compat
 from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
 from ..geometry.spec import Operator
+from ..kernels.cpu import native
 from ..kernels.cpu import segments as native_segments
 from ..kernels.xla.epilogue import apply_epilogue
 from ..primitives.fused import decomposed, fused_conv_p
+from ..primitives.packed import packed_conv_p, unpacked
 from ..primitives.rules import PRIMITIVES
 from ..primitives.segments import definition, segments_p
 from . import partitioning
@@ -101,6 +103,29 @@ def _compute_fused(
         return apply_epilogue(module.conv(x, kernel, spec, **options), epilogue, operands)
 
 
+def _lower_packed(platform: str, ctx, *operands, **params):
+    """On the CPU engine with the packed kernel; elsewhere as the fused convolution."""
+    spec, dtype = params["spec"], params["dtype"]
+    if not spec.empty and platform == "cpu" and compat.custom_calls_unsupported(ctx) is None:
+        choice = choose_implementation(Operator.CONV, platform, spec, dtype, packed=True)
+        if choice.implementation == "native":
+            run = functools.partial(_compute_packed, **params)
+            return _lower_function(run, platform, ctx, *operands)
+    lower = mlir.lower_fun(functools.partial(unpacked, **params), multiple_results=False)
+    return lower(ctx, *operands)
+
+
+def _compute_packed(x, kernel, *operands, spec, epilogue, scaled, dtype, precision):
+    """A convolution of a packed kernel on one device; ``kernel`` itself is not read."""
+    *operands, packed = operands
+    if scaled:
+        named = zip(epilogue.operands, operands, strict=True)
+        operands = [array for name, array in named if name != "scale"]
+        epilogue = epilogue.replace(scale=False)
+    with _own_promotion():
+        return native.fused_conv(x, packed, operands, spec, epilogue, dtype=dtype, packed=True)
+
+
 def _function(operator: Operator, platform: str, ctx, spec, implementation, params: dict):
     """The function to lower; if a jit spans several devices, it partitions itself over them."""
     dtype, precision = params["dtype"], params["precision"]
@@ -157,9 +182,12 @@ def _register() -> None:
     rules = {
         primitive: functools.partial(_lower, operator) for operator, primitive in PRIMITIVES.items()
     }
-    for primitive, rule in (
-        rules | {fused_conv_p: _lower_fused, segments_p: _lower_segments}
-    ).items():
+    rules |= {
+        fused_conv_p: _lower_fused,
+        packed_conv_p: _lower_packed,
+        segments_p: _lower_segments,
+    }
+    for primitive, rule in rules.items():
         compat.lower_with_devices(primitive)
         for platform in PLATFORMS:
             mlir.register_lowering(primitive, functools.partial(rule, platform), platform=platform)
