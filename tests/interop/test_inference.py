@@ -607,6 +607,15 @@ def test_calls_unlike_the_examples():
         optimized((X[..., :2], X))
 
 
+def test_random_keys():
+    def noisy(key, x):
+        return jaxconv.conv(x, KERNEL) + jax.random.normal(key, (F,))
+
+    key = jax.random.key(0)
+    optimized = optimize_for_inference(noisy, key, X)
+    assert_close(optimized(key, X), noisy(key, X))
+
+
 def test_tracers_are_no_examples():
     with pytest.raises(TypeError, match=r"outside of jax\.jit"):
         jax.jit(lambda x: optimize_for_inference(_convolved, x)(x))(X)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import checkify
 
 from jaxconv._src.geometry.epilogue import NO_EPILOGUE, Epilogue
 from jaxconv._src.geometry.spec import ConvSpec
@@ -107,6 +108,14 @@ def test_linear_transpose():
         for fn in (packed, fused)
     ]
     np.testing.assert_array_equal(*results)
+
+
+def test_checkify_reports_nan():
+    def convolved(x):
+        return packed(x, KERNEL, epilogue=NO_EPILOGUE)
+
+    error, _ = checkify.checkify(convolved, errors=checkify.nan_checks)(X.at[0, 0, 0].set(np.nan))
+    assert "packed_conv" in (error.get() or "")
 
 
 def test_wrong_operands():

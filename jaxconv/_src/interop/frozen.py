@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ..pytrees import is_array, path_text, split
 
@@ -55,10 +57,16 @@ def freeze(fn: Any) -> Frozen:
     for library, kind, freeze_module in _LIBRARIES:
         module_class = _class_of(library, kind)
         if module_class is not None and isinstance(owner, module_class):
-            return freeze_module(fn, function, owner)
+            return _copied(freeze_module(fn, function, owner))
     if jax.tree_util.all_leaves([owner]):
         return Frozen(fn, lambda _, *args: fn(*args), [], [])
-    return _pytree(fn, function, owner)
+    return _copied(_pytree(fn, function, owner))
+
+
+def _copied(frozen: Frozen) -> Frozen:
+    """With copies of NumPy's arrays, which may change later."""
+    arrays = [jnp.array(a) if isinstance(a, np.ndarray) else a for a in frozen.arrays]
+    return dataclasses.replace(frozen, arrays=arrays)
 
 
 def _call(module: Callable, *args: Any) -> Any:
