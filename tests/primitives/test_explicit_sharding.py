@@ -101,19 +101,17 @@ def test_explicit_vmap():
     oracle.assert_right(np.asarray(y)[:, 0], "g", case, x=x, k=k)
 
 
-@pytest.mark.xfail(
-    jax.__version_info__ < (0, 11),
-    reason="jax 0.10 has no type for the reshape that folds a sharded axis; lax's own fail too",
-)
 def test_explicit_per_example_gradients():
-    """A mapped axis that folds into the features of a filter gradient."""
+    """The sharded batch becomes an axis of examples of a filter gradient."""
     case = CASES["dense"]
     x, k, g = operands(case, np.float64)
     one = case.replace(batch=1)
     with jax.set_mesh(mesh_of((8,), ("b",), AxisType.Explicit)):
         placed = [jax.device_put(array, P("b")) for array in (x[:, None], g[:, None])]
         per_example = jax.vmap(lambda x, g: training(one)(x, k, g)[2])
-        dk = np.asarray(jax.jit(per_example)(*placed))
+        dk = jax.jit(per_example)(*placed)
+        assert jax.typeof(dk).sharding.spec[0] == "b"
+        dk = np.asarray(dk)
     for n in (0, 7):
         oracle.assert_right(dk[n], "k", one, x=x[n : n + 1], g=g[n : n + 1])
 

@@ -20,7 +20,7 @@ NAMES = {primitive.name for primitive in PRIMITIVES.values()}
 
 
 def as_spec(case: Case) -> ConvSpec:
-    names = [field.name for field in dataclasses.fields(ConvSpec)]
+    names = {field.name for field in dataclasses.fields(ConvSpec)} - {"examples"}
     return ConvSpec(**{name: getattr(case, name) for name in names})
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..dispatch import tuning_cache
 from ..dispatch.choose import candidate_trials, default_trial
+from ..dispatch.registry import computed_spec
 from ..dispatch.tuning_cache import Trial, Tuned
 from ..geometry.spec import ConvSpec, Operator
 from ..primitives import rules
@@ -166,7 +167,8 @@ def autotune(
         )
     platform = {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
     device = tuning_cache.device_of(platform) or platform
-    cases = {tuning_cache.key(*_case(conv)): conv for conv in found if _tunable(conv)}
+    tunable = [_as_computed(conv, platform) for conv in found if _tunable(conv)]
+    cases = {tuning_cache.key(*_case(conv)): conv for conv in tunable}
     convs = {key: _tuned(platform, conv, seconds) for key, conv in cases.items()}
     winners = {
         key: Tuned(conv.winner.implementation, tuning_cache.text_of(conv.winner.tile))
@@ -187,6 +189,12 @@ def _case(found: ConvEquation) -> tuple[Operator, ConvSpec, Any]:
 def _tunable(found: ConvEquation) -> bool:
     """Whether dispatch chooses for it; lax's own convolutions count, for ``install``."""
     return found.spec is not None and not found.spec.empty and found.forced is None
+
+
+def _as_computed(found: ConvEquation, platform: str) -> ConvEquation:
+    """With the spec of what runs on ``platform`` for a convolution of examples."""
+    assert found.spec is not None
+    return dataclasses.replace(found, spec=computed_spec(found.spec, platform))
 
 
 def _written(table: pathlib.Path, device: str, winners: dict[str, Tuned]) -> bool:

@@ -186,8 +186,9 @@ def _jaxconv(
     if position == 1 or operator is Operator.FILTER_GRAD:
         return whole
     read = read_by_conv if operator is Operator.CONV else _read_by_input_grad
-    spatial = (read(region[axis + 1], spec, axis) for axis in range(spec.rank))
-    return (region[0], *spatial, whole[-1])
+    batch = len(spec.leading)
+    spatial = (read(region[batch + 1 + axis], spec, axis) for axis in range(spec.rank))
+    return (*region[: batch + 1], *spatial, whole[-1])
 
 
 def _lax(conv: RecognizedOperator | str, position: int, region: Region, whole: Region) -> Region:

@@ -13,7 +13,13 @@ from typing import Any
 from ..geometry.spec import ConvSpec, Operator
 from ..kernels.target import device_kind
 from . import tuning_cache
-from .registry import CUSTOM_CALLS, IMPLEMENTATIONS, message_of, unsupported_reasons
+from .registry import (
+    CUSTOM_CALLS,
+    IMPLEMENTATIONS,
+    computed_spec,
+    message_of,
+    unsupported_reasons,
+)
 from .rules import implementation_by_rule
 
 
@@ -100,7 +106,7 @@ def _from_table(
     dtype,
 ) -> tuning_cache.Trial | None:
     """The measured choice, if there is one that can still be used."""
-    found = tuning_cache.lookup(platform, operator, spec, dtype)
+    found = tuning_cache.lookup(platform, operator, computed_spec(spec, platform), dtype)
     if found is None:
         return None
     name = found.implementation
@@ -139,6 +145,7 @@ def _default_tile(name: str, platform: str, operator: Operator, spec: ConvSpec, 
     module = IMPLEMENTATIONS[name][platform]
     if spec.empty or not hasattr(module, "tile_config"):
         return None
+    spec = computed_spec(spec, platform)
     return module.tile_config(operator, spec, dtype, device_kind(platform))
 
 
@@ -146,4 +153,5 @@ def _tiles(name: str, platform: str, operator: Operator, spec: ConvSpec, dtype) 
     module = IMPLEMENTATIONS[name][platform]
     if not hasattr(module, "candidates"):
         return (None,)
+    spec = computed_spec(spec, platform)
     return module.candidates(operator, spec, dtype, device_kind(platform))

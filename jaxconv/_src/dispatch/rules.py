@@ -42,7 +42,9 @@ def implementation_by_rule(
     if not all(isinstance(n, int) for n in spec.kernel_shape):
         return "lax", "the sizes of the kernel are symbolic: lax supports them"
     rules = {"cpu": _cpu, "cuda": _cuda, "tpu": _tpu}
-    name, reason = rules.get(platform, _other_platforms)(operator, spec, dtype)
+    # Plain XLA would compute a convolution of examples as one of as many groups.
+    rule = rules.get(platform, _other_platforms)
+    name, reason = rule(operator, spec.examples_as_groups, dtype)
     if unsupported[name] is not None:
         return "lax", f'"{name}" would be preferred, but {unsupported[name]}'
     return name, slower or reason
@@ -50,7 +52,7 @@ def implementation_by_rule(
 
 def _slower_in_the_engine(operator: Operator, spec: ConvSpec) -> str | None:
     """Why plain XLA is faster than the CPU engine, or None if it is not."""
-    if spec.batch * math.prod(spec.output_spatial) < MIN_ENGINE_PIXELS:
+    if math.prod((*spec.leading, spec.batch, *spec.output_spatial)) < MIN_ENGINE_PIXELS:
         return "few output pixels: packing the kernel for the engine costs more than it saves"
     if operator is Operator.INPUT_GRAD and spec.disjoint and not spec.pointwise:
         # 16x16 4x224x224 3>384 takes the engine 7.9 ms, dots 1.2 ms.

@@ -6,8 +6,10 @@ The shape letters of the whole package are defined here:
     C   channels (in)                       K   kernel extents, one per spatial axis
     F   features (out)                      O   output spatial extents, one per spatial axis
     G   groups; G divides C and F           M   multiplier F/G, when every group has one channel
+    E   examples, each with its own x, kernel and y; only ``vmap`` makes them
 
-Arrays are channels-last: ``x [N, *S, C]``, ``kernel [*K, C/G, F]``, ``y [N, *O, F]``.
+Arrays are channels-last: ``x [N, *S, C]``, ``kernel [*K, C/G, F]``, ``y [N, *O, F]``. With examples
+each has a leading axis: ``x [E, N, *S, C]``, ``kernel [E, *K, C/G, F]``, ``y [E, N, *O, F]``.
 Features are group-major, as in ``lax``: group ``j`` reads channels ``j*C/G … (j+1)*C/G`` and writes
 features ``j*F/G … (j+1)*F/G``.
 
@@ -46,7 +48,8 @@ class ConvSpec:
     """Every size of one convolution, shared by the three operators; static and hashable.
 
     ``in_features`` and ``out_features`` are C and F. ``padding`` has one ``(low, high)`` pair per
-    spatial axis; negative entries crop.
+    spatial axis; negative entries crop. ``examples`` is None unless there is an axis of examples;
+    all other sizes are those of one example.
 
     >>> spec = ConvSpec(batch=1, in_features=8, out_features=32, input_spatial=(20, 20),
     ...                 kernel_spatial=(3, 3), strides=(1, 1), padding=((0, 0), (0, 0)),
@@ -64,6 +67,7 @@ class ConvSpec:
     padding: Pairs
     dilation: Shape
     groups: int
+    examples: int | None = None
 
     def replace(self, **changes: Any) -> ConvSpec:
         return dataclasses.replace(self, **changes)
@@ -75,6 +79,11 @@ class ConvSpec:
 
     def __hash__(self) -> int:
         return self._hash
+
+    @property
+    def leading(self) -> Shape:
+        """The axis of examples, if there is one."""
+        return () if self.examples is None else (self.examples,)
 
     @property
     def rank(self) -> int:
@@ -180,17 +189,34 @@ class ConvSpec:
     @property
     def input_shape(self) -> Shape:
         """``[N, *S, C]``"""
-        return (self.batch, *self.input_spatial, self.in_features)
+        return (*self.leading, self.batch, *self.input_spatial, self.in_features)
 
     @property
     def kernel_shape(self) -> Shape:
         """``[*K, C/G, F]``"""
-        return (*self.kernel_spatial, self.group_in, self.out_features)
+        return (*self.leading, *self.kernel_spatial, self.group_in, self.out_features)
 
     @property
     def output_shape(self) -> Shape:
         """``[N, *O, F]``"""
-        return (self.batch, *self.output_spatial, self.out_features)
+        return (*self.leading, self.batch, *self.output_spatial, self.out_features)
+
+    @property
+    def one_example(self) -> ConvSpec:
+        """The spec of each example."""
+        return self if self.examples is None else self.replace(examples=None)
+
+    @property
+    def examples_as_groups(self) -> ConvSpec:
+        """The spec of one convolution that has the groups of all examples, example by example."""
+        if self.examples is None:
+            return self
+        return self.replace(
+            in_features=self.examples * self.in_features,
+            out_features=self.examples * self.out_features,
+            groups=self.examples * self.groups,
+            examples=None,
+        )
 
     def result_shape(self, operator: Operator) -> Shape:
         match operator:

@@ -1,4 +1,5 @@
-"""Batching: the mapped axis folds into the batch, the channels, the features or the groups.
+"""Batching: the mapped axis folds into the batch, the channels or the features, or is an axis of
+examples.
 
 ``vmap`` over ``B`` adds an axis to some operands of an operator, and to its result. So of x, k and
 g in ``T(x, k, g)`` two or all three have the axis, and where it goes depends on which ones, not on
@@ -7,16 +8,17 @@ the operator:
     x and g      k is shared           into the batch         N   -> B*N
     k and g      x is shared           into the features      F/G -> B*F/G
     x and k      g is shared           into the channels      C/G -> B*C/G
-    all          nothing is shared     into the groups        G   -> B*G
+    all          nothing is shared     into the examples      E   -> B*E
 
 The result is again one of the three operators: per-example filter gradients, for example, are one
-filter gradient with B*G groups. Only a symbolic number of examples, which ``jax.export`` allows, is
-a loop over them where it would fold into the groups.
+filter gradient with B examples. Only ``lowering.py`` decides how examples are computed.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,15 +42,11 @@ def _batch(operator: Operator, operands, axes, *, spec: ConvSpec, **params):
         return jnp.zeros((0, *spec.result_shape(operator)), params["dtype"]), 0
     shared = "xkg".translate({ord(role): None for role, *_ in mapped}).replace(RESULT[operator], "")
     values = dict(zip(ROLES[operator], operands, strict=True))
-    values |= {role: jnp.moveaxis(operand, axis, 0) for role, operand, axis in mapped}
-    if _needs_loop(shared, size):
-        one = functools.partial(bind, operator, spec=spec, **params)
-        return jax.lax.map(lambda pair: one(*pair), tuple(values.values())), 0
-    for role, *_ in mapped:
-        values[role] = _fold(values[role], *_folded_axis(shared, role, spec))
+    for role, operand, axis in mapped:
+        values[role] = _fold(jnp.moveaxis(operand, axis, 0), shared, role, spec)
     a, b = values.values()
     result = bind(operator, a, b, _mapped_spec(shared, spec, size), **params)
-    return _unfold(result, size, *_folded_axis(shared, RESULT[operator], spec))
+    return _unfold(result, size, shared, RESULT[operator], spec)
 
 
 def _batch_fused(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params):
@@ -57,9 +55,8 @@ def _batch_fused(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params
     mapped = {name for name, axis in zip(names, axes, strict=True) if axis is not None}
     size = next(a.shape[i] for a, i in zip(operands, axes, strict=True) if i is not None)
     shared = "".join(role for role, name in (("x", "x"), ("k", "kernel")) if name not in mapped)
-    per_example = shared == "k" and mapped & {"scale", "bias"}
-    empty = isinstance(size, int) and size == 0
-    if shared == "xk" or per_example or empty or _needs_loop(shared, size):
+    per_example = not shared or (shared == "k" and mapped & {"scale", "bias"})
+    if shared == "xk" or per_example or (isinstance(size, int) and size == 0):
         compute = functools.partial(decomposed, spec=spec, epilogue=epilogue, **params)
         return jax.vmap(compute, in_axes=tuple(axes), axis_size=size)(*operands), 0
     x, kernel, *rest = (
@@ -67,15 +64,7 @@ def _batch_fused(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params
         for name, operand, axis in zip(names, operands, axes, strict=True)
     )
     result = bind_fused(x, kernel, rest, _mapped_spec(shared, spec, size), epilogue, **params)
-    return _unfold(result, size, *_folded_axis(shared, "g", spec))
-
-
-def _needs_loop(shared: str, size) -> bool:
-    """Whether the mapped axis would fold into the groups, but is a symbolic dimension.
-
-    The number of groups is an attribute of XLA's convolution, so it must be known.
-    """
-    return not shared and not isinstance(size, int)
+    return _unfold(result, size, shared, "g", spec)
 
 
 def _batch_packed(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **params):
@@ -105,14 +94,16 @@ def _fold_operand(name: str, operand, axis: int | None, size, shared: str, spec:
         if axis is None
         else jnp.moveaxis(operand, axis, 0)
     )
-    folded, outer = _folded_axis(shared, role, spec)
-    return _fold(batched, 0 if name in ("scale", "bias") else folded, outer)
+    if name in ("scale", "bias"):
+        return merge_axis(batched, 0, _folded_axis(shared, role, spec)[1])
+    return _fold(batched, shared, role, spec)
 
 
 def _folded_axis(shared: str, role: str, spec: ConvSpec) -> tuple[int, int]:
     """The axis of ``role`` that the mapped axis folds into, and its outer part in that axis.
 
-    Channels and features are group-major: the mapped axis goes inside the groups.
+    Axes are counted without that of examples. Channels and features are group-major: the mapped
+    axis goes inside the groups.
     """
     last = spec.rank + 1
     match shared:
@@ -120,10 +111,8 @@ def _folded_axis(shared: str, role: str, spec: ConvSpec) -> tuple[int, int]:
             return 0, 1
         case "x":
             return last, spec.groups
-        case "g":  # a kernel's axis of channels holds those of one group
+        case _:  # a kernel's axis of channels holds those of one group
             return (spec.rank, 1) if role == "k" else (last, spec.groups)
-        case _:
-            return last, 1
 
 
 def _mapped_spec(shared: str, spec: ConvSpec, size: int) -> ConvSpec:
@@ -136,14 +125,38 @@ def _mapped_spec(shared: str, spec: ConvSpec, size: int) -> ConvSpec:
         case "g":
             return spec.replace(in_features=spec.in_features * size)
         case _:
-            return spec.replace(
-                in_features=spec.in_features * size,
-                out_features=spec.out_features * size,
-                groups=spec.groups * size,
-            )
+            return spec.replace(examples=math.prod(spec.leading) * size)
 
 
-def _fold(array, axis: int, outer: int):
+def _fold(array, shared: str, role: str, spec: ConvSpec):
+    """``array [B, …]`` with its first axis folded in."""
+    if shared:
+        axis, outer = _folded_axis(shared, role, spec)
+        return merge_axis(array, len(spec.leading) + axis, outer)
+    return array if spec.examples is None else merge_axis(array, 0, 1)
+
+
+def _unfold(array, size, shared: str, role: str, spec: ConvSpec):
+    """The result with its mapped axis, and where that is."""
+    if shared:
+        axis, outer = _folded_axis(shared, role, spec)
+        return split_axis(array, size, len(spec.leading) + axis, outer)
+    return (array, 0) if spec.examples is None else split_axis(array, size, 0, 1)
+
+
+def examples_as_groups(run: Callable, spec: ConvSpec) -> Callable:
+    """An operator of ``spec`` by ``run``, which computes that of ``spec.examples_as_groups``."""
+    last = spec.rank + 1  # the channels or features of each of the three arrays
+
+    def compute(a, b):
+        a, b = (merge_axis(array, last, 1) for array in (a, b))
+        result, axis = split_axis(run(a, b), spec.examples, last, 1)
+        return jnp.moveaxis(result, axis, 0)
+
+    return compute
+
+
+def merge_axis(array, axis: int, outer: int):
     """``[B, …, outer*rest, …] -> […, outer*B*rest, …]``"""
     size, *shape = array.shape
     split = (size, *shape[:axis], outer, shape[axis] // outer, *shape[axis + 1 :])
@@ -151,7 +164,7 @@ def _fold(array, axis: int, outer: int):
     return jnp.moveaxis(array.reshape(split), 0, axis + 1).reshape(merged)
 
 
-def _unfold(array, size: int, axis: int, outer: int):
+def split_axis(array, size, axis: int, outer: int):
     """``[…, outer*B*rest, …] -> […, B, outer*rest, …]``, and where the mapped axis is."""
     shape = array.shape
     split = (*shape[:axis], outer, size, shape[axis] // (outer * size), *shape[axis + 1 :])

@@ -44,9 +44,17 @@ def result_sharding(operator: Operator, a, b, spec: ConvSpec, out_sharding):
     rank = len(spec.result_shape(operator))
     if mesh.empty or (_unsharded(a) and _unsharded(b)):
         return compat.named_sharding(mesh, (None,) * rank)
-    partitions = _RULES[operator](_partitions(a), _partitions(b), spec)
+    partitions = _result_partitions(operator, _partitions(a), _partitions(b), spec)
     _check(operator, a, b, mesh, partitions, spec.result_shape(operator))
     return compat.named_sharding(mesh, partitions)
+
+
+def _result_partitions(operator: Operator, a: tuple, b: tuple, spec: ConvSpec) -> tuple | None:
+    """Examples keep their sharding: each is a convolution of its own."""
+    lead = len(spec.leading)
+    partitions = _RULES[operator](a[lead:], b[lead:], spec)
+    examples = (x or y for x, y in zip(a[:lead], b[:lead], strict=True))
+    return None if partitions is None else (*examples, *partitions)
 
 
 def _partitions(aval) -> tuple:

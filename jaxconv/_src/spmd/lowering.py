@@ -17,11 +17,12 @@ from jax.interpreters import mlir
 
 from .. import compat
 from ..dispatch.choose import Choice, choose_implementation
-from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS
+from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS, computes_examples_as_groups
 from ..geometry.spec import Operator
 from ..kernels.cpu import native
 from ..kernels.cpu import segments as native_segments
 from ..kernels.xla.epilogue import apply_epilogue
+from ..primitives.batching import examples_as_groups
 from ..primitives.fused import decomposed, fused_conv_p
 from ..primitives.packed import packed_conv_p, unpacked
 from ..primitives.rules import PRIMITIVES
@@ -43,7 +44,11 @@ def is_lowering_primitive() -> bool:
 
 
 def _lower(operator: Operator, platform: str, ctx, a, b, *, spec, implementation, **params):
-    run = _function(operator, platform, ctx, spec, implementation, params)
+    in_groups = isinstance(spec.examples, int) and computes_examples_as_groups(platform)
+    computed = spec.examples_as_groups if in_groups else spec
+    run = _function(operator, platform, ctx, computed, implementation, params)
+    if in_groups:
+        run = examples_as_groups(run, spec)
     return _lower_function(run, platform, ctx, a, b)
 
 
@@ -135,15 +140,38 @@ def _function(operator: Operator, platform: str, ctx, spec, implementation, para
     if mesh:
         compute = functools.partial(compute, None)
         return partitioning.partitioned(operator, platform, spec, dtype, compute, mesh)
-    return functools.partial(compute, compat.custom_calls_unsupported(ctx), spec, dtype)
+    run = functools.partial(compute, compat.custom_calls_unsupported(ctx), spec.one_example, dtype)
+    return run if spec.examples is None else _of_examples(run, spec.examples)
+
+
+def _of_examples(run: Callable[..., Any], examples):
+    """``run`` for arrays of examples.
+
+    A symbolic number of them, in an exported program, is a loop: one convolution of XLA's would
+    need as many groups, and their number must be known.
+    """
+    if isinstance(examples, int):
+        return jax.vmap(functools.partial(run, examples=examples))
+    return lambda a, b: jax.lax.map(lambda pair: run(*pair), (a, b))
 
 
 def _compute(
-    operator: Operator, platform, implementation, precision, plain_xla_reason, spec, dtype, a, b
+    operator: Operator,
+    platform,
+    implementation,
+    precision,
+    plain_xla_reason,
+    spec,
+    dtype,
+    a,
+    b,
+    *,
+    examples=None,
 ):
-    """The operator on arrays of one device, without a mesh."""
+    """The operator on arrays of one device, without a mesh; of one of ``examples``, if any."""
+    every = spec.replace(examples=examples)
     choice = choose_implementation(
-        operator, platform, spec, dtype, implementation, plain_xla_reason
+        operator, platform, every, dtype, implementation, plain_xla_reason
     )
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)

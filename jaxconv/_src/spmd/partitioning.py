@@ -8,7 +8,8 @@ the shard: also one that XLA could not partition itself.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -18,15 +19,15 @@ from .. import compat
 from ..geometry.spec import ConvSpec, Operator
 from ..primitives.rules import RESULT, ROLES, bind
 from . import shard
-from .plan import make_plan
+from .plan import as_mesh_axes, make_plan
 from .sharding_rule import rule_options, sharding_rule
 
 
 def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, compute: Callable, mesh):
     """``operator`` as a function of its operands that XLA may partition along every factor.
 
-    ``compute(spec, dtype, a, b)`` is the operator of a smaller spec on one device; ``mesh`` maps
-    the mesh axes to partition over to their sizes.
+    ``compute(spec, dtype, a, b, examples=None)`` is the operator of a smaller spec on one device,
+    for one of so many examples; ``mesh`` maps the mesh axes to partition over to their sizes.
     """
     # Groups with as many in- as out-features need no compound factor: x and g are sharded alike.
     uneven = spec.group_in != spec.group_out
@@ -38,20 +39,23 @@ def partitioned(operator: Operator, platform: str, spec: ConvSpec, dtype, comput
 
     def partition(mesh, operands, result):
         roles = (*ROLES[operator], RESULT[operator])
-        partitions = [_partitions(array) for array in (*operands, result)]
-        plan = make_plan(
-            operator, spec, dict(mesh.shape), dict(zip(roles, partitions, strict=True))
-        )
+        leading, partitions = _split_leading(spec, map(_partitions, (*operands, result)))
+        one = spec.one_example
+        plan = make_plan(operator, one, dict(mesh.shape), dict(zip(roles, partitions, strict=True)))
         shardings = [
             compat.named_sharding(
-                mesh, plan.outer_partition(role, is_result=role == RESULT[operator])
+                mesh, (*leading, *plan.outer_partition(role, is_result=role == RESULT[operator]))
             )
             for role in roles
         ]
 
         def on_shard(a, b):
+            run = functools.partial(shard.run, operator, plan, dtype=dtype)
             with settings():
-                return shard.run(operator, plan, a, b, dtype, compute)
+                if not leading:
+                    return run(a, b, compute=compute)
+                of_one = functools.partial(compute, examples=a.shape[0])
+                return jax.vmap(functools.partial(run, compute=of_one))(a, b)
 
         return mesh, on_shard, shardings[2], tuple(shardings[:2])
 
@@ -84,6 +88,24 @@ def _settings(mesh: Any) -> Callable[[], contextlib.AbstractContextManager]:
             yield
 
     return settings
+
+
+def _split_leading(
+    spec: ConvSpec, partitions: Iterable[tuple]
+) -> tuple[list[tuple[str, ...]], list[tuple]]:
+    """The mesh axes that partition the examples, and the partitions of the other axes without them.
+
+    If the arrays disagree, the first one that is partitioned along its examples decides.
+    """
+    partitions = [tuple(map(as_mesh_axes, partition)) for partition in partitions]
+    lead = len(spec.leading)
+    leading = [next((p[axis] for p in partitions if p[axis]), ()) for axis in range(lead)]
+    taken = {name for axes in leading for name in axes}
+    rest = [
+        tuple(tuple(name for name in axes if name not in taken) for axes in partition[lead:])
+        for partition in partitions
+    ]
+    return leading, rest
 
 
 def _partitions(array) -> tuple:

@@ -105,7 +105,7 @@ def make_plan(
         activations, without=_contested(spec, [partitions[role] for role in activations])
     )
     for entry in (entry for role in activations for entry in partitions[role]):
-        for mesh_axis in _as_tuple(entry):
+        for mesh_axis in as_mesh_axes(entry):
             builder.place(mesh_axis)
     for roles in (activations, "k", result):
         builder.follow(roles)
@@ -121,7 +121,7 @@ def _contested(spec: ConvSpec, activations: Sequence[tuple]) -> set[str]:
     other."""
     if len(activations) < 2 or spec.groups != 1:
         return set()
-    return set.intersection(*(set(_as_tuple(partition[-1])) for partition in activations))
+    return set.intersection(*(set(as_mesh_axes(partition[-1])) for partition in activations))
 
 
 class _PlanBuilder:
@@ -137,7 +137,7 @@ class _PlanBuilder:
         for factor, having in factor_roles(self.spec).items():
             for role in (role for role in roles if role in having):
                 entry = self.partitions[role][axis_factors(role, self.spec).index(factor)]
-                self.partition(factor, tuple(a for a in _as_tuple(entry) if a not in without))
+                self.partition(factor, tuple(a for a in as_mesh_axes(entry) if a not in without))
 
     def partition(self, factor: str, wanted: MeshAxes) -> None:
         """Partitions an unassigned factor over as many of the leading ``wanted`` axes as it can."""
@@ -187,7 +187,7 @@ def _all_to_alls(
         return shape[axis] % math.prod(mesh[name] for name in mesh_axes) == 0
 
     for outer_axis, entry in enumerate(partitions[role]):
-        outer, kept = _as_tuple(entry), inner[outer_axis]
+        outer, kept = as_mesh_axes(entry), inner[outer_axis]
         moved = outer[len(kept) :]
         if moved and outer[: len(kept)] == kept and even(outer_axis, outer):
             for inner_axis, mesh_axes in enumerate(inner):
@@ -203,7 +203,7 @@ def _scattered(
     free = set(plan.reduced_mesh_axes(operator))
     scattered: dict[str, MeshAxes] = {}
     for factor, entry in zip(axis_factors(RESULT[operator], plan.spec), partition, strict=True):
-        wanted = _as_tuple(entry)
+        wanted = as_mesh_axes(entry)
         if not wanted or factor is None or factor in plan.mesh_axes or not free.issuperset(wanted):
             continue
         shards = math.prod(mesh[axis] for axis in wanted)
@@ -213,6 +213,6 @@ def _scattered(
     return scattered
 
 
-def _as_tuple(entry) -> MeshAxes:
+def as_mesh_axes(entry) -> MeshAxes:
     """One entry of a ``PartitionSpec`` as a tuple of mesh axes."""
     return (entry,) if isinstance(entry, str) else tuple(entry or ())

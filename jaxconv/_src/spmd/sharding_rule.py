@@ -11,7 +11,7 @@ from .factors import axis_factors, summed_factors
 
 
 def sharding_rule(operator: Operator, spec: ConvSpec, compound: bool = True) -> str:
-    """The rule in Shardy's notation, such as ``n s0 c, t0 c f -> n s0 f``.
+    """The rule in Shardy's notation, such as ``n s0 c, t0 c f -> n s0 f``; ``e`` is the examples.
 
     With ``compound``, an axis of grouped features is a compound factor: groups times the features
     of a group. If the size of a mesh axis does not divide the number of groups, Shardy would
@@ -25,7 +25,7 @@ def sharding_rule(operator: Operator, spec: ConvSpec, compound: bool = True) -> 
 def _array_rule(role: str, spec: ConvSpec, compound: bool) -> str:
     within_group = "u" if role == "x" else "v"
     group_sizes = _group_sizes(spec)
-    words = []
+    words = ["e"] * len(spec.leading)
     for axis, factor in enumerate(axis_factors(role, spec)):
         if factor == "j" and group_sizes and not compound:
             words.append("j" if spec.group_in == spec.group_out else f"j{role}")

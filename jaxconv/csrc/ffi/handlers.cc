@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "ffi/causal.h"
+#include "ffi/examples.h"
 #include "ffi/export.h"
 #include "ffi/fused.h"
 #include "ffi/packed_kernel.h"
@@ -57,6 +58,15 @@ ffi::Error with_team(ffi::ThreadPool pool, int32_t device, Compute&& compute) {
   return error(compute(team));
 }
 
+// Removes the axis of examples, which precedes the `axes` axes of a convolution's array, if the shape
+// has one. Returns whether its size is `examples`, which is 1 if there is no such axis.
+bool take_examples(size_t axes, int64_t examples, std::vector<int64_t>* shape) {
+  if (shape->size() != axes + 1) return examples == 1;
+  const bool right = shape->front() == examples;
+  shape->erase(shape->begin());
+  return right;
+}
+
 template <Operator op>
 ffi::Error handle(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer a, ffi::AnyBuffer b,
                   ffi::Result<ffi::AnyBuffer> result, Spans strides, Spans padding, Spans dilation,
@@ -67,8 +77,16 @@ ffi::Error handle(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer a, ffi::A
       a.element_type() != result->element_type() || b.element_type() != result->element_type()) {
     return wrong_types();
   }
-  const auto shape_a = vector_of(a.dimensions()), shape_b = vector_of(b.dimensions());
-  const auto shape_result = vector_of(result->dimensions());
+  auto shape_a = vector_of(a.dimensions()), shape_b = vector_of(b.dimensions());
+  auto shape_result = vector_of(result->dimensions());
+  const size_t axes = strides.size() + 2;
+  const int64_t examples = shape_result.size() == axes + 1 ? shape_result.front() : 1;
+  for (auto* shape : {&shape_a, &shape_b, &shape_result}) {
+    if (!take_examples(axes, examples, shape)) {
+      return error("all arrays must have the same number of examples as the result, " +
+                   std::to_string(examples));
+    }
+  }
   r.input = op == Operator::kInputGrad ? shape_result : shape_a;
   r.kernel = op == Operator::kFilterGrad ? shape_result : shape_b;
   r.output = op == Operator::kConv        ? shape_result
@@ -79,7 +97,8 @@ ffi::Error handle(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer a, ffi::A
   r.dilation = vector_of(dilation);
   r.groups = groups;
   return with_team(pool, device, [&](Team& team) {
-    return run(r, a.untyped_data(), b.untyped_data(), result->untyped_data(), team);
+    return run_examples(r, examples, a.untyped_data(), b.untyped_data(), result->untyped_data(),
+                        team);
   });
 }
 

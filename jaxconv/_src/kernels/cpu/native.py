@@ -145,7 +145,9 @@ def _call(operator: Operator, a, b, spec: ConvSpec, dtype):
     dtype, computed = _dtypes((a, b), dtype)
     _check_supported(operator, spec, computed)
     call = jax.ffi.ffi_call(
-        library.TARGETS[operator], jax.ShapeDtypeStruct(spec.result_shape(operator), computed)
+        library.TARGETS[operator],
+        jax.ShapeDtypeStruct(spec.result_shape(operator), computed),
+        vmap_method="broadcast_all",  # a leading axis is one of examples
     )
     return call(a.astype(computed), b.astype(computed), **_attributes(spec)).astype(dtype)
 
