@@ -150,11 +150,12 @@ def lowered(operator: Operator, case: Case, implementation) -> str:
 @by_operator
 @by_name
 def test_the_forced_implementation_runs(name, operator):
-    """The program shows it: lax convolves, dots multiplies matrices, taps does neither."""
+    """The program shows it: lax convolves, dots multiplies matrices, fft transforms."""
     if name == "native" and not supported(name, operator, DEPTHWISE):
         pytest.skip("the engine is not built")
     text = lowered(operator, DEPTHWISE, name)
     assert ("stablehlo.convolution" in text) == (name == "lax")
+    assert ("stablehlo.fft" in text) == (name == "fft")
     assert ("stablehlo.dot_general" in text) == (name == "dots")
 
 

@@ -24,8 +24,8 @@ def use_implementation(name: str | None) -> Iterator[None]:
     precedence over the block.
 
     Args:
-        name: ``"lax"``, ``"taps"``, ``"dots"``, ``"native"`` or ``"pallas"``; or None, which lets
-            jaxconv choose again inside an enclosing block.
+        name: ``"lax"``, ``"taps"``, ``"dots"``, ``"fft"``, ``"native"`` or ``"pallas"``; or None,
+            which lets jaxconv choose again inside an enclosing block.
 
     Raises:
         ValueError: ``name`` is none of these. Calls in the block raise it, with the reason, if the

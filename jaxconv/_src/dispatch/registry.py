@@ -12,7 +12,7 @@ from ..geometry.spec import ConvSpec, Operator
 from ..kernels.cpu import native
 from ..kernels.gpu import entry as pallas_gpu
 from ..kernels.tpu import entry as pallas_tpu
-from ..kernels.xla import dots, lax, taps
+from ..kernels.xla import dots, fft, lax, taps
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -21,6 +21,7 @@ IMPLEMENTATIONS: dict[str, dict[str, ModuleType]] = {
     "lax": dict.fromkeys(PLATFORMS, lax),
     "taps": dict.fromkeys(PLATFORMS, taps),
     "dots": dict.fromkeys(PLATFORMS, dots),
+    "fft": dict.fromkeys(PLATFORMS, fft),
     "native": {"cpu": native},
     "pallas": {"cuda": pallas_gpu, "tpu": pallas_tpu},
 }

@@ -10,7 +10,7 @@ import jax
 # One int for every spatial axis, or one per axis.
 Ints = int | Sequence[int]
 
-ImplementationName = Literal["lax", "taps", "dots", "native", "pallas"]
+ImplementationName = Literal["lax", "taps", "dots", "fft", "native", "pallas"]
 
 ActivationName = Literal[
     "relu",

@@ -16,4 +16,7 @@ If its speed depends on a choice of tiles, the three operators also take ``tile=
     candidates(operator, spec, dtype, device_kind)      -> the tiles worth measuring, a tuple
 
 ``device_kind`` names the kind of device to compile for, as ``target.device_kind`` returns it.
+
+One without tiles that is not always worth measuring offers ``candidates`` alone, which returns
+``(None,)`` where it is and ``()`` where it is not.
 """
