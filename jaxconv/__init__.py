@@ -33,6 +33,7 @@ from ._src.functions.conv import conv_filter_grad as conv_filter_grad
 from ._src.functions.conv import conv_input_grad as conv_input_grad
 from ._src.functions.depthwise import depthwise_conv as depthwise_conv
 from ._src.functions.fused import fused_conv as fused_conv
+from ._src.functions.long import long_conv as long_conv
 from ._src.functions.pointwise import pointwise_conv as pointwise_conv
 from ._src.functions.separable import separable_conv as separable_conv
 from ._src.functions.transpose import conv_transpose as conv_transpose
@@ -84,6 +85,7 @@ __all__ = [
     "install",
     "installed",
     "linen",
+    "long_conv",
     "models",
     "nnx",
     "optimize_for_inference",

@@ -8,7 +8,9 @@ import jaxconv
 from benchmarks.common.workloads import WORKLOADS
 from jaxconv._src.dispatch import registry
 from jaxconv._src.dispatch.choose import candidate_trials, choose_implementation, default_trial
-from jaxconv._src.geometry.spec import Operator
+from jaxconv._src.dispatch.fft_rule import reason_for_fft
+from jaxconv._src.geometry.spec import ConvSpec, Operator
+from jaxconv._src.kernels.xla import fft
 from jaxconv._src.primitives import rules
 from support.cases import BASIC
 from support.operators import as_spec
@@ -72,3 +74,58 @@ def test_one_message_says_what_a_forced_implementation_does_not_support():
 def test_a_supported_implementation_has_no_message():
     assert registry.unsupported_message("lax", Operator.CONV, DENSE, np.float32) is None
     assert registry.unsupported_message("dots", Operator.CONV, DENSE, np.float32) is None
+
+
+# --- the fast Fourier transform ---
+
+
+def depthwise(features: int, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> ConvSpec:
+    sides = tuple((k // 2, (k - 1) // 2) for k in kernel)
+    ones = (1,) * len(kernel)
+    return ConvSpec(1, features, features, spatial, kernel, ones, sides, ones, features)
+
+
+LONG = depthwise(64, (4096,), (4096,)), depthwise(16, (16384,), (16384,))
+LARGE = depthwise(4, (128, 128), (101, 101)), depthwise(4, (256, 256), (101, 101))
+
+
+@by_operator
+def test_long_kernels_are_transformed_on_cpu(operator):
+    for spec in (*LONG, *LARGE):
+        for reason in (None, "exported"):
+            choice = choose_implementation(
+                operator, "cpu", spec, np.float32, plain_xla_reason=reason
+            )
+            assert choice.implementation == "fft"
+            assert f"{spec.taps:,} taps" in choice.reason
+        forced = choose_implementation(operator, "cpu", spec, np.float32, "taps")
+        assert forced.implementation == "taps"
+
+
+@by_platform
+@by_operator
+def test_usual_kernels_are_not_transformed(operator, platform):
+    """Nor is anything where it was not timed: on GPUs and TPUs."""
+    specs = [workload.spec for workload in WORKLOADS]
+    specs += LONG if platform != "cpu" else ()
+    for spec in specs:
+        choice = choose_implementation(operator, platform, spec, np.float32)
+        assert choice.implementation != "fft"
+
+
+def test_what_may_be_less_exact_is_never_transformed_by_a_rule():
+    """Over random specs: the error bound is at most that of direct sums, for even operands."""
+    rng = np.random.default_rng(0)
+    transformed = 0
+    for _ in range(300):
+        rank = int(rng.integers(1, 4))
+        top = {1: 14, 2: 8, 3: 5}[rank]
+        n, k = (tuple(int(2 ** rng.uniform(2, top)) for _ in range(rank)) for _ in range(2))
+        spec = depthwise(int(2 ** rng.uniform(0, 7)), n, k)
+        if rng.integers(2) and not spec.empty:
+            spec = spec.replace(groups=1)
+        for operator in Operator:
+            if reason_for_fft(operator, spec) is not None:
+                transformed += 1
+                assert fft.relative_error_bound(operator, spec) <= 1
+    assert transformed > 30

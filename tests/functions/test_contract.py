@@ -34,6 +34,7 @@ SIGNATURES = {
     ),
     "causal_conv_init": "kernel, batch_size, *, dilation, groups, dtype",
     "causal_conv_step": f"state, x, kernel, bias, *, dilation, groups, activation, {OPTIONS}",
+    "long_conv": f"x, kernel, bias, *, causal, groups, {OPTIONS}",
     "install": "platforms",
     "uninstall": "",
     "accelerate": "fn",

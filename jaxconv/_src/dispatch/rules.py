@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from ..geometry.spec import ConvSpec, Operator
+from .fft_rule import reason_for_fft
 
 # With fewer output pixels than this, packing the kernel costs the CPU engine more than it saves.
 MIN_ENGINE_PIXELS = 8
@@ -32,6 +33,10 @@ def implementation_by_rule(
     ``unsupported`` maps each implementation to the reason why it cannot be used, or to None.
     ``packed`` is whether the kernel is packed for the CPU engine already.
     """
+    if platform == "cpu" and unsupported["fft"] is None:
+        long_kernel = reason_for_fft(operator, spec)
+        if long_kernel is not None:
+            return "fft", long_kernel
     slower = None
     if unsupported["native"] is None and packed:
         return "native", "the CPU engine, for which the kernel is packed already"

@@ -89,6 +89,9 @@ def causal_conv(
 
         y[n, i, f] = bias[f] + sum over t, c of  x[n, s*i - d*(K-1-t), c] * kernel[t, c, f]
 
+    On CPU, kernels of about a thousand taps and more may be transformed, and then no output depends
+    on a later input but in its last bits: see ``long_conv``.
+
     The last tap reads the present. Before the first input come the steps of ``initial_state``, or
     zeros.
 

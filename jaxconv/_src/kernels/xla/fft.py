@@ -229,11 +229,11 @@ def _sum_of_products(a, b, axis: int):
 
     def terms(start, number: int):
         parts = [lax.dynamic_slice_in_dim(each, start, number, axis=axis) for each in (a, b)]
-        products = [
-            math.prod(lax.index_in_dim(part, i, axis, keepdims=False) for part in parts)
+        pairs = [
+            [lax.index_in_dim(part, i, axis, keepdims=False) for part in parts]
             for i in range(number)
         ]
-        return functools.reduce(operator.add, products)
+        return functools.reduce(operator.add, [a * b for a, b in pairs])
 
     whole, rest = divmod(count, MAX_TERMS)
     if whole <= 1:
