@@ -131,3 +131,52 @@ def most_allocated_kib(rows: list[Row]) -> float:
 
 def memory_headline(rows: list[Row]) -> str:
     return f"At most {most_allocated_kib(rows):,.0f} KiB in addition to the result."
+
+
+MAX_STEP = 1.5  # by which the cost per product may grow from one point of a sweep to the next
+MIN_COMPARED_MS = 0.2  # the cost of a shorter call is that of the call itself
+
+
+def cliffs(rows: list[Row]) -> str:
+    """A row per sweep and operator: the range of costs, and the largest growth at one step."""
+    header = [
+        "sweep",
+        "operator",
+        "implementations",
+        "ps per product",
+        "largest step",
+        "from",
+        "to",
+    ]
+    cells = []
+    for row in rows:
+        costs = _picoseconds(row)
+        growth, at = largest_step(row)
+        values = row["values"]
+        cells.append(
+            [
+                row["sweep"],
+                row["operator"],
+                ", ".join(dict.fromkeys(row["implementations"])),
+                f"{number(min(costs))} to {number(max(costs))}",
+                f"{growth:.2f}",
+                *((values[at], values[at + 1]) if growth > 1 else ("", "")),
+            ]
+        )
+    return format_markdown(header, cells)
+
+
+def largest_step(row: Row) -> tuple[float, int]:
+    """The largest growth of the cost per product at one step, and the point before that step."""
+    costs, times = _picoseconds(row), row["milliseconds"]
+    steps = [
+        (after / before if time >= MIN_COMPARED_MS else 0.0, at)
+        for at, (before, after, time) in enumerate(zip(costs, costs[1:], times[1:], strict=False))
+    ]
+    return max(steps, default=(0.0, 0))
+
+
+def _picoseconds(row: Row) -> list[float]:
+    """Of processor time per product."""
+    pairs = zip(row["milliseconds"], row["products"], strict=True)
+    return [1e9 * time / products for time, products in pairs]
