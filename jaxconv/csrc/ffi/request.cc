@@ -47,14 +47,6 @@ Geometry geometry(const Request& r) {
   return g;
 }
 
-int64_t element_size(Element element) {
-  switch (element) {
-    case Element::kFloat32: return 4;
-    case Element::kFloat64: return 8;
-    default: return 2;
-  }
-}
-
 bool is_depthwise(const Geometry& g) {
   return g.groups == g.channels && g.features <= kMaxDepthwiseMultiplier * g.channels;
 }

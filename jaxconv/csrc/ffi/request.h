@@ -42,8 +42,6 @@ int64_t element_size(Element element);
 
 Geometry geometry(const Request& request);
 
-int64_t element_size(Element element);
-
 // Whether the depthwise part of the engine computes it.
 bool is_depthwise(const Geometry& geometry);
 
