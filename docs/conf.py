@@ -29,6 +29,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     # Those of docs/extensions:
+    "accessibility",
     "docstrings",
     "mathml",
     "pictures",
@@ -67,6 +68,7 @@ html_static_path = ["static"]
 html_extra_path = [str(path) for path in [PLAYGROUND] if path.exists()]
 html_css_files = ["site.css"]
 html_copy_source = False
+html_show_search_summary = False  # browsers do not load pages of a folder into another page
 html_show_sourcelink = False
 pygments_style = "a11y-light"
 pygments_dark_style = "a11y-dark"

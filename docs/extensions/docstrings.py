@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from sphinx.util.inspect import stringify_signature
@@ -34,13 +35,45 @@ def process_docstring(
     lines[:] = literal_equations(lines)
 
 
+class Written:
+    """A default value as a reader would write it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def written_default(value: Any) -> Any:
+    """Functions and classes by their names, ``{}`` for an empty mapping; others as they are."""
+    if isinstance(value, Mapping) and not value:
+        return Written("{}")
+    name = getattr(value, "__qualname__", None)
+    if name is None or value is inspect.Parameter.empty:
+        return value
+    if "<locals>" in name:  # what another function made, such as an initializer
+        return Written(f"{name.partition('.')[0]}(…)")
+    module = "jnp." if value.__module__ == "jax.numpy" else ""
+    return Written(f"{module}{name}")
+
+
 def signature_of(obj: Any) -> str | None:
     """``(x: ArrayLike, …)`` with annotations as in the source, or None if there is no signature."""
     try:
         signature = inspect.signature(obj)
+        if [*signature.parameters] == ["args", "kwargs"]:  # that of Flax's metaclass
+            _, *rest = inspect.signature(obj.__init__).parameters.values()
+            signature = inspect.Signature(rest)
     except (TypeError, ValueError):
         return None
-    return stringify_signature(signature, unqualified_typehints=True)
+    parameters = [
+        parameter.replace(default=written_default(parameter.default))
+        for parameter in signature.parameters.values()
+        if parameter.name != "parent"  # linen's own, which users never pass
+    ]
+    written = signature.replace(parameters=parameters)
+    return stringify_signature(written, unqualified_typehints=True)
 
 
 def process_signature(

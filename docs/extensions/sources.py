@@ -77,7 +77,17 @@ def page_of(source: str, page: str) -> str:
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = with_site_links("".join(cell["source"]), source, page)
+        elif alt := alternative_text(cell):
+            cell["metadata"] = {"mystnb": {"image": {"alt": alt}}}
     return json.dumps(notebook)
+
+
+def alternative_text(cell: dict[str, Any]) -> str | None:
+    """That of the cell's picture: given in the cell's metadata, or by the figure itself."""
+    if given := cell["metadata"].get("mystnb"):
+        return given["image"]["alt"]
+    metadata = [output.get("metadata", {}) for output in cell["outputs"]]
+    return next((m["image/png"]["alt"] for m in metadata if "alt" in m.get("image/png", {})), None)
 
 
 def copy(*_: Any) -> None:

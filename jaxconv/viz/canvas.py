@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CARD, INK, FAINT, EDGE = "#fbfaf6", "#22303c", "#8d99a6", "#c9ced3"
-INPUT, KERNEL, OUTPUT, PAD = "#d6e6f2", "#f6c65b", "#bfe0c2", "#eceae4"
-CHANNELS = ("#d1495b", "#3d8b5f", "#3f72af", "#9a5fb4", "#d98032", "#2a9d9d", "#8a6d3b", "#6b7a8f")
+# Hues after M. Okabe, K. Ito, "Color universal design" (2002), which people with any color vision
+# can tell apart; cells are light tints of them. Text has a contrast of at least 4.5.
+CARD, INK, FAINT, EDGE = "#fbfaf6", "#22303c", "#5a6672", "#c9ced3"
+INPUT, KERNEL, OUTPUT, PAD = "#cce8f8", "#f1ca73", "#a6ddce", "#eceae4"
+FRAME, WEIGHT, COVERED = "#b34700", "#8a3600", "#4f4a3a"  # outlines, weights and padding under taps
+CHANNELS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#f0e442")
 
 
 def require_matplotlib() -> None:
@@ -79,7 +82,7 @@ def frame(axes: Axes, at: Sequence[int], height: int, width: int) -> None:
     from matplotlib.patches import Rectangle
 
     row, column = at
-    box = Rectangle((column, row), width, height, fill=False, edgecolor=CHANNELS[0], linewidth=2.5)
+    box = Rectangle((column, row), width, height, fill=False, edgecolor=FRAME, linewidth=2.5)
     axes.add_patch(box)
 
 

@@ -91,7 +91,7 @@ def dilation_tree(
                 then = now - tap * rate
                 if then >= 0:
                     style = (
-                        {"color": CHANNELS[2], "lw": 1.8} if used else {"color": EDGE, "lw": 0.6}
+                        {"color": CHANNELS[1], "lw": 1.8} if used else {"color": EDGE, "lw": 0.6}
                     )
                     axes.plot([then, now], [height, height + 1], zorder=1 + used, **style)
     for height, seen in enumerate(layers):

@@ -77,9 +77,8 @@ def _draw(photo: np.ndarray, heat: np.ndarray, field: Any, at: tuple[int, ...]) 
     (axes,) = panels(drawn, [1])
     grey = photo.mean(-1)
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, alpha=0.85, extent=(0, columns, rows, 0))
-    strength = (
-        np.sqrt(heat / heat.max()) if heat.max() > 0 else heat
-    )  # so that weak influence is visible
+    # The root makes weak influence visible.
+    strength = np.sqrt(heat / heat.max()) if heat.max() > 0 else heat
     color = CHANNELS[0]
     glow = LinearSegmentedColormap.from_list("glow", [to_rgba(color, 0), to_rgba(color, 0.95)])
     axes.imshow(strength, cmap=glow, norm=Normalize(0, 1), extent=(0, columns, rows, 0))
@@ -88,6 +87,9 @@ def _draw(photo: np.ndarray, heat: np.ndarray, field: Any, at: tuple[int, ...]) 
         (low[1], low[0]), field.size[1], field.size[0], fill=False, edgecolor=KERNEL, lw=2
     )
     axes.add_patch(box)
-    caption(axes, "red: influence of each pixel; box: the analytic receptive field")
+    shown = "orange: influence of each pixel"
+    if not heat.any():
+        shown = "the gradient is zero here: no small change of a pixel changes the output"
+    caption(axes, f"{shown}; box: the analytic receptive field")
     fit(axes, rows, columns, margin=0)
     return drawn

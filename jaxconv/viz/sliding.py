@@ -17,13 +17,14 @@ from .._src.geometry.checks import Call
 from .._src.geometry.spec import ConvSpec
 from .canvas import (
     CARD,
-    CHANNELS,
+    COVERED,
     FAINT,
     INK,
     INPUT,
     KERNEL,
     OUTPUT,
     PAD,
+    WEIGHT,
     caption,
     cell,
     factor,
@@ -245,8 +246,8 @@ def _draw_input(axes: Axes, scene: Scene, position: tuple[int, int]) -> None:
     for row, column, weight in taps:
         cell(axes, (row, column), KERNEL, alpha=0.75)
         inside = scene.inside[row, column]
-        number(axes, (row, column), scene.padded[row, column], color=INK if inside else "#6f6a5c")
-        corner = {"ha": "right", "va": "bottom", "fontsize": 7, "color": CHANNELS[0]}
+        number(axes, (row, column), scene.padded[row, column], color=INK if inside else COVERED)
+        corner = {"ha": "right", "va": "bottom", "fontsize": 7, "color": WEIGHT}
         axes.text(column + 0.95, row + 0.95, f"×{format_number(weight)}", **corner)
     (top, left, _), (bottom, right, _) = taps[0], taps[-1]
     frame(axes, (top, left), bottom - top + 1, right - left + 1)

@@ -104,7 +104,7 @@ ROWS = [
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.sample(8)
+@pytest.mark.sample(30)
 @pytest.mark.parametrize(("page", "kind", "theirs", "ours"), ROWS)
 def test_both_columns_give_the_same(page, kind, theirs, ours):
     pytest.importorskip(LIBRARIES[page])

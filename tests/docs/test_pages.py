@@ -14,12 +14,23 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sources.committed()]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
-# test_migrate.py runs the code of the pages in docs/migrate.
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if p.parent.name != "migrate"], ids=lambda p: p.stem
-)
+def with_code() -> list:
+    """The pages with code: those of docs/learn are slow, and test_migrate.py runs its own."""
+    pages = [page for page in PAGES if page.parent.name != "migrate" and blocks_of(page)]
+    slow = [pytest.mark.slow]
+    return [
+        pytest.param(page, id=page.stem, marks=slow if page.parent.name == "learn" else [])
+        for page in pages
+    ]
+
+
+def blocks_of(page: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", with_code())
 def test_code_runs(page):
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = blocks_of(page)
     session = "".join(block for block in blocks if block.startswith(">>>"))
     try:
         for block in blocks:

@@ -120,7 +120,18 @@ CODES = [
 ]
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("code", CODES)
 def test_pictures_are_drawn(code, tmp_path):
     assert (tmp_path / drawing.write(code, tmp_path)).stat().st_size > 1000
+
+
+NOTEBOOKS = sorted((sources.ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_picture_of_a_notebook_has_an_alternative_text(path):
+    for cell in json.loads(path.read_text())["cells"]:
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if any(kind.startswith("image/") for kind in kinds):
+            assert len(sources.alternative_text(cell)) > 20

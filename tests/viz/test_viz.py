@@ -7,6 +7,7 @@ import os
 import re
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -272,8 +273,11 @@ def test_errors(call, words):
         call()
 
 
-def test_notebooks_display_the_picture():
-    assert viz.dilations()._repr_png_().startswith(b"\x89PNG")
+def test_notebooks_display_the_picture_with_its_alternative_text():
+    pictures, metadata = viz.sliding([1, 2, 3], [1, 1], padding="VALID")._repr_mimebundle_()
+    assert pictures["image/png"].startswith(b"\x89PNG")
+    alt = "2 taps over 3 → 2. input, kernel, output. 2·1 + 3·1 = 5"
+    assert metadata == {"image/png": {"alt": alt}}
 
 
 MAGIC = {
@@ -318,3 +322,10 @@ def test_a_missing_matplotlib_is_named(monkeypatch):
     for call in (viz.dilations, lambda: viz.animate(np.eye(3), np.ones((2, 2)), "a.gif")):
         with pytest.raises(ImportError, match=r"jaxconv\[demo\]"):
             call()
+
+
+def test_influence_says_where_the_gradient_is_zero():
+    drawn = viz.influence(lambda x: jnp.maximum(x - 2, 0), np.ones((9, 9), np.float32))
+    assert "the gradient is zero here" in drawn.axes[0].get_title()
+    drawn = viz.influence(lambda x: x, np.ones((9, 9), np.float32))
+    assert drawn.axes[0].get_title().startswith("orange: influence")
