@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import pathlib
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+
+# The source line of an operation, which printed residuals and profiles show, is the innermost one
+# that is not in an excluded file. The list of these is private; Flax adds its own in the same way.
+from jax._src import source_info_util
 
 # A jit of an evaluated program raises this if its result has NaN; only calls of a jitted function
 # turn it into the public FloatingPointError.
@@ -39,6 +45,11 @@ DEFAULT_DEVICES = {
     "cuda": AbstractDevice("NVIDIA A100-SXM4-80GB", 108, "gpu"),
     "tpu": AbstractDevice("TPU v4", 1, "tpu"),
 }
+
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+for _path in (_PACKAGE / "_src", _PACKAGE / "nnx.py", _PACKAGE / "linen.py"):
+    source_info_util.register_exclusion(f"{_path}{os.sep if _path.is_dir() else ''}")
 
 
 def add_taylor_rule(bilinear: Primitive) -> None:

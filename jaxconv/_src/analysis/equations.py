@@ -86,7 +86,7 @@ class ConvEquation(Equation):
         """What the field calls this convolution, such as ``"dilated depthwise"``."""
         if self.operator is None or self.spec is None:
             return "convolution"
-        return _layer_kind(self.spec) + _SUFFIX[self.operator]
+        return self.spec.kind + _SUFFIX[self.operator]
 
     @property
     def parameters(self) -> int:
@@ -99,18 +99,6 @@ _SUFFIX = {
     Operator.INPUT_GRAD: " transposed",
     Operator.FILTER_GRAD: " filter gradient",
 }
-
-
-def _layer_kind(spec: ConvSpec) -> str:
-    if spec.depthwise and spec.in_features > 1:
-        kind = "depthwise"
-    elif spec.groups > 1:
-        kind = "grouped"
-    else:
-        kind = "pointwise" if spec.pointwise else "standard"
-    if any(d > 1 and k > 1 for d, k in zip(spec.dilation, spec.kernel_spatial, strict=True)):
-        kind = f"dilated {kind}".removesuffix(" standard")
-    return kind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -111,6 +111,24 @@ class ConvSpec:
         return all(k == 1 for k in self.kernel_spatial) and not any(map(any, self.padding))
 
     @property
+    def kind(self) -> str:
+        """What the field calls a layer of this kind, such as ``"dilated depthwise"``."""
+        if self.depthwise and self.in_features > 1:
+            kind = "depthwise"
+        elif self.groups > 1:
+            kind = "grouped"
+        else:
+            kind = "pointwise" if self.pointwise else "standard"
+        axes = zip(self.dilation, self.kernel_spatial, strict=True)
+        dilated = any(d > 1 and k > 1 for d, k in axes)
+        return f"dilated {kind}".removesuffix(" standard") if dilated else kind
+
+    @property
+    def label(self) -> str:
+        """The kind and the kernel's extents, such as ``"depthwise 3x3"``, for names in profiles."""
+        return f"{self.kind} {'x'.join(map(str, self.kernel_spatial))}"
+
+    @property
     def disjoint(self) -> bool:
         """Whether no two outputs read the same input pixel, as with 1x1 kernels and patches."""
         axes = zip(self.kernel_spatial, self.strides, self.dilation, strict=True)

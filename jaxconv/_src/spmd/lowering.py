@@ -13,12 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from .. import compat
 from ..dispatch.choose import Choice, choose_implementation
 from ..dispatch.registry import IMPLEMENTATIONS, PLATFORMS, computes_examples_as_groups
-from ..geometry.spec import Operator
+from ..geometry.spec import ConvSpec, Operator
 from ..kernels.cpu import native
 from ..kernels.cpu import segments as native_segments
 from ..kernels.xla.epilogue import apply_epilogue
@@ -91,7 +92,7 @@ def _lower_segments(platform: str, ctx, x, kernel, ids, *bias, implementation, *
 
 
 def _native_segments(*arrays, **params):
-    with _own_promotion():
+    with _own_promotion(), _named(segments_p, params["spec"]):
         return native_segments.depthwise(*arrays, **params)
 
 
@@ -101,7 +102,7 @@ def _compute_fused(
     """A fused convolution on arrays of one device, without a mesh."""
     choice = choose_implementation(Operator.CONV, platform, spec, dtype, implementation)
     module, options = _module_and_options(choice, platform, precision, dtype)
-    with _own_promotion():
+    with _own_promotion(), _named(fused_conv_p, spec):
         x, kernel = _promotable_pair(x, kernel, dtype)
         if hasattr(module, "fused_conv"):
             return module.fused_conv(x, kernel, operands, spec, epilogue, **options)
@@ -127,7 +128,7 @@ def _compute_packed(x, kernel, *operands, spec, epilogue, scaled, dtype, precisi
         named = zip(epilogue.operands, operands, strict=True)
         operands = [array for name, array in named if name != "scale"]
         epilogue = epilogue.replace(scale=False)
-    with _own_promotion():
+    with _own_promotion(), _named(packed_conv_p, spec):
         return native.fused_conv(x, packed, operands, spec, epilogue, dtype=dtype, packed=True)
 
 
@@ -176,7 +177,7 @@ def _compute(
     if spec.empty:
         return jnp.zeros(spec.result_shape(operator), dtype)
     module, options = _module_and_options(choice, platform, precision, dtype)
-    with _own_promotion():
+    with _own_promotion(), _named(PRIMITIVES[operator], spec):
         a, b = _promotable_pair(a, b, dtype)
         return getattr(module, operator.value)(a, b, spec, **options)
 
@@ -186,6 +187,11 @@ def _module_and_options(choice: Choice, platform: str, precision, dtype):
     options = {"precision": precision, "dtype": dtype}
     options |= {} if choice.tile is None else {"tile": choice.tile}
     return IMPLEMENTATIONS[choice.implementation][platform], options
+
+
+def _named(primitive: Primitive, spec: ConvSpec) -> contextlib.AbstractContextManager:
+    """Names the operations of an implementation, as in ``jaxconv.conv[depthwise 3x3]``."""
+    return jax.named_scope(f"jaxconv.{primitive.name}[{spec.label}]")
 
 
 @contextlib.contextmanager

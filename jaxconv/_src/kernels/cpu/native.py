@@ -8,13 +8,13 @@ from __future__ import annotations
 import ctypes
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ...geometry.epilogue import ACTIVATIONS, Epilogue
 from ...geometry.spec import ConvSpec, Operator
 from . import library
+from .engine_call import engine_call
 
 ELEMENTS = ("float32", "float64", "bfloat16", "float16")  # in the order of csrc/geometry.h
 OPERATORS = (Operator.CONV, Operator.INPUT_GRAD, Operator.FILTER_GRAD)  # likewise
@@ -51,8 +51,11 @@ def fused_conv(
     """
     dtype, computed = _dtypes((x, *operands) if packed else (x, kernel, *operands), dtype)
     _check_supported(Operator.CONV, spec, computed)
-    call = jax.ffi.ffi_call(library.FUSED_TARGET, jax.ShapeDtypeStruct(spec.output_shape, computed))
-    result = call(
+    result = engine_call(
+        library.FUSED_TARGET,
+        spec,
+        spec.output_shape,
+        computed,
         x.astype(computed),
         kernel if packed else kernel.astype(computed),
         *(array.astype(computed) for array in operands),
@@ -60,7 +63,7 @@ def fused_conv(
         **{f"has_{name}": name in epilogue.operands for name in ("scale", "bias", "residual")},
         activation=np.int64(activation_index(epilogue)),
         negative_slope=np.float64(epilogue.negative_slope),
-        packed_shape=np.array(spec.kernel_shape if packed else (), np.int64),
+        packed_shape=spec.kernel_shape if packed else (),
     )
     return result.astype(dtype)
 
@@ -90,8 +93,14 @@ def pack_kernel(kernel, spec: ConvSpec, dtype=None):
     size = packed_size(spec, dtype)
     if size is None:
         return None
-    call = jax.ffi.ffi_call(library.PACK_TARGET, jax.ShapeDtypeStruct((size,), np.uint8))
-    return call(kernel.astype(dtype), groups=np.int64(spec.groups))
+    return engine_call(
+        library.PACK_TARGET,
+        spec,
+        (size,),
+        np.uint8,
+        kernel.astype(dtype),
+        groups=np.int64(spec.groups),
+    )
 
 
 def unsupported_reason(operator: Operator, spec: ConvSpec, dtype) -> str | None:
@@ -144,12 +153,9 @@ def activation_index(epilogue: Epilogue) -> int:
 def _call(operator: Operator, a, b, spec: ConvSpec, dtype):
     dtype, computed = _dtypes((a, b), dtype)
     _check_supported(operator, spec, computed)
-    call = jax.ffi.ffi_call(
-        library.TARGETS[operator],
-        jax.ShapeDtypeStruct(spec.result_shape(operator), computed),
-        vmap_method="broadcast_all",  # a leading axis is one of examples
-    )
-    return call(a.astype(computed), b.astype(computed), **_attributes(spec)).astype(dtype)
+    target, shape = library.TARGETS[operator], spec.result_shape(operator)
+    operands = a.astype(computed), b.astype(computed)
+    return engine_call(target, spec, shape, computed, *operands, **_attributes(spec)).astype(dtype)
 
 
 def _dtypes(arrays, dtype) -> tuple[np.dtype, np.dtype]:
@@ -167,9 +173,9 @@ def _check_supported(operator: Operator, spec: ConvSpec, dtype) -> None:
 
 def _attributes(spec: ConvSpec) -> dict:
     return {
-        "strides": np.array(spec.strides, np.int64),
-        "padding": np.array(spec.padding, np.int64).reshape(-1),
-        "dilation": np.array(spec.dilation, np.int64),
+        "strides": spec.strides,
+        "padding": tuple(side for pair in spec.padding for side in pair),
+        "dilation": spec.dilation,
         "groups": np.int64(spec.groups),
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 from ...geometry.epilogue import Epilogue
 from ...geometry.spec import ConvSpec
 from . import library, native
+from .engine_call import engine_call
 
 Array = jax.Array
 
@@ -30,8 +31,11 @@ def depthwise(
 ) -> Array:
     """``xla.segments.depthwise`` in one pass; 16-bit types are computed in float32."""
     computed = jnp.promote_types(x.dtype, dtype)
-    result = jax.ShapeDtypeStruct(spec.output_shape, computed)
-    y = jax.ffi.ffi_call(library.CAUSAL_TARGET, result)(
+    y = engine_call(
+        library.CAUSAL_TARGET,
+        spec,
+        spec.output_shape,
+        computed,
         x.astype(computed),
         kernel.astype(computed),
         ids.astype(jnp.int32),
