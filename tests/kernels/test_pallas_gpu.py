@@ -28,7 +28,7 @@ from jaxconv._src.kernels import target
 from jaxconv._src.kernels.gpu import entry, plan
 from jaxconv._src.primitives import rules
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
-from support import oracle
+from support import nonfinite, oracle
 from support.cases import DTYPES, operands, random_cases
 from support.meshes import mesh_of
 from support.operators import ROLES, as_spec, assert_all_right, gradients
@@ -102,6 +102,20 @@ def test_cases(operator, case):
 @by_operator
 def test_dtypes(operator, dtype):
     assert_kernel(operator, CASES["features"], dtype)
+
+
+@pytest.mark.sample(3)
+@by_operator
+def test_nan_and_infinity_are_confined(operator):
+    case = CASES["multiplier"]
+    call = functools.partial(getattr(entry, operator.value), spec=as_spec(case), dtype=np.float32)
+    jitted = jax.jit(call, compiler_options={} if ON_GPU else QUICK)
+
+    def compute(values):
+        return jitted(*[values[role] for role in OPERANDS[operator]])
+
+    with on_this_machine():
+        nonfinite.assert_confined(operator, case, compute)
 
 
 @by_operator

@@ -28,7 +28,7 @@ from jaxconv._src.kernels.tpu import entry, tile_config
 from jaxconv._src.kernels.tpu.layout import plan
 from jaxconv._src.primitives.rules import OPERATORS
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
-from support import oracle
+from support import nonfinite, oracle
 from support.cases import operands
 from support.operators import ROLES, as_spec, assert_adjoint
 from support.oracle import Case
@@ -189,6 +189,18 @@ def test_mixed_operands(interpreted, operator):
     values = {"x": x, "k": k, "g": operands(case, np.float32, "g")[0]}
     assert_kernel(operator, case, values, dtype=np.dtype(ml_dtypes.bfloat16))
     assert_kernel(operator, case, values, dtype=np.dtype(np.float32))
+
+
+@pytest.mark.slow
+@by_operator
+def test_nan_and_infinity_are_confined(interpreted, operator):
+    case = Case(2, 33, 33, (6, 9), (3, 2), (2, 1), ((1, 1), (0, 1)), (1, 2), 33)
+    call = jax.jit(functools.partial(getattr(entry, operator.value), spec=as_spec(case)))
+
+    def compute(values):
+        return call(*[values[role] for role in OPERANDS[operator]])
+
+    nonfinite.assert_confined(operator, case, compute)
 
 
 def test_wrong_results_fail(interpreted):

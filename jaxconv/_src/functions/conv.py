@@ -60,9 +60,9 @@ def conv(
         ``[N, *O, F]`` (``[*O, F]`` if ``x`` is one example) of the dtype of ``x`` or
         ``preferred_element_type``, with
         ``O = (S + low + high - dilation*(K-1) - 1) // strides + 1``.
-        NaN and infinity in ``x`` propagate as in ``lax``. Those in ``kernel`` reach every output
-        that multiplies them by an entry of ``x``; products with zero padding may be skipped, as
-        XLA's CPU backend skips them in float64 but not in float32.
+        NaN and infinity in ``x`` make exactly those outputs non-finite that read them. Those in
+        ``kernel`` may also reach outputs of their feature where they meet zero padding only: some
+        implementations skip such products, and others multiply by zero. ``"fft"`` spreads both.
 
     Raises:
         ValueError: A shape or value does not fit; the message says which one and how to fix it.
