@@ -109,8 +109,20 @@ def test_usual_kernels_are_not_transformed(operator, platform):
     specs = [workload.spec for workload in WORKLOADS]
     specs += LONG if platform != "cpu" else ()
     for spec in specs:
-        choice = choose_implementation(operator, platform, spec, np.float32)
-        assert choice.implementation != "fft"
+        for reason in (None, "exported"):
+            choice = choose_implementation(
+                operator, platform, spec, np.float32, plain_xla_reason=reason
+            )
+            assert choice.implementation != "fft"
+
+
+@by_operator
+def test_kernels_too_large_for_the_engine_are_transformed(operator):
+    """A dense 13x13x13 kernel of 16 channels sums more products than it supports: no cliff."""
+    spec = ConvSpec(1, 16, 16, (16,) * 3, (13,) * 3, (1,) * 3, ((6, 6),) * 3, (1,) * 3, 1)
+    choice = choose_implementation(operator, "cpu", spec, np.float32, plain_xla_reason="exported")
+    assert choice.implementation == "fft"
+    assert reason_for_fft(operator, spec) is None
 
 
 def test_what_may_be_less_exact_is_never_transformed_by_a_rule():

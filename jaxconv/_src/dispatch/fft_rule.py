@@ -29,6 +29,9 @@ DEPTHWISE_RATE = 60.0
 DENSE_RATE = 120.0
 VECTOR_FEATURES = 16
 
+# Direct sums in plain XLA take at least this many times as long, and do not skip the padding.
+PLAIN_SLOWDOWN = 4
+
 
 # Operations of direct sums per operation of the transforms from which ``long_conv`` asks for them
 # on any platform. On GPUs and TPUs nothing was timed, so nothing else does.
@@ -36,11 +39,14 @@ MIN_OPERATIONS_RATIO = 32
 
 
 @functools.lru_cache(maxsize=4096)
-def reason_for_fft(operator: Operator, spec: ConvSpec) -> str | None:
-    """Why to transform on a CPU; None if that is not clearly faster, or may be less exact."""
+def reason_for_fft(operator: Operator, spec: ConvSpec, engine: bool = True) -> str | None:
+    """Why to transform on a CPU; None if that is not clearly faster, or may be less exact.
+
+    ``engine`` says whether the CPU engine would compute direct sums, or else plain XLA.
+    """
     if spec.empty or not isinstance(spec.batch, int):
         return None
-    speedup = _direct_ns(spec) / _fft_ns(spec)
+    speedup = _direct_ns(spec, engine) / _fft_ns(spec)
     if speedup < MIN_SPEEDUP or fft.relative_error_bound(operator, spec) > 1:
         return None
     return (
@@ -62,12 +68,14 @@ def asks_for_fft(spec: ConvSpec, dtype: Any) -> bool:
     return not few and fft.relative_error_bound(Operator.CONV, spec) <= 1
 
 
-def _direct_ns(spec: ConvSpec) -> float:
+def _direct_ns(spec: ConvSpec, engine: bool) -> float:
     """The CPU engine skips kernel rows in the padding, but no columns."""
+    rate = DEPTHWISE_RATE if spec.depthwise else DENSE_RATE
+    if not engine:
+        return spec.macs * PLAIN_SLOWDOWN / rate
     *outer, _ = range(spec.rank)
     read = math.prod(_share_inside(spec, i) for i in outer)
     used = spec.out_features if spec.depthwise else spec.group_out
-    rate = DEPTHWISE_RATE if spec.depthwise else DENSE_RATE
     return spec.macs * read / (rate * min(1.0, used / VECTOR_FEATURES))
 
 

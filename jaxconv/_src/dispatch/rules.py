@@ -34,7 +34,7 @@ def implementation_by_rule(
     ``packed`` is whether the kernel is packed for the CPU engine already.
     """
     if platform == "cpu" and unsupported["fft"] is None:
-        long_kernel = reason_for_fft(operator, spec)
+        long_kernel = reason_for_fft(operator, spec, unsupported["native"] is None)
         if long_kernel is not None:
             return "fft", long_kernel
     slower = None
