@@ -199,7 +199,7 @@ def test_receptive_fields_are_those_of_jaxconv(page):
     """Of zero padding, and in the middle of the output: borders repeat pixels."""
     chosen = [
         setting
-        for setting in settings(5, 120)
+        for setting in settings(5, 90)
         if not setting.error() and not re.search("circular|reflect|replicate", setting.link, re.I)
     ]
     got = page.evaluate(EVALUATE, [setting.link for setting in chosen])
@@ -218,7 +218,7 @@ def test_receptive_fields_are_those_of_jaxconv(page):
             assert (axis.size, str(axis.stride)) == (mine["size"], str(mine["stride"])), setting
             if covers_every_phase(setting, at):
                 assert axis.offset == mine["offset"], setting
-    assert compared > 100
+    assert compared > 60
 
 
 # jaxconv may guess that arrays come from another library; those of the page never do.
@@ -470,18 +470,18 @@ def test_the_page_works_in_a_notebooks_frame(page):
 
 
 @browsers.needs_browser
-@pytest.mark.sample(4)
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_nothing_is_inaccessible_or_cut_off(browser, scheme, width):
+@pytest.mark.parametrize(
+    "link", ["", "#kind=separable&view=filter_grad&p=1:2xSAME", "#kind=grouped&g=3"]
+)
+def test_nothing_is_inaccessible_or_cut_off(browser, scheme, width, link):
     pytest.importorskip("axe_playwright_python")
     options = {"viewport": {"width": width, "height": 850}, "color_scheme": scheme}
-    links = ("", "#kind=separable&view=filter_grad&p=1:2xSAME", "#kind=grouped&g=3")
-    with browsers.opened(browser, PAGE.as_uri(), **options) as page:
-        for link in links:
-            visit(page, link)
-            assert not browsers.violations(page)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with browsers.opened(browser, f"{PAGE.as_uri()}{link}", **options) as page:
+        assert not browsers.violations(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @browsers.needs_browser
