@@ -51,11 +51,13 @@ class GatherTileArgs(ctypes.Structure):
         ("bias", ctypes.c_void_p),  # null, as the others: without an epilogue
         ("limits", ctypes.c_void_p),
         ("writer", ctypes.c_void_p),
+        ("write", ctypes.c_void_p),  # set by the library, for the element type
+        ("direct", ctypes.c_bool),
     )
 
 
 class Segment(ctypes.Structure):
-    """``Segment`` of csrc/isa/dense/filter_grad_tile.h."""
+    """``Segment`` of csrc/isa/dense/tile.h."""
 
     _fields_ = (
         ("source", ctypes.c_void_p),
@@ -66,7 +68,7 @@ class Segment(ctypes.Structure):
 
 
 class FilterGradTileArgs(ctypes.Structure):
-    """``FilterGradTileArgs`` of csrc/isa/dense/filter_grad_tile.h."""
+    """``FilterGradTileArgs`` of csrc/isa/dense/tile.h."""
 
     _fields_ = (
         ("segments", ctypes.c_void_p),

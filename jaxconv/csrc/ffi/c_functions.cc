@@ -10,7 +10,7 @@
 #include "ffi/instruction_set.h"
 #include "ffi/packed_kernel.h"
 #include "ffi/request.h"
-#include "ffi/teams.h"
+#include "ffi/thread_team.h"
 
 namespace jaxconv {
 namespace {

@@ -10,8 +10,9 @@
 #include "ffi/export.h"
 #include "ffi/fused.h"
 #include "ffi/packed_kernel.h"
+#include "ffi/pool_team.h"
 #include "ffi/request.h"
-#include "ffi/teams.h"
+#include "ffi/thread_team.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;

@@ -30,9 +30,10 @@ struct TileSums {
 
 // Writes sums without an epilogue.
 template <class T, class A>
-__attribute__((noinline)) void store_sums(const TileSums<A>& sums, T* const* targets) {
+void store_sums(const TileSums<A>& sums, void* const* targets) {
   for (int64_t r = 0; r < sums.rows; ++r) {
-    store_elements(sums.values + r * sums.stride, sums.count, targets[r] + sums.feature);
+    store_elements(sums.values + r * sums.stride, sums.count,
+                   static_cast<T*>(targets[r]) + sums.feature);
   }
 }
 
@@ -53,6 +54,14 @@ JAXCONV_INLINE void start_sums(const TileEpilogue<A>& epilogue, int64_t feature,
   });
 }
 
+template <class A, int N, int V>
+JAXCONV_INLINE void limit_sums(const TileEpilogue<A>& epilogue, Vec<A, N> (&acc)[V]) {
+  if (epilogue.limits == nullptr) return;
+  const A low = epilogue.limits[0], high = epilogue.limits[1];
+  unroll<V>([&](auto v) JAXCONV_LAMBDA {
+    acc[v] = at_most<A, N>(at_least<A, N>(acc[v], low), high);
+  });
+}
 template <class A, int N, int R, int V>
 JAXCONV_INLINE void limit_sums(const TileEpilogue<A>& epilogue, Vec<A, N> (&acc)[R][V]) {
   if (epilogue.limits == nullptr) return;
@@ -103,10 +112,21 @@ class ResultWriter {
     return {bias_, limited_ ? limits_ : nullptr};
   }
 
-  // Writes the results of pixels that begin at `targets`. The sums are overwritten.
-  __attribute__((noinline)) void write(const Sums& sums, T* const* targets) const {
+  // Whether tiles can store their sums as results: sums have the type of elements, and no epilogue
+  // is left.
+  static constexpr bool kStoresSums = std::is_same_v<T, A>;
+
+  // Writes the results of pixels that begin at `targets`, with the epilogue of `writer` unless it is
+  // null. The sums are overwritten. Tiles call this function through a pointer, so that they need
+  // not be compiled for every element type.
+  static void write_tile(const void* writer, const Sums& sums, void* const* targets) {
+    if (writer == nullptr) return store_sums<T>(sums, targets);
+    static_cast<const ResultWriter*>(writer)->write(sums, targets);
+  }
+  __attribute__((noinline)) void write(const Sums& sums, void* const* targets) const {
     const int64_t feature = sums.feature;
-    write_rows(sums, false, [=](int64_t r) JAXCONV_LAMBDA { return targets[r] + feature; });
+    write_rows(sums, false,
+               [=](int64_t r) JAXCONV_LAMBDA { return static_cast<T*>(targets[r]) + feature; });
   }
 
   // The same for pixels `step` apart, where `target` is the first result of the first of them. If
@@ -117,11 +137,11 @@ class ResultWriter {
   }
 
   // Prefetches the residual of a tile that is about to be computed.
-  void prefetch(T* const* targets, int64_t rows, int64_t feature, int64_t count) const {
+  void prefetch(void* const* targets, int64_t rows, int64_t feature, int64_t count) const {
     if (residual_ == nullptr) return;
     constexpr int64_t kLine = 64 / sizeof(T);
     for (int64_t r = 0; r < rows; ++r) {
-      const T* from = residual_ + (targets[r] + feature - result_);
+      const T* from = residual_ + (static_cast<T*>(targets[r]) + feature - result_);
       for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i);
     }
   }

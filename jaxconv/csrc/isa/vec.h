@@ -69,12 +69,18 @@ struct Index {
   static constexpr int value = I;
   constexpr operator int() const { return I; }
 };
+template <int... I>
+using Indices = std::integer_sequence<int, I...>;
+template <int N>
+using IndicesBelow = std::make_integer_sequence<int, N>;
+
+template <int I, class F, int... K>
+JAXCONV_INLINE void unroll_from(F&& f, Indices<K...>) {
+  (f(Index<I + K>{}), ...);
+}
 template <int N, int I = 0, class F>
 JAXCONV_INLINE void unroll(F&& f) {
-  if constexpr (I < N) {
-    f(Index<I>{});
-    unroll<N, I + 1>(f);
-  }
+  unroll_from<I>(f, IndicesBelow<(N > I ? N - I : 0)>{});
 }
 
 template <class V>
@@ -309,6 +315,25 @@ JAXCONV_INLINE Vec<A, N> at_most(Vec<A, N> x, A high) {
   }
 #endif
   return bound < x ? bound : x;
+}
+
+// Loads (below: stores) as many vectors of accumulators as there are indices, `step` apart. The inner
+// loops of tiles are functions of index packs like these: lambdas, of which each level is inlined
+// into the next, take GCC three times as long (see docs/design/measurements.md).
+template <class A, class V, int... I>
+JAXCONV_INLINE void load_each(const A* from, int64_t step, V (&to)[sizeof...(I)], Indices<I...>) {
+  ((to[I] = load_bits<V>(from + I * step)), ...);
+}
+template <class A, class V, int... I>
+JAXCONV_INLINE void store_each(const V (&from)[sizeof...(I)], A* to, int64_t step, Indices<I...>) {
+  (std::memcpy(to + I * step, &from[I], sizeof(V)), ...);
+}
+
+// sums[i] += x * factors[i].
+template <class V, int... I>
+JAXCONV_INLINE void add_products(V x, const V (&factors)[sizeof...(I)], V (&sums)[sizeof...(I)],
+                                 Indices<I...>) {
+  ((sums[I] += x * factors[I]), ...);
 }
 
 // Single elements, for packing and for remainders.

@@ -16,6 +16,7 @@ import jax
 from ...geometry.spec import Operator
 
 FILE = "_native.so"
+REASON_FILE = "_native_missing.txt"  # installed instead, with the reason
 TARGETS = {operator: f"jaxconv_{operator.value}" for operator in Operator}  # XLA's custom calls
 FUSED_TARGET = "jaxconv_fused_conv"
 PACK_TARGET = "jaxconv_pack_kernel"
@@ -42,13 +43,24 @@ def has(target: str) -> bool:
 
 
 def find() -> pathlib.Path | None:
-    """The library's path. An editable install keeps it apart from the sources."""
+    """The library's path."""
+    return _installed(FILE)
+
+
+def _installed(file: str) -> pathlib.Path | None:
+    """What the build installed. An editable install keeps it apart from the sources."""
     package = sys.modules[__name__.rpartition(".")[0]]
     for directory in package.__path__:
-        path = pathlib.Path(directory) / FILE
+        path = pathlib.Path(directory) / file
         if path.exists():
             return path
     return None
+
+
+def _missing_reason() -> str:
+    reason = _installed(REASON_FILE)
+    why = reason.read_text() if reason else "jaxconv was not installed, or without its build"
+    return f"the CPU engine was not built: {why}; to build it, reinstall jaxconv from source"
 
 
 @functools.cache
@@ -56,10 +68,7 @@ def _load() -> ctypes.CDLL | str:
     """The library, or the reason why it is unavailable."""
     path = find()
     if path is None:
-        return (
-            "the CPU engine was not built: no C++ compiler was found when jaxconv was installed; "
-            "install one and reinstall jaxconv from source"
-        )
+        return _missing_reason()
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-// Depthwise causal convolutions of packed sequences for one instruction set and element type.
+// Depthwise causal convolutions of packed sequences for one instruction set and all element types.
 //
 // A row is one step of one sequence: its channels, which lie side by side. Each result row is a sum
 // of at most K source rows times rows of weights. Which ones they are is the same for all channels,
@@ -15,25 +15,28 @@ namespace jaxconv {
 namespace JAXCONV_ISA {
 namespace {
 
-using T = JAXCONV_ELEMENT;
-using A = Accumulator<T>::type;
-constexpr int N = kVectorBytes / sizeof(A);
+template <class T>
+using Sum = typename Accumulator<T>::type;
+template <class T>
+constexpr int kSumLanes = kVectorBytes / sizeof(Sum<T>);
 
 constexpr int64_t kSteps = 32;      // result rows that a thread computes at once
 constexpr int64_t kChannels = 512;  // channels of them at once: weights and sums stay in L1
 constexpr int kTapsAtOnce = 8;
 
 // What is added up for one result row.
-struct Sources {
+template <class T>
+struct CausalSources {
   const T* rows[kMaxCausalTaps];
-  const A* weights[kMaxCausalTaps];
+  const Sum<T>* weights[kMaxCausalTaps];
   int64_t count = 0;
 };
 
 // sums = start + rows[0]*weights[0] + … + rows[M-1]*weights[M-1]
-template <int M>
+template <int M, class T, class A>
 void add_rows(const T* const* rows, const A* const* weights, const A* start, A* sums,
               int64_t count) {
+  constexpr int N = kSumLanes<T>;
   const T* row[M];
   const A* weight[M];
   unroll<M>([&](auto m) JAXCONV_LAMBDA { row[m] = rows[m], weight[m] = weights[m]; });
@@ -53,14 +56,18 @@ void add_rows(const T* const* rows, const A* const* weights, const A* start, A* 
   store<A, N>(sums + i, sum);
 }
 
+template <class T, class A = Sum<T>>
 using AddRows = void (*)(const T* const*, const A* const*, const A*, A*, int64_t);
-constexpr AddRows kAddRows[kTapsAtOnce] = {add_rows<1>, add_rows<2>, add_rows<3>, add_rows<4>,
-                                           add_rows<5>, add_rows<6>, add_rows<7>, add_rows<8>};
+template <class T, class A = Sum<T>>
+constexpr AddRows<T> kAddRows[kTapsAtOnce] = {
+    add_rows<1, T, A>, add_rows<2, T, A>, add_rows<3, T, A>, add_rows<4, T, A>,
+    add_rows<5, T, A>, add_rows<6, T, A>, add_rows<7, T, A>, add_rows<8, T, A>};
 
 // Rounds the sums to elements. If they are `streamed`, past the caches, they are whole vectors.
-template <class E>
-void write_row(const A* sums, int64_t count, bool streamed, E* result) {
-  if constexpr (kStreams && std::is_same_v<E, A>) {
+template <class T, class A>
+void write_row(const A* sums, int64_t count, bool streamed, T* result) {
+  if constexpr (kStreams && std::is_same_v<T, A>) {
+    constexpr int N = kSumLanes<T>;
     if (streamed) {
       for (int64_t i = 0; i < count; i += N) stream<A, N>(result + i, load<A, N>(sums + i));
       return;
@@ -69,7 +76,12 @@ void write_row(const A* sums, int64_t count, bool streamed, E* result) {
   store_elements(sums, count, result);
 }
 
+template <class T>
 class Causal {
+  using A = Sum<T>;
+  using Sources = CausalSources<T>;
+  static constexpr int N = kSumLanes<T>;
+
  public:
   Causal(const CausalCall& call, Workspace& workspace) : call_(call) {
     for (int64_t tap = 0; tap < call.taps; ++tap) {
@@ -140,7 +152,7 @@ class Causal {
         rows[i] = sources.rows[first + i] + channel;
         weights[i] = sources.weights[first + i] + channel;
       }
-      kAddRows[taps - 1](rows, weights, start, sums, count);
+      kAddRows<T>[taps - 1](rows, weights, start, sums, count);
       start = sums;
     }
     const int64_t whole = (count + N - 1) / N * N;
@@ -154,22 +166,28 @@ class Causal {
   bool streams_;
 };
 
-}  // namespace
-
-const char* JAXCONV_COMPUTE(const CausalCall& call) {
-  Workspace workspace(Causal::bytes(call));
+template <class T>
+const char* causal(const CausalCall& call) {
+  Workspace workspace(Causal<T>::bytes(call));
   if (!workspace.ok()) return kOutOfMemory;
-  const Causal causal(call, workspace);
-  const int64_t units = Causal::units(call);
-  const int64_t work = call.batch * call.steps * (call.channels / N + 1) * (call.taps + 4);
+  const Causal<T> run(call, workspace);
+  const int64_t units = Causal<T>::units(call);
+  const int64_t work = call.batch * call.steps * (call.channels / kSumLanes<T> + 1) * (call.taps + 4);
   const int64_t pieces = pieces_for(work, units);
   share(*call.team, pieces, call.team->members(), [&](int64_t piece, int64_t) {
     for (int64_t u = piece * units / pieces; u < (piece + 1) * units / pieces; ++u) {
-      causal.compute(u);
+      run.compute(u);
     }
   });
   return nullptr;
 }
+
+}  // namespace
+
+const char* causal_float32(const CausalCall& call) { return causal<float>(call); }
+const char* causal_float64(const CausalCall& call) { return causal<double>(call); }
+const char* causal_bfloat16(const CausalCall& call) { return causal<bfloat16>(call); }
+const char* causal_float16(const CausalCall& call) { return causal<float16>(call); }
 
 }  // namespace JAXCONV_ISA
 }  // namespace jaxconv

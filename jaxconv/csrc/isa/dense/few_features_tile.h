@@ -9,21 +9,14 @@
 
 #include <cstdint>
 
-#include "isa/dense/pixels.h"
 #include "isa/dense/tile.h"
 #include "isa/vec.h"
 
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
-constexpr int64_t kMaxFewFeatures = 4;
-// Runs must not span several taps: weights are packed tap by tap.
-constexpr int64_t kMinChannelsForFewFeatures = kMinUnmergedChannels;
-// Below this, adding the partial sums costs as much as the faster multiply-adds save.
-constexpr int64_t kMinProductsForFewFeatures = 128;
-
-template <class T, class A, int N, int R, int F>
-void few_features_tile(const GatherTileArgs<T, A>& t) {
+template <class A, int N, int R, int F>
+void few_features_tile(const GatherTileArgs<A>& t) {
   Vec<A, N> acc[R][F] = {};
   const A* source[R];
   unroll<R>([&](auto r) JAXCONV_LAMBDA { source[r] = t.sources[r] + t.channel; });
@@ -59,38 +52,27 @@ void few_features_tile(const GatherTileArgs<T, A>& t) {
     unroll<N, 1>([&](auto i) JAXCONV_LAMBDA { total += row[i]; });
     store<A, N>(sums + square * N, total);
   });
-  if (t.writer != nullptr) {
+  if (!t.direct) {
     constexpr int kStride = (F + N - 1) / N * N;
     A rows[R * kStride] = {};
     for (int i = 0; i < R * F; ++i) rows[i / F * kStride + i % F] = sums[i];
-    return t.writer->write({rows, kStride, t.pixels, t.feature, F}, t.targets);
+    return t.write(t.writer, {rows, kStride, t.pixels, t.feature, F}, t.targets);
   }
   for (int64_t r = 0; r < t.pixels; ++r) {
-    for (int64_t f = 0; f < F; ++f) store_element(t.targets[r] + t.feature + f, sums[r * F + f]);
+    A* target = static_cast<A*>(t.targets[r]) + t.feature;
+    for (int64_t f = 0; f < F; ++f) target[f] = sums[r * F + f];
   }
 }
 
 // One "vector" of F lanes: a panel of these tiles is F features wide.
-template <class T, class A, int R, int F>
-GatherTiles<T, A> few_features_tiles() {
+template <class A, int R, int F>
+GatherTiles<A> few_features_tiles() {
   constexpr int N = kVectorBytes / sizeof(A);
-  GatherTiles<T, A> tiles{{}, R, 1, F};
+  GatherTiles<A> tiles{{}, R, 1, F};
   unroll<kTileSizes>([&](auto size) {
-    tiles.run[size][0] = few_features_tile<T, A, N, tile_pixels(R, decltype(size)::value), F>;
+    tiles.run[size][0] = few_features_tile<A, N, tile_pixels(R, decltype(size)::value), F>;
   });
   return tiles;
-}
-
-// As many pixels as leave registers for a source and the weights.
-template <class T, class A>
-GatherTiles<T, A> choose_few_features_tiles(int64_t features) {
-  constexpr bool kManyRegisters = kVectorRegisters == 32;
-  switch (features) {
-    case 1: return few_features_tiles<T, A, kManyRegisters ? 12 : 8, 1>();
-    case 2: return few_features_tiles<T, A, kManyRegisters ? 12 : 6, 2>();
-    case 3: return few_features_tiles<T, A, kManyRegisters ? 8 : 3, 3>();
-    default: return few_features_tiles<T, A, kManyRegisters ? 6 : 2, 4>();
-  }
 }
 
 }  // namespace JAXCONV_ISA

@@ -16,8 +16,8 @@
 
 #include "call.h"
 #include "geometry.h"
-#include "isa/dense/filter_grad_tile.h"
 #include "isa/dense/pixels.h"
+#include "isa/dense/tile.h"
 #include "isa/vec.h"
 #include "isa/workspace.h"
 
@@ -72,7 +72,7 @@ struct FilterGradPlan {
   const Call& call;
   const Geometry& geometry;
 
-  const FilterGradTiles<A> tiles = choose_filter_grad_tiles<A>(geometry.group_out());
+  const FilterGradTiles<A> tiles = DenseTiles<A>::filter_grad(geometry.group_out());
   const PixelGrid grid = output_grid(geometry);
   const bool merged = merges_taps(geometry);
   const int64_t merged_taps = merged ? geometry.axis[2].kernel : 1;

@@ -13,8 +13,6 @@
 
 #include "call.h"
 #include "geometry.h"
-#include "isa/dense/few_features_tile.h"
-#include "isa/dense/narrow_groups_tile.h"
 #include "isa/dense/pixels.h"
 #include "isa/dense/region_plan.h"
 #include "isa/dense/tile.h"
@@ -24,11 +22,16 @@
 namespace jaxconv {
 namespace JAXCONV_ISA {
 
+// Runs of the tiles for few features must not span several taps: weights are packed tap by tap.
+constexpr int64_t kMinChannelsForFewFeatures = kMinUnmergedChannels;
+// Below this, adding their partial sums costs as much as the faster multiply-adds save.
+constexpr int64_t kMinProductsForFewFeatures = 128;
+
 // One tile of pixels as all panels read it: independent of the features.
-template <class T, class A>
+template <class A>
 struct PixelTile {
   const A** sources;
-  T** targets;
+  void** targets;
   const int64_t *offset, *panel_row;
   int64_t runs, pixels;
   int size;                             // see tile_sizes.h
@@ -37,11 +40,11 @@ struct PixelTile {
 };
 
 // What each thread computes a chunk of tiles with.
-template <class T, class A>
+template <class A>
 struct ChunkMemory {
   Run* runs;
   int64_t *offset, *panel_row;
-  PixelTile<T, A>* tiles;
+  PixelTile<A>* tiles;
 };
 
 // Everything that is decided from the call. Groups narrower than a vector are combined: `groups`
@@ -74,10 +77,9 @@ struct GatherPlan {
   const bool few_features = group_targets <= kMaxFewFeatures &&
                             group_sources >= kMinChannelsForFewFeatures &&
                             geometry.taps() * group_sources >= kMinProductsForFewFeatures;
-  const GatherTiles<T, A> tiles =
-      combined_groups > 1 ? choose_narrow_groups_tiles<T, A>(group_sources)
-      : few_features      ? choose_few_features_tiles<T, A>(group_targets)
-                          : choose_gather_tiles<T, A>(group_targets);
+  const GatherTiles<A> tiles = combined_groups > 1 ? DenseTiles<A>::narrow_groups(group_sources)
+                               : few_features      ? DenseTiles<A>::few_features(group_targets)
+                                                   : DenseTiles<A>::gather(group_targets);
 
   const RegionPlan regions{geometry, call.op, tiles.pixels, group_sources};
   const bool merged = !input_grad && merges_taps(geometry);
@@ -123,12 +125,12 @@ struct GatherPlan {
   }
 
   int64_t tile_bytes() const {
-    return Workspace::bytes<PixelTile<T, A>>(1) + Workspace::bytes<const A*>(tiles.pixels) +
-           Workspace::bytes<T*>(tiles.pixels) + Workspace::bytes<int64_t>(max_runs) * 2 +
+    return Workspace::bytes<PixelTile<A>>(1) + Workspace::bytes<const A*>(tiles.pixels) +
+           Workspace::bytes<void*>(tiles.pixels) + Workspace::bytes<int64_t>(max_runs) * 2 +
            Workspace::bytes<A>(staged_size());
   }
   int64_t member_bytes() const {
-    return Workspace::bytes<ChunkMemory<T, A>>(1) + Workspace::bytes<Run>(max_runs) +
+    return Workspace::bytes<ChunkMemory<A>>(1) + Workspace::bytes<Run>(max_runs) +
            Workspace::bytes<int64_t>(max_runs) * 2 + chunk_tiles * tile_bytes();
   }
   int64_t shared_bytes() const {

@@ -18,8 +18,8 @@ namespace JAXCONV_ISA {
 template <class T>
 class GatherRun {
   using A = typename Accumulator<T>::type;
-  using Tile = PixelTile<T, A>;
-  using Memory = ChunkMemory<T, A>;
+  using Tile = PixelTile<A>;
+  using Memory = ChunkMemory<A>;
 
  public:
   GatherRun(const GatherPlan<T>& plan, int64_t members, Workspace& workspace)
@@ -64,7 +64,7 @@ class GatherRun {
     for (int64_t j = 0; j < plan_.chunk_tiles; ++j) {
       Tile& tile = memory.tiles[j];
       tile.sources = workspace.take<const A*>(plan_.tiles.pixels);
-      tile.targets = workspace.take<T*>(plan_.tiles.pixels);
+      tile.targets = workspace.take<void*>(plan_.tiles.pixels);
       tile.own_offset = workspace.take<int64_t>(plan_.max_runs);
       tile.own_panel_row = workspace.take<int64_t>(plan_.max_runs);
       tile.staged = workspace.take<A>(plan_.staged_size());
@@ -174,7 +174,7 @@ class GatherRun {
 
   void compute_tiles(const GatherRegion& region, int64_t panel, const A* packed, const Tile* tile,
                      int64_t count) const {
-    GatherTileArgs<T, A> args;
+    GatherTileArgs<A> args;
     args.length = region.run_length;
     args.channel = plan_.panel_group(panel) * (plan_.source_channels / plan_.groups);
     args.panel = packed;
@@ -185,6 +185,8 @@ class GatherRun {
     args.lanes = plan_.panel_lanes(panel);
     args.epilogue = writer_.in_tiles();
     args.writer = writer_.for_tiles(plan_.few_features);
+    args.write = ResultWriter<T>::write_tile;
+    args.direct = ResultWriter<T>::kStoresSums && args.writer == nullptr;
     const int64_t vectors = plan_.panel_vectors(panel);
     for (const Tile* const end = tile + count; tile < end; ++tile) {
       args.sources = tile->sources;

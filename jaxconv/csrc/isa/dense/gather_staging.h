@@ -33,8 +33,8 @@ struct GatherRegion {
 template <class T>
 class PixelTileBuilder {
   using A = typename Accumulator<T>::type;
-  using Tile = PixelTile<T, A>;
-  using Memory = ChunkMemory<T, A>;
+  using Tile = PixelTile<A>;
+  using Memory = ChunkMemory<A>;
 
  public:
   explicit PixelTileBuilder(const GatherPlan<T>& plan)

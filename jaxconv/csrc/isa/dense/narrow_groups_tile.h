@@ -12,7 +12,7 @@
 #include <cstdint>
 #include <utility>
 
-#include "isa/dense/tile.h"
+#include "isa/dense/gather_tile.h"
 #include "isa/vec.h"
 
 namespace jaxconv {
@@ -40,8 +40,8 @@ JAXCONV_INLINE Vec<A, N> exchange(Vec<A, N> v) {
 template <class A>
 constexpr int kPieceLanes = 16 / sizeof(A);
 
-template <class T, class A, int N, int R, int W>
-void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
+template <class A, int N, int R, int W>
+void narrow_groups_tile(const GatherTileArgs<A>& t) {
   constexpr int P = W < kPieceLanes<A> ? W : kPieceLanes<A>;
   Vec<A, N> acc[R][1] = {};
   start_sums<A, N>(t.epilogue, t.feature, acc);
@@ -63,44 +63,21 @@ void narrow_groups_tile(const GatherTileArgs<T, A>& t) {
     });
   }
   limit_sums<A, N>(t.epilogue, acc);
-  if (t.writer != nullptr) return write_from_array<T, A, N, R, 1>(t, acc);
+  if (!t.direct) return write_from_array<A, N, R, 1>(t, acc);
   unroll<R>([&](auto r) JAXCONV_LAMBDA {
-    if (r < t.pixels) store<A, N>(t.targets[r] + t.feature, acc[r][0]);
+    if (r < t.pixels) store<A, N>(static_cast<A*>(t.targets[r]) + t.feature, acc[r][0]);
   });
 }
 
-template <class T, class A, int W>
-GatherTiles<T, A> narrow_groups_tiles() {
+template <class A, int W>
+GatherTiles<A> narrow_groups_tiles() {
   constexpr int N = kVectorBytes / sizeof(A);
   constexpr int R = kVectorRegisters == 32 ? 10 : 6;
-  GatherTiles<T, A> tiles{{}, R, 1, N};
+  GatherTiles<A> tiles{{}, R, 1, N};
   unroll<kTileSizes>([&](auto size) {
-    tiles.run[size][0] = narrow_groups_tile<T, A, N, tile_pixels(R, decltype(size)::value), W>;
+    tiles.run[size][0] = narrow_groups_tile<A, N, tile_pixels(R, decltype(size)::value), W>;
   });
   return tiles;
-}
-
-// How many groups with this many sources and targets each share a vector: 1 if this tile does not
-// apply.
-template <class A>
-int64_t groups_per_vector(int64_t groups, int64_t sources, int64_t targets) {
-  constexpr int64_t N = kVectorBytes / sizeof(A);
-  const bool applies = kVectorBytes >= 32 && sources == targets && targets > 1 && targets < N &&
-                       N % targets == 0 && groups * targets % N == 0;
-  return applies ? N / targets : 1;
-}
-
-// The tiles for groups of `width` channels and features where groups_per_vector() is more than 1.
-template <class T, class A>
-GatherTiles<T, A> choose_narrow_groups_tiles(int64_t width) {
-  constexpr int N = kVectorBytes / sizeof(A);
-  if constexpr (N > 8) {
-    if (width == 8) return narrow_groups_tiles<T, A, 8>();
-  }
-  if constexpr (N > 4) {
-    if (width == 4) return narrow_groups_tiles<T, A, 4>();
-  }
-  return narrow_groups_tiles<T, A, 2>();
 }
 
 }  // namespace JAXCONV_ISA

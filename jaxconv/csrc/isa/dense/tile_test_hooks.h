@@ -15,7 +15,7 @@ struct DenseTileTest {
   int64_t features;
   int64_t size;      // see tile_sizes.h; for kFilterGrad the number of rows
   int64_t vectors;   // of the panel; kFilterGrad always takes a full one
-  const void* args;  // GatherTileArgs<T, A> or FilterGradTileArgs<A>, or null to call nothing
+  const void* args;  // GatherTileArgs<A> (whose writer is set) or FilterGradTileArgs<A>, or null to call nothing
   int64_t* sizes;    // written: pixels (or rows) of a full tile, vectors of a full panel, lanes
 };
 

@@ -131,17 +131,18 @@ class DepthwiseFilterGradRun {
       const int64_t features = plan_.chunks.end(first_chunk + i) - begin;
       const A* sums = sums_ + i * plan_.parts * plan_.sums_size() + tap * plan_.lanes;
       T* result = result_ + tap * plan_.features + begin;
-      for_each_vector<N>(larger(features, N), [&](int64_t feature, int64_t ordinal) {
-        Vec<A, N> total = load<A, N>(sums + ordinal * N);
+      for (int64_t v = 0; v * N < features; ++v) {
+        const int64_t feature = feature_of_vector<N>(v, larger(features, N));
+        Vec<A, N> total = load<A, N>(sums + v * N);
         for (int64_t part = 1; part < plan_.parts; ++part) {
-          total += load<A, N>(sums + part * plan_.sums_size() + ordinal * N);
+          total += load<A, N>(sums + part * plan_.sums_size() + v * N);
         }
         if (features >= N) {
           store<A, N>(result + feature, total);
         } else {
           store<A, N, true>(result, total, features);
         }
-      });
+      }
     }
   }
 

@@ -21,12 +21,12 @@ constexpr int kMaxTileWidth = 8;
 template <class A>
 constexpr int kLanes = kVectorBytes / sizeof(A);
 
-// Calls f(first feature, ordinal) for vectors that together cover `features`, at least one vector.
-// The last vector is moved back to end with the features: it recomputes some of them, to the same
+// The first feature of vector i of those that together cover `features`, at least one vector. The
+// last vector is moved back to end with the features: it recomputes some of them, to the same
 // values.
-template <int N, class F>
-JAXCONV_INLINE void for_each_vector(int64_t features, F&& f) {
-  for (int64_t i = 0; i * N < features; ++i) f(smaller(i * N, features - N), i);
+template <int N>
+JAXCONV_INLINE int64_t feature_of_vector(int64_t i, int64_t features) {
+  return smaller(i * N, features - N);
 }
 
 // The sources of a tile: for each kernel row that is not padding, pointers to the columns. Columns

@@ -15,34 +15,62 @@ namespace jaxconv {
 namespace JAXCONV_ISA {
 
 // The targets p of P that use column c, by their tap c - p*R of K.
-struct Users {
-  int begin, end;
-};
 template <int P, int K, int R>
-constexpr Users users(int c) {
-  const int begin = c < K ? 0 : (c - K) / R + 1, end = c / R + 1;
-  return {begin, end < P ? end : P};
+constexpr int first_user(int c) {
+  return c < K ? 0 : (c - K) / R + 1;
+}
+template <int P, int K, int R>
+constexpr int count_users(int c) {
+  return (c / R + 1 < P ? c / R + 1 : P) - first_user<P, K, R>(c);
 }
 
-// Calls f(p, u, column p*R + u) for all targets p and K taps u, of which the first is u0. If R is a
-// constant, each column is loaded once.
-template <class A, int P, int K, int R, class F>
-JAXCONV_INLINE void for_each_product(const TileSources<A>& s, int64_t r, int64_t u0, int64_t at,
-                                     F&& f) {
-  const A* const* row = s.table + r * s.columns + u0;
+// What sources are multiplied with, and where the products are added: for a gather, factors are
+// weights [K] and there is a sum per target; for a filter gradient, factors are cotangents [P] and
+// there is a sum per tap.
+template <class V, int S, int F>
+struct Products {
+  V (&sums)[S];
+  const V (&factors)[F];
+};
+enum class SumPer { kTarget, kTap };
+
+// Adds the products of one source and the targets p = First + I, of which it is tap Column - p*R.
+template <SumPer Per, int R, int Column, int First, class V, int S, int F, int... I>
+JAXCONV_INLINE void add_source([[maybe_unused]] V x, [[maybe_unused]] Products<V, S, F> to,
+                               Indices<I...>) {
+  [[maybe_unused]] constexpr bool kPerTarget = Per == SumPer::kTarget;
+  ((to.sums[kPerTarget ? First + I : Column - (First + I) * R] +=
+    x * to.factors[kPerTarget ? Column - (First + I) * R : First + I]),
+   ...);
+}
+
+// Adds the products of one column, loaded once for one or two rows of targets.
+template <SumPer Per, int P, int K, int R, int Column, class V, class... To>
+JAXCONV_INLINE void add_column(V x, To... to) {
+  (add_source<Per, R, Column, first_user<P, K, R>(Column)>(
+       x, to, IndicesBelow<count_users<P, K, R>(Column)>{}),
+   ...);
+}
+
+// Adds the products of a row of sources, for all P targets and K taps; `row` points to the column
+// of the first of them. If R is a constant, each column is loaded once.
+template <SumPer Per, int P, int K, int R, class A, int... C, class... To>
+JAXCONV_INLINE void add_columns(const A* const* row, int64_t at, Indices<C...>, To... to) {
+  (add_column<Per, P, K, R, C>(load<A, kLanes<A>>(row[C] + at), to...), ...);
+}
+template <SumPer Per, int K, class A, int... I, class To>
+JAXCONV_INLINE void add_spaced_columns(const A* const* row, int64_t spacing, int64_t at,
+                                       Indices<I...>, To to) {
+  (add_source<Per, K, I, I / K>(load<A, kLanes<A>>(row[I / K * spacing + I % K] + at), to,
+                                Indices<0>{}),
+   ...);
+}
+template <SumPer Per, int P, int K, int R, class A, class... To>
+JAXCONV_INLINE void add_row(const TileSources<A>& s, const A* const* row, int64_t at, To... to) {
   if constexpr (R > 0) {
-    unroll<(P - 1) * R + K>([&](auto c) JAXCONV_LAMBDA {
-      const auto x = load<A, kLanes<A>>(row[c] + at);
-      unroll<users<P, K, R>(c).end, users<P, K, R>(c).begin>([&](auto p) JAXCONV_LAMBDA {
-        f(p, Index<c - p * R>{}, x);
-      });
-    });
+    add_columns<Per, P, K, R, A>(row, at, IndicesBelow<(P - 1) * R + K>{}, to...);
   } else {
-    unroll<P>([&](auto p) JAXCONV_LAMBDA {
-      unroll<K>([&](auto u) JAXCONV_LAMBDA {
-        f(p, u, load<A, kLanes<A>>(row[p * s.spacing + u] + at));
-      });
-    });
+    add_spaced_columns<Per, K, A>(row, s.spacing, at, IndicesBelow<P * K>{}, to...);
   }
 }
 
@@ -82,58 +110,104 @@ JAXCONV_INLINE void prefetch_targets(const GatherTile<A>& t, const A* targets) {
 }
 
 template <class A, int P>
+JAXCONV_INLINE void start_targets(const GatherTile<A>& t, int64_t feature,
+                                  Vec<A, kLanes<A>> (&sums)[P]) {
+  if (t.epilogue.bias == nullptr) return;
+  const auto bias = load<A, kLanes<A>>(t.epilogue.bias + feature);
+  unroll<P>([&](auto p) JAXCONV_LAMBDA { sums[p] = bias; });
+}
+
+template <class A, int P>
 JAXCONV_INLINE void write_targets(const GatherTile<A>& t, A* targets,
-                                  Vec<A, kLanes<A>> (&acc)[P][1]) {
+                                  Vec<A, kLanes<A>> (&sums)[P]) {
   constexpr int N = kLanes<A>;
-  limit_sums<A, N>(t.epilogue, acc);
+  limit_sums<A, N>(t.epilogue, sums);
   if (kStreams && t.streams) {
-    unroll<P>([&](auto p) JAXCONV_LAMBDA { stream<A, N>(targets + p * t.target_step, acc[p][0]); });
+    unroll<P>([&](auto p) JAXCONV_LAMBDA { stream<A, N>(targets + p * t.target_step, sums[p]); });
   } else {
-    unroll<P>([&](auto p) JAXCONV_LAMBDA { store<A, N>(targets + p * t.target_step, acc[p][0]); });
+    unroll<P>([&](auto p) JAXCONV_LAMBDA { store<A, N>(targets + p * t.target_step, sums[p]); });
   }
 }
 
-// Calls f(number of taps as a constant, first tap) until all taps of a row are covered: once for
-// K > 0, which is their number; for K = 0 four taps at a time, then two, then one.
-template <int K, class F>
-JAXCONV_INLINE void for_each_chunk(int64_t taps, F&& f) {
-  if constexpr (K > 0) {
-    f(Index<K>{}, int64_t{0});
-  } else {
-    int64_t u = 0;
-    for (; u + 4 <= taps; u += 4) f(Index<4>{}, u);
-    if (taps & 2) {
-      f(Index<2>{}, u);
-      u += 2;
-    }
-    if (taps & 1) f(Index<1>{}, u);
-  }
+// Adds taps [u0, u0 + K) of a row of sources.
+template <class A, int P, int K, int R>
+JAXCONV_INLINE void gather_taps(const GatherTile<A>& t, int64_t r, int64_t u0, int64_t feature,
+                                Vec<A, kLanes<A>> (&sums)[P]) {
+  Vec<A, kLanes<A>> w[K];
+  load_each(t.weights + t.weight_row[0][r] + feature + u0 * t.tap_step, t.tap_step, w,
+            IndicesBelow<K>{});
+  const TileSources<A>& s = t.sources;
+  add_row<SumPer::kTarget, P, K, R>(s, s.table + r * s.columns + u0, s.offset + feature,
+                                    Products<Vec<A, kLanes<A>>, P, K>{sums, w});
 }
 
 template <class A, int P, int K, int R>
 void gather_tile(const GatherTile<A>& t) {
   constexpr int N = kLanes<A>;
-  for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
-    const int64_t at = t.sources.offset + feature;
-    prefetch_sources<A, P, K, R>(t.prefetch, t.sources, at);
+  for (int64_t i = 0; i * N < t.sources.features; ++i) {
+    const int64_t feature = feature_of_vector<N>(i, t.sources.features);
+    prefetch_sources<A, P, K, R>(t.prefetch, t.sources, t.sources.offset + feature);
     prefetch_targets<A, P>(t, t.targets + feature);
-    Vec<A, N> acc[P][1] = {};
-    start_sums<A, N>(t.epilogue, feature, acc);
+    Vec<A, N> sums[P] = {};
+    start_targets<A, P>(t, feature, sums);
     for (int64_t r = 0; r < t.sources.rows; ++r) {
-      const A* weights = t.weights + t.weight_row[0][r] + feature;
-      for_each_chunk<K>(t.sources.taps, [&](auto k, int64_t u0) JAXCONV_LAMBDA {
-        constexpr int kTaps = decltype(k)::value;
-        Vec<A, N> w[kTaps];
-        unroll<kTaps>([&](auto u) JAXCONV_LAMBDA {
-          w[u] = load<A, N>(weights + (u0 + u) * t.tap_step);
-        });
-        for_each_product<A, P, kTaps, R>(
-            t.sources, r, u0, at,
-            [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA { acc[p][0] += x * w[u]; });
-      });
+      if constexpr (K > 0) {
+        gather_taps<A, P, K, R>(t, r, 0, feature, sums);
+      } else {
+        int64_t u = 0;
+        for (; u + 4 <= t.sources.taps; u += 4) gather_taps<A, P, 4, R>(t, r, u, feature, sums);
+        if (t.sources.taps & 2) gather_taps<A, P, 2, R>(t, r, u, feature, sums);
+        if (t.sources.taps & 1) {
+          gather_taps<A, P, 1, R>(t, r, t.sources.taps - 1, feature, sums);
+        }
+      }
     }
-    write_targets<A, P>(t, t.targets + feature, acc);
-  });
+    write_targets<A, P>(t, t.targets + feature, sums);
+  }
+}
+
+// Adds taps [u0, u0 + K) of source rows [begin, end) to the upper row of targets, the lower, or
+// both.
+template <class A, int P, int K, bool Upper, bool Lower>
+JAXCONV_INLINE void gather_pair_taps(const GatherTile<A>& t, int64_t r, int64_t u0, int64_t feature,
+                                     Vec<A, kLanes<A>> (&sums)[2][P]) {
+  using V = Vec<A, kLanes<A>>;
+  V w[2][K];
+  const A* const weights = t.weights + feature + u0 * t.tap_step;
+  if constexpr (Upper) {
+    load_each(weights + t.weight_row[0][r], t.tap_step, w[0], IndicesBelow<K>{});
+  }
+  if constexpr (Lower) {
+    load_each(weights + t.weight_row[1][r], t.tap_step, w[1], IndicesBelow<K>{});
+  }
+  const TileSources<A>& s = t.sources;
+  const A* const* const row = s.table + r * s.columns + u0;
+  const int64_t at = s.offset + feature;
+  using Row = Products<V, P, K>;
+  if constexpr (Upper && Lower) {
+    add_row<SumPer::kTarget, P, K, 1>(s, row, at, Row{sums[0], w[0]}, Row{sums[1], w[1]});
+  } else {
+    add_row<SumPer::kTarget, P, K, 1>(s, row, at, Row{sums[Lower], w[Lower]});
+  }
+}
+
+template <class A, int P, int K, bool Upper, bool Lower>
+JAXCONV_INLINE void gather_pair_rows(const GatherTile<A>& t, int64_t begin, int64_t end,
+                                     int64_t feature, Vec<A, kLanes<A>> (&sums)[2][P]) {
+  for (int64_t r = begin; r < end; ++r) {
+    if constexpr (K > 0) {
+      gather_pair_taps<A, P, K, Upper, Lower>(t, r, 0, feature, sums);
+    } else {
+      int64_t u = 0;
+      for (; u + 4 <= t.sources.taps; u += 4) {
+        gather_pair_taps<A, P, 4, Upper, Lower>(t, r, u, feature, sums);
+      }
+      if (t.sources.taps & 2) gather_pair_taps<A, P, 2, Upper, Lower>(t, r, u, feature, sums);
+      if (t.sources.taps & 1) {
+        gather_pair_taps<A, P, 1, Upper, Lower>(t, r, t.sources.taps - 1, feature, sums);
+      }
+    }
+  }
 }
 
 // Two rows of targets, the lower one using sources one row further down. Every source row except
@@ -146,72 +220,59 @@ void gather_pair_tile(const GatherTile<A>& t) {
   // The last source row that both use, if any: at the top of a volume there may be none, while the
   // lower row of targets uses one per plane.
   const int64_t both_end = t.upper + t.both, last_of_both = larger(both_end, 1) - 1;
-  for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t) JAXCONV_LAMBDA {
+  for (int64_t i = 0; i * N < t.sources.features; ++i) {
+    const int64_t feature = feature_of_vector<N>(i, t.sources.features);
     const int64_t at = t.sources.offset + feature;
     const int64_t last = t.sources.rows - 1;
     if (t.prefetch.rows > 0) prefetch_row<A, P, K, 1>(t.prefetch, t.sources, last, at);
     if (t.prefetch.rows > 1) prefetch_row<A, P, K, 1>(t.prefetch, t.sources, last_of_both, at);
     prefetch_targets<A, P>(t, t.targets + feature);
     prefetch_targets<A, P>(t, t.targets + t.lower + feature);
-    Vec<A, N> acc[2][P][1] = {};
-    unroll<2>([&](auto q) JAXCONV_LAMBDA { start_sums<A, N>(t.epilogue, feature, acc[q]); });
-    const auto add_rows = [&](auto first_target, auto last_target, int64_t begin,
-                              int64_t end) JAXCONV_LAMBDA {
-      constexpr int kFirst = decltype(first_target)::value;
-      constexpr int kEnd = decltype(last_target)::value + 1;
-      for (int64_t r = begin; r < end; ++r) {
-        for_each_chunk<K>(t.sources.taps, [&](auto k, int64_t u0) JAXCONV_LAMBDA {
-          constexpr int kTaps = decltype(k)::value;
-          Vec<A, N> w[2][kTaps];
-          unroll<kEnd, kFirst>([&](auto q) JAXCONV_LAMBDA {
-            const A* weights = t.weights + t.weight_row[q][r] + feature;
-            unroll<kTaps>([&](auto u) JAXCONV_LAMBDA {
-              w[q][u] = load<A, N>(weights + (u0 + u) * t.tap_step);
-            });
-          });
-          for_each_product<A, P, kTaps, 1>(
-              t.sources, r, u0, at, [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA {
-                unroll<kEnd, kFirst>([&](auto q) JAXCONV_LAMBDA { acc[q][p][0] += x * w[q][u]; });
-              });
-        });
-      }
-    };
-    add_rows(Index<0>{}, Index<0>{}, 0, t.upper);
-    add_rows(Index<0>{}, Index<1>{}, t.upper, both_end);
-    add_rows(Index<1>{}, Index<1>{}, both_end, t.sources.rows);
-    write_targets<A, P>(t, t.targets + feature, acc[0]);
-    write_targets<A, P>(t, t.targets + t.lower + feature, acc[1]);
-  });
+    Vec<A, N> sums[2][P] = {};
+    start_targets<A, P>(t, feature, sums[0]);
+    start_targets<A, P>(t, feature, sums[1]);
+    gather_pair_rows<A, P, K, true, false>(t, 0, t.upper, feature, sums);
+    gather_pair_rows<A, P, K, true, true>(t, t.upper, both_end, feature, sums);
+    gather_pair_rows<A, P, K, false, true>(t, both_end, t.sources.rows, feature, sums);
+    write_targets<A, P>(t, t.targets + feature, sums[0]);
+    write_targets<A, P>(t, t.targets + t.lower + feature, sums[1]);
+  }
+}
+
+// Adds to the sums of taps [u0, u0 + K).
+template <class A, int P, int K, int R>
+JAXCONV_INLINE void filter_taps(const FilterTile<A>& t, int64_t r, int64_t u0, int64_t at,
+                                A* row_sums, const Vec<A, kLanes<A>> (&g)[P]) {
+  Vec<A, kLanes<A>> sums[K];
+  const TileSources<A>& s = t.sources;
+  load_each(row_sums + u0 * t.tap_step, t.tap_step, sums, IndicesBelow<K>{});
+  add_row<SumPer::kTap, P, K, R>(s, s.table + r * s.columns + u0, at,
+                                 Products<Vec<A, kLanes<A>>, K, P>{sums, g});
+  store_each(sums, row_sums + u0 * t.tap_step, t.tap_step, IndicesBelow<K>{});
 }
 
 template <class A, int P, int K, int R>
 void filter_tile(const FilterTile<A>& t) {
   constexpr int N = kLanes<A>;
-  for_each_vector<N>(t.sources.features, [&](int64_t feature, int64_t ordinal) JAXCONV_LAMBDA {
+  for (int64_t i = 0; i * N < t.sources.features; ++i) {
+    const int64_t feature = feature_of_vector<N>(i, t.sources.features);
     const int64_t at = t.sources.offset + feature;
     prefetch_sources<A, P, K, R>(t.prefetch, t.sources, at);
     prefetch_pixels<A, P>(t.prefetch, t.cotangents + feature, t.cotangent_step);
     Vec<A, N> g[P];
-    unroll<P>([&](auto p) JAXCONV_LAMBDA {
-      g[p] = load<A, N>(t.cotangents + p * t.cotangent_step + feature);
-    });
+    load_each(t.cotangents + feature, t.cotangent_step, g, IndicesBelow<P>{});
     for (int64_t r = 0; r < t.sources.rows; ++r) {
-      A* sums = t.sums + t.sums_row[r] + ordinal * N;
-      for_each_chunk<K>(t.sources.taps, [&](auto k, int64_t u0) JAXCONV_LAMBDA {
-        constexpr int kTaps = decltype(k)::value;
-        Vec<A, N> acc[kTaps];
-        unroll<kTaps>([&](auto u) JAXCONV_LAMBDA {
-          acc[u] = load<A, N>(sums + (u0 + u) * t.tap_step);
-        });
-        for_each_product<A, P, kTaps, R>(
-            t.sources, r, u0, at,
-            [&](auto p, auto u, Vec<A, N> x) JAXCONV_LAMBDA { acc[u] += x * g[p]; });
-        unroll<kTaps>([&](auto u) JAXCONV_LAMBDA {
-          store<A, N>(sums + (u0 + u) * t.tap_step, acc[u]);
-        });
-      });
+      A* sums = t.sums + t.sums_row[r] + i * N;
+      if constexpr (K > 0) {
+        filter_taps<A, P, K, R>(t, r, 0, at, sums, g);
+      } else {
+        int64_t u = 0;
+        for (; u + 4 <= t.sources.taps; u += 4) filter_taps<A, P, 4, R>(t, r, u, at, sums, g);
+        if (t.sources.taps & 2) filter_taps<A, P, 2, R>(t, r, u, at, sums, g);
+        if (t.sources.taps & 1) filter_taps<A, P, 1, R>(t, r, t.sources.taps - 1, at, sums, g);
+      }
     }
-  });
+  }
 }
 
 }  // namespace JAXCONV_ISA

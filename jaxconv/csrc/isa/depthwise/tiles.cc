@@ -76,8 +76,9 @@ void (*DepthwiseTiles<A>::gather_pair(int64_t taps, int64_t spacing, int64_t wid
   using Function = void (*)(const GatherTile<A>&);
   if (taps < 3) return nullptr;  // rows share too little: 2x2 4x56x56x64 is 4 % slower
   return choose_tile<Function, A>(taps, spacing, width, [](auto p, auto k, auto r) -> Function {
-    constexpr bool kPairs = kSpecialized<A> && kVectorRegisters == 32 && decltype(r)::value == 1;
-    if constexpr (kPairs) return gather_pair_tile<A, decltype(p)::value, decltype(k)::value>;
+    constexpr int K = decltype(k)::value, R = decltype(r)::value;
+    constexpr bool kPairs = kSpecialized<A> && kVectorRegisters == 32 && R == 1 && K != 1 && K != 2;
+    if constexpr (kPairs) return gather_pair_tile<A, decltype(p)::value, K>;
     return nullptr;
   });
 }
@@ -91,11 +92,11 @@ void (*DepthwiseTiles<A>::filter(int64_t taps, int64_t spacing, int64_t width))(
   });
 }
 
-template struct DepthwiseTiles<JAXCONV_ELEMENT>;
+template struct DepthwiseTiles<JAXCONV_ACCUMULATOR>;
 
 namespace {
 
-using A = JAXCONV_ELEMENT;
+using A = JAXCONV_ACCUMULATOR;
 
 TileSources<A> sources_of(const DepthwiseTileCall& c) {
   return {reinterpret_cast<const A* const*>(c.table), c.columns, c.offset, c.rows, c.taps,
@@ -125,7 +126,7 @@ bool call_filter(const DepthwiseTileCall& c) {
 
 }  // namespace
 
-bool JAXCONV_COMPUTE(const DepthwiseTileCall& call) {
+bool JAXCONV_CALL_TILE(const DepthwiseTileCall& call) {
   return call.tile == DepthwiseTile::kFilter ? call_filter(call) : call_gather(call);
 }
 

@@ -1,4 +1,4 @@
-// The threads that compute a call: XLA's, or as many of the engine's own as a test asks for.
+// XLA's threads, which compute the calls of a program.
 
 #pragma once
 
@@ -6,7 +6,6 @@
 #include <chrono>
 #include <cstdint>
 #include <thread>
-#include <vector>
 
 #include "geometry.h"
 #include "runtime/team.h"
@@ -47,26 +46,5 @@ class PoolTeam : public Team {
  private:
   xla::ffi::ThreadPool pool_;
 };
-
-// The calling thread and threads of its own.
-class ThreadTeam : public Team {
- public:
-  explicit ThreadTeam(int64_t members) : Team(members, false) {}
-  ~ThreadTeam() override {
-    for (std::thread& thread : threads_) thread.join();
-  }
-
- protected:
-  void start(void (*task)(void*), void* data) override { threads_.emplace_back(task, data); }
-
- private:
-  std::vector<std::thread> threads_;
-};
-
-// If positive, calls use a ThreadTeam of this size instead of XLA's threads.
-inline std::atomic<int64_t>& injected_threads() {
-  static std::atomic<int64_t> threads{0};
-  return threads;
-}
 
 }  // namespace jaxconv
