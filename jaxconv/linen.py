@@ -111,6 +111,8 @@ class _Convolution(linen.Module, kw_only=True):
 
     def _make(self, features: int, **kernels: tuple[int, ...]) -> tuple[Array | None, ...]:
         """The parameters: the kernels, and the bias or None."""
+        name = type(self).__name__
+        semantics.parameters(name, kernels, self.use_bias, self.dtype, self.param_dtype)
         arrays = [
             self.param(name, self.kernel_init, shape, self.param_dtype)
             for name, shape in kernels.items()
@@ -166,6 +168,7 @@ class DepthwiseConv(_Convolution):
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
+        inputs = semantics.inputs("DepthwiseConv", inputs)
         semantics.positive("DepthwiseConv", multiplier=self.multiplier)
         extents = semantics.kernel_extents("DepthwiseConv", self.kernel_size)
         features = semantics.features("DepthwiseConv", inputs) * self.multiplier
@@ -210,6 +213,7 @@ class PointwiseConv(_Convolution):
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
+        inputs = semantics.inputs("PointwiseConv", inputs)
         semantics.positive("PointwiseConv", features=self.features)
         in_features = semantics.features("PointwiseConv", inputs)
         parameters = self._make(self.features, kernel=(in_features, self.features))
@@ -261,6 +265,7 @@ class SeparableConv(_Convolution):
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
+        inputs = semantics.inputs("SeparableConv", inputs)
         semantics.positive("SeparableConv", features=self.features, multiplier=self.multiplier)
         extents = semantics.kernel_extents("SeparableConv", self.kernel_size)
         filters = semantics.features("SeparableConv", inputs) * self.multiplier
@@ -358,6 +363,7 @@ class CausalConv(_Convolution):
         lengths: ArrayLike | None = None,
     ) -> Array | tuple[Array, Array]:
         parameters = self._parameters(inputs)
+        inputs = semantics.inputs("CausalConv", inputs)
         x, kernel, bias, state = self._promoted(inputs, *parameters, initial_state)
         return semantics.causal(
             self,

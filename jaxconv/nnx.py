@@ -171,6 +171,7 @@ class _Convolution(nnx.Module):
         kernel_metadata: Mapping[str, Any] = NO_METADATA,
         bias_metadata: Mapping[str, Any] = NO_METADATA,
     ):
+        semantics.parameters(type(self).__name__, kernels, use_bias, dtype, param_dtype)
         self.use_bias = use_bias
         self.dtype = dtype
         self.param_dtype = param_dtype
@@ -190,7 +191,8 @@ class _Convolution(nnx.Module):
     def _promoted(self, *arrays: Any) -> tuple[Any, ...]:
         """The inputs, the kernels and the bias or None, in the dtype of the computation."""
         bias = None if self.bias is None else self.bias[...]
-        return self.promote_dtype((*arrays, bias), dtype=self.dtype)
+        checked = [semantics.inputs(type(self).__name__, array) for array in arrays]
+        return self.promote_dtype((*checked, bias), dtype=self.dtype)
 
 
 class DepthwiseConv(_Convolution):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,12 +31,21 @@ class Structure:
 
 
 def is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | jax.Ref)
+    if isinstance(leaf, np.ndarray):
+        return _traceable(leaf)
+    return isinstance(leaf, jax.Array | jax.Ref)
 
 
 def is_array_like(leaf: Any) -> bool:
     """Whether a leaf has a shape and a dtype; so do ``jax.ShapeDtypeStruct`` and NumPy scalars."""
-    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        return False
+    return not isinstance(leaf, np.ndarray | np.generic) or _traceable(leaf)
+
+
+def _traceable(leaf: np.ndarray | np.generic) -> bool:
+    """Whether jax accepts an array of NumPy: not one of objects, of text or of swapped bytes."""
+    return leaf.dtype.isnative and (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_)
 
 
 def split(tree: Any, is_array: Callable[[Any], bool] = is_array) -> tuple[Structure, list[Any]]:

@@ -19,6 +19,7 @@ from ..dispatch import tuning_cache
 from ..dispatch.choose import candidate_trials, default_trial
 from ..dispatch.registry import computed_spec
 from ..dispatch.tuning_cache import Trial, Tuned
+from ..geometry.checks import shown
 from ..geometry.spec import ConvSpec, Operator
 from ..primitives import rules
 from .deprecated import Renamed
@@ -153,9 +154,11 @@ def autotune(
     """
     check_function("autotune", fn)
     if not (path is None or isinstance(path, str | os.PathLike)):
-        raise TypeError(f"autotune: path must be the path of a file or None, but got {path!r}")
+        raise TypeError(f"autotune: path must be the path of a file or None, but got {shown(path)}")
     if not isinstance(seconds, numbers.Real) or not 0 <= seconds < math.inf:
-        raise ValueError(f"autotune: seconds must be a number of at least 0, but got {seconds!r}")
+        raise ValueError(
+            f"autotune: seconds must be a number of at least 0, but got {shown(seconds)}"
+        )
     found = list(convolutions(trace(fn, *args, **kwargs)))
     table = (
         tuning_cache.table_path() if path is None else pathlib.Path(path).expanduser().absolute()

@@ -11,6 +11,8 @@ from typing import Any
 
 from jax.extend.core import JaxprEqn, Literal
 
+from ..geometry import checks
+from ..geometry.checks import Call
 from ..geometry.spec import ConvSpec
 from .dependencies import Interval, Region, Whole, needed_regions, read_by_conv
 from .jaxprs import flattened, trace
@@ -163,6 +165,8 @@ def _of_specs(specs: Any) -> ReceptiveField:
         )
     if not specs:
         raise ValueError("receptive_field: give one ConvSpec or more, but got none")
+    for spec in specs:
+        checks.spec(Call("receptive_field"), spec)
     if len(ranks := {spec.rank for spec in specs}) > 1:
         raise ValueError(
             f"receptive_field: all specs must have the same number of spatial axes, but got specs "

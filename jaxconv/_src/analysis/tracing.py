@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from numbers import Number
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +61,8 @@ def program(fn: Callable, *args: Any, **kwargs: Any) -> Program:
 
     def of_arrays(arrays):
         args, kwargs, held = structure.with_arrays(arrays)
-        return call(held, args, kwargs)
+        results = jax.tree.leaves(call(held, args, kwargs))
+        return [each for each in results if is_array_like(each) or isinstance(each, Number)]
 
     jaxpr = jax.make_jaxpr(of_arrays)(arrays).jaxpr
     values = (*args, *_sorted(kwargs))

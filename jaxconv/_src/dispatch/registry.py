@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Set
 from types import ModuleType
 from typing import Any
 
 import jax.numpy as jnp
 
 from ..geometry.checks.call import shown
+from ..geometry.checks.sizes import MAX_ENTRIES, sequence
 from ..geometry.spec import ConvSpec, Operator
 from ..kernels.cpu import native
 from ..kernels.gpu import entry as pallas_gpu
@@ -55,14 +58,16 @@ def check_name(implementation: str) -> None:
 
 def check_platforms(function: str, platforms: Any) -> tuple[str, ...]:
     """The platforms, one or several, passed to ``function``; "gpu", as jax names it, is CUDA."""
-    several = not isinstance(platforms, str) and hasattr(platforms, "__iter__")
-    names = platforms if several else (platforms,)
-    names = tuple("cuda" if name == "gpu" else name for name in names)
-    unknown = [name for name in names if name not in PLATFORMS]
+    several = isinstance(platforms, Set | Iterator) or sequence(platforms) is not None
+    entries: Any = itertools.islice(platforms, MAX_ENTRIES) if several else (platforms,)
+    names: tuple[Any, ...] = tuple(
+        "cuda" if isinstance(name, str) and name == "gpu" else name for name in entries
+    )
+    unknown = [name for name in names if not isinstance(name, str) or name not in PLATFORMS]
     if unknown:
         raise ValueError(
             f"{function}: platforms must be among {', '.join(PLATFORMS)}, but got "
-            f"{', '.join(map(repr, unknown))}"
+            f"{', '.join(map(shown, unknown))}"
         )
     return names
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import jax
@@ -38,30 +38,53 @@ _TRANSPOSED_KERNEL_AXES = {**AXES, "kernel": "*K F C"}
 def positive(module: str, **sizes: Any) -> None:
     """Raises an error if a size is not a positive int."""
     for name, size in sizes.items():
-        try:
-            valid = not isinstance(size, bool) and operator.index(size) > 0
-        except TypeError:
-            valid = False
-        if not valid:
-            raise ValueError(f"{module}: {name} must be a positive int, but got {size!r}")
+        checks.integer(Call(module), name, size)
+
+
+def inputs(module: str, x: Any) -> Any:
+    """``x`` if it is an array; as in Flax, other things are converted to one."""
+    if isinstance(x, jax.Array | np.ndarray):
+        return x
+    try:
+        return jnp.asarray(x)
+    except Exception as error:  # depends on what it is
+        raise TypeError(
+            f"{module}: x must be an array (jax.Array or numpy.ndarray), but got "
+            f"{type(x).__qualname__}, which cannot be converted: {error}"
+        ) from None
 
 
 def features(module: str, x: Any) -> int:
     """C of ``x [..., C]``."""
-    shape = np.shape(x)
+    shape = inputs(module, x).shape
     if not shape:
         raise ValueError(f"{module}: x must be [..., *S, C], but it is a scalar")
+    positive(module, **{"the number of channels, x's last extent,": shape[-1]})
     return shape[-1]
+
+
+def parameters(
+    module: str, kernels: Mapping[str, Sequence[int]], use_bias: Any, dtype: Any, param_dtype: Any
+) -> None:
+    """Checks what decides the parameters of a module."""
+    call = Call(module)
+    checks.flag(call, "use_bias", use_bias)
+    for name, value in (("dtype", dtype), ("param_dtype", param_dtype)):
+        if value is not None:
+            checks.inexact(call, name, value)
+    for name, shape in kernels.items():
+        checks.elements(call, name, tuple(shape), "check the sizes of the module")
 
 
 def kernel_extents(module: str, kernel_size: Any, max_rank: int = 3) -> Shape:
     """``kernel_size`` as a tuple; as in Flax, an int is for one axis."""
-    extents = tuple(kernel_size) if hasattr(kernel_size, "__iter__") else (kernel_size,)
+    entries = checks.sequence(kernel_size)
+    extents = (kernel_size,) if entries is None else entries
     if not 1 <= len(extents) <= max_rank:
         axes = f"1 to {max_rank} spatial axes" if max_rank > 1 else "one axis"
         raise ValueError(
             f"{module}: kernel_size must be an int or a sequence of ints for {axes}, but got "
-            f"{kernel_size!r}"
+            f"{checks.shown(kernel_size)}"
         )
     positive(module, **{f"kernel_size[{axis}]": extent for axis, extent in enumerate(extents)})
     return tuple(map(operator.index, extents))
@@ -72,6 +95,7 @@ def grouped_kernel(
 ) -> Shape:
     """``[*K, C/G, F]``, if ``groups`` divides both C and F."""
     positive(module, in_features=in_features, out_features=out_features, feature_group_count=groups)
+    groups = operator.index(groups)
     for name, features in (("in_features", in_features), ("out_features", out_features)):
         if features % groups:
             raise ValueError(
@@ -82,7 +106,9 @@ def grouped_kernel(
 
 
 def static(value: Any) -> Any:
-    """``value`` with lists as tuples, so that a module can hold it as hashable static data."""
+    """``value`` with lists and arrays as tuples, so that a module can hold it as static data."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     return tuple(map(static, value)) if isinstance(value, tuple | list) else value
 
 
@@ -270,9 +296,10 @@ def pointwise(module: Any, x: Array, kernel: Array, bias: Array | None) -> Array
     A tuple has one stride per spatial axis, and so determines how many leading axes are batch axes.
     """
     strides = module.strides
-    if strides == 1:
+    if checks.index(strides) == 1:
         return pointwise_conv(x, kernel, bias, **_options(module))
-    rank = len(strides) if isinstance(strides, tuple) else max(x.ndim - 2, 0)
+    entries = checks.sequence(strides)
+    rank = max(x.ndim - 2, 0) if entries is None else len(entries)
     kernel = kernel.reshape(*(1,) * rank, *kernel.shape)
     return _over_examples(
         lambda x: pointwise_conv(x, kernel, bias, strides=strides, **_options(module)), x, rank
@@ -338,7 +365,7 @@ def causal_init(module: Any, kernel: Array, batch_size: int, dtype: DTypeLike | 
 def causal_step(
     module: Any, state: Array, x: Array, kernel: Array, bias: Array | None
 ) -> tuple[Array, Array]:
-    if module.strides not in (1, (1,)):
+    if checks.per_axis(Call("CausalConv.step"), "strides", module.strides, 1) != (1,):
         raise ValueError(
             f"CausalConv.step: streaming needs strides=1, but the module has "
             f"strides={module.strides}; call the module itself with initial_state and "

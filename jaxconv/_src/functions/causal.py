@@ -154,6 +154,7 @@ def causal_conv(
     checks.causal_kernel(call, kernel.shape)
     keywords = options(call, x.dtype, precision, preferred_element_type, implementation)
     fields = activation_fields(call, activation, x.dtype)
+    return_final_state = checks.flag(call, "return_final_state", return_final_state)
     window = Window(strides, "CAUSAL", dilation, groups)
     resolved = resolve.conv(call, x.shape, kernel.shape, *window)
     everything = (segment_ids, initial_state, lengths)

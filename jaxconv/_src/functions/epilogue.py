@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import jax
@@ -96,9 +97,12 @@ def activation_fields(
         return {"activation": name}
     if isinstance(negative_slope, bool) or not isinstance(negative_slope, int | float):
         raise call.error(
-            f"negative_slope must be a number known at trace time, but got {negative_slope!r}",
+            f"negative_slope must be a number known at trace time, but got "
+            f"{checks.shown(negative_slope)}",
             TypeError,
         )
+    if not abs(negative_slope) <= sys.float_info.max:
+        raise call.error(f"negative_slope must be finite, but got {checks.shown(negative_slope)}")
     return {"activation": name, "negative_slope": float(negative_slope)}
 
 
@@ -111,6 +115,6 @@ def _activation_name(call: Call, activation: Any) -> str:
         names = ", ".join(f'"{each}"' for each in (*ACTIVATIONS, *ALIASES))
         raise call.error(
             f"activation must be None, one of {names}, or one of these functions of jax.nn, but "
-            f"got {activation!r}; apply any other function to the result of conv"
+            f"got {checks.shown(activation)}; apply any other function to the result of conv"
         )
     return name

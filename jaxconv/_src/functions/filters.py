@@ -25,6 +25,7 @@ from ..primitives.call import Window, convolve_depthwise, options
 
 Array = jax.Array
 _AXES = {**AXES, "bank": "*K 1 M"}
+MAX_SIZE = 2**13 - 1  # of a Gaussian: a bank of half a gigabyte
 
 
 @checks_keywords("filters.sobel")
@@ -112,9 +113,7 @@ def laplacian(diagonal: bool = False, dtype: DTypeLike = jnp.float32) -> Array:
     Source: R. Gonzalez, R. Woods, "Digital image processing", section 3.6.
     """
     call = Call("filters.laplacian")
-    included: Any = _static(call, "diagonal", diagonal, "bool")
-    if not isinstance(included, int) or included not in (0, 1):
-        raise call.error(f"diagonal must be True or False, but got {diagonal!r}")
+    included = checks.flag(call, "diagonal", _static(call, "diagonal", diagonal, "bool"))
     bank = np.full((3, 3), float(included))
     bank[1, :] = bank[:, 1] = 1.0
     bank[1, 1] = 1.0 - bank.sum()
@@ -127,7 +126,8 @@ def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float
 
     Args:
         sigma: The standard deviation in pixels, positive. Not traced: the extent depends on it.
-        size: The extent, odd; by default 4 standard deviations on either side of the center.
+        size: The extent, odd and at most 8,191; by default 4 standard deviations on either side of
+            the center.
         dtype: The dtype of the bank, floating or complex.
 
     Returns:
@@ -146,8 +146,13 @@ def gaussian(sigma: float, size: int | None = None, dtype: DTypeLike = jnp.float
     call = Call("filters.gaussian")
     sigma, size = _static(call, "sigma", sigma), _static(call, "size", size)
     if not isinstance(sigma, numbers.Real) or not 0 < sigma < math.inf:
-        raise call.error(f"sigma must be a positive number of pixels, but got {sigma!r}")
-    size = 2 * int(4 * sigma + 0.5) + 1 if size is None else checks.integer(call, "size", size)
+        raise call.error(
+            f"sigma must be a positive number of pixels, but got {checks.shown(sigma)}"
+        )
+    if size is None:
+        size = 2 * int(4 * min(sigma, MAX_SIZE) + 0.5) + 1
+    size = checks.integer(call, "size", size, maximum=MAX_SIZE)
+    sigma = float(sigma)
     if size % 2 == 0:
         raise call.error(f"size must be odd, so that it has a center pixel, but got {size}")
     profile = np.exp(-(((np.arange(size) - size // 2) / sigma) ** 2) / 2)
@@ -162,10 +167,13 @@ def _static(call: Call, name: str, value: Any, kind: str = "number") -> Any:
             f"{name} must be a static {kind}, because the bank is computed with NumPy, but it is "
             f"traced: {value!r}; pass a Python {kind}, or list it in static_argnames of jax.jit"
         )
-    is_number = getattr(value, "shape", None) == () and (
-        jnp.issubdtype(value.dtype, np.number) or jnp.issubdtype(value.dtype, np.bool_)
+    array: Any = value
+    is_number = (
+        isinstance(value, jax.Array | np.ndarray | np.generic)
+        and array.shape == ()
+        and (jnp.issubdtype(array.dtype, np.number) or jnp.issubdtype(array.dtype, np.bool_))
     )
-    return np.asarray(value).item() if is_number else value
+    return np.asarray(array).item() if is_number else array
 
 
 @checks_keywords("filters.apply")

@@ -75,6 +75,7 @@ def halo_exchange(
     call = checks.Call("halo_exchange", x=shard.shape)
     axis = _axis(call, axis, shard.ndim)
     shards, n = _shards(call, axis_name), shard.shape[axis]
+    circular = checks.flag(call, "circular", circular)
     for name, width in (("low", low), ("high", high)):
         checks.integer(call, name, width, minimum=0)
         if width > shards * n:
@@ -238,12 +239,13 @@ def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple[MeshAxes | No
     if mesh_axes is None or len(names) != rank:
         raise call.error(
             f"axis_names must have one entry per spatial axis ({rank}): a mesh axis, a tuple of "
-            f"mesh axes, or None; but got {axis_names!r}"
+            f"mesh axes, or None; but got {checks.shown(axis_names)}"
         )
     if len(set(mesh_axes)) < len(mesh_axes):
         raise call.error(
-            f"axis_names must name each mesh axis at most once, but got {axis_names!r}; name "
-            f"another mesh axis, or None for a spatial axis that is not sharded"
+            f"axis_names must name each mesh axis at most once, but got "
+            f"{checks.shown(axis_names)}; name another mesh axis, or None for a spatial axis that "
+            f"is not sharded"
         )
     return tuple(names)
 
@@ -262,21 +264,22 @@ def _mesh_axes(names: Any) -> list[str] | None:
 
 def _axis(call: checks.Call, axis: Any, rank: int) -> int:
     """The number of an axis of x, counted from the start."""
-    if not isinstance(axis, int) or not -rank <= axis < rank:
+    number = checks.index(axis)
+    if number is None or not -rank <= number < rank:
         raise call.error(
             f"axis must be an int from {-rank} to {rank - 1}, one of x's {rank} axes, "
-            f"but got {axis!r}"
+            f"but got {checks.shown(axis)}"
         )
-    return axis % rank
+    return number % rank
 
 
 def _shards(call: checks.Call, name: Any) -> int:
     try:
         return lax.axis_size(name)
-    except NameError:
+    except Exception:  # NameError, or another one where the name is none
         raise call.error(
-            f"there is no mesh axis {name!r} here; call the function inside jax.shard_map over a "
-            f"mesh that has this axis"
+            f"there is no mesh axis {checks.shown(name)} here; call the function inside "
+            f"jax.shard_map over a mesh that has this axis"
         ) from None
 
 

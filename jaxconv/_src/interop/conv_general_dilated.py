@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from ..caching import cached_by_value
 from ..dispatch import implementation
 from ..geometry import checks
-from ..geometry.checks import Call
+from ..geometry.checks import Call, index
 from ..keywords import checks_keywords
 from ..primitives.call import check_forced
 from .lax_params import LaxConvolution
@@ -150,6 +150,8 @@ def _recognize(
     lhs_shape, rhs_shape, strides, padding, lhs_dilation, rhs_dilation, numbers, groups, batches
 ) -> RecognizedOperator | None:
     """The operator that computes the convolution; None where there is none, or lax raises."""
+    if index(groups) is None or index(batches) is None:
+        return None
     ones = (1,) * (len(lhs_shape) - 2)
     try:
         numbers = lax.conv_dimension_numbers(lhs_shape, rhs_shape, numbers)

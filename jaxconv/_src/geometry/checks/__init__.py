@@ -13,6 +13,7 @@ from .call import AXES as AXES
 from .call import CAUSAL_AXES as CAUSAL_AXES
 from .call import SPATIAL as SPATIAL
 from .call import Call as Call
+from .call import shown as shown
 from .foreign_layouts import layout_hint as layout_hint
 from .layouts import bias as bias
 from .layouts import causal_kernel as causal_kernel
@@ -28,9 +29,14 @@ from .sequences import lengths as lengths
 from .sequences import per_example as per_example
 from .sequences import segment_ids as segment_ids
 from .sizes import batched as batched
+from .sizes import elements as elements
+from .sizes import flag as flag
 from .sizes import group_count as group_count
+from .sizes import index as index
 from .sizes import integer as integer
 from .sizes import known as known
 from .sizes import per_axis as per_axis
+from .sizes import sequence as sequence
 from .sizes import sizes as sizes
 from .sizes import spatial_rank as spatial_rank
+from .specs import spec as spec

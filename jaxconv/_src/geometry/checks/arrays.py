@@ -48,11 +48,22 @@ def array(function: str, name: str, value: Any) -> Array:
                 f"but its dtype is {value.dtype}; cast it with {name}.astype(np.float32)"
             ) from None
     if hasattr(value, "__jax_array__"):
-        return jnp.asarray(value)
+        return _converted(function, name, value)
     raise TypeError(
         f"{function}: {name} must be an array (jax.Array or numpy.ndarray), but got "
         f"{type(value).__module__}.{type(value).__qualname__}; convert it with jnp.asarray"
     )
+
+
+def _converted(function: str, name: str, value: Any) -> Array:
+    """An object of another library, which converts itself."""
+    try:
+        return jnp.asarray(value)
+    except Exception as error:  # whatever its conversion raises
+        raise TypeError(
+            f"{function}: {name}.__jax_array__() must return an array, but calling it failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_dtypes(call: Call, dtypes: dict[str, Any]) -> None:
@@ -101,7 +112,7 @@ def dtype_of(call: Call, name: str, value: Any) -> Any:
     """A dtype in jax's canonical form: 32 bits wide unless 64-bit types are enabled."""
     try:
         return jax.dtypes.canonicalize_dtype(value)
-    except TypeError:
+    except Exception:  # TypeError, ValueError or what the conversion of an object raises
         raise call.error(f"{name} must be a dtype, but got {shown(value)}", TypeError) from None
 
 

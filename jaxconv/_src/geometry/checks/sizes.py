@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from ..spec import MAX_ELEMENTS, MAX_STEP, Shape
@@ -28,6 +29,15 @@ def integer(call: Call, name: str, value: Any, minimum: int = 1, maximum: int = 
     if number > maximum:
         raise call.error(f"{name} must be at most {maximum:,}, but got {shown(number)}")
     return number
+
+
+def flag(call: Call, name: str, value: Any) -> bool:
+    """A bool, or 0 or 1."""
+    if not isinstance(value, bool | np.bool_) and index(value) not in (0, 1):
+        raise call.error(
+            f"{name} must be True or False, but got {shown(value)}{traced_hint(value)}"
+        )
+    return bool(value)
 
 
 def index(value: Any) -> int | None:
@@ -57,12 +67,14 @@ def size(call: Call, name: str, value: Any) -> Any:
     return integer(call, name, value, minimum=0, maximum=MAX_ELEMENTS)
 
 
-def elements(call: Call, name: str, shape: Shape) -> None:
+def elements(
+    call: Call, name: str, shape: Shape, fix: str = "check the padding, strides and dilation"
+) -> None:
     """Checks that an array of this shape could exist; the product must not overflow in XLA."""
     if known(*shape) and math.prod(shape) > MAX_ELEMENTS:
         raise call.error(
             f"{name} would have shape {shape}, more than the {MAX_ELEMENTS:,} entries that "
-            f"memory can address; check the padding, strides and dilation"
+            f"memory can address; {fix}"
         )
 
 
