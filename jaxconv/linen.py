@@ -123,7 +123,9 @@ class _Convolution(linen.Module, kw_only=True):
         return (*arrays, bias)
 
     def _promoted(self, *arrays: ArrayLike | None) -> tuple[Any, ...]:
-        return self.promote_dtype(*arrays, dtype=self.dtype)
+        return semantics.promoted(
+            type(self).__name__, lambda: self.promote_dtype(*arrays, dtype=self.dtype)
+        )
 
 
 @_checks_keywords

@@ -191,8 +191,11 @@ class _Convolution(nnx.Module):
     def _promoted(self, *arrays: Any) -> tuple[Any, ...]:
         """The inputs, the kernels and the bias or None, in the dtype of the computation."""
         bias = None if self.bias is None else self.bias[...]
-        checked = [semantics.inputs(type(self).__name__, array) for array in arrays]
-        return self.promote_dtype((*checked, bias), dtype=self.dtype)
+        name = type(self).__name__
+        checked = [a if a is None else semantics.inputs(name, a) for a in arrays]
+        return semantics.promoted(
+            name, lambda: self.promote_dtype((*checked, bias), dtype=self.dtype)
+        )
 
 
 class DepthwiseConv(_Convolution):

@@ -146,6 +146,10 @@ TYPES = {
         lambda: linen.PointwiseConv(3).init(jax.random.key(0), "x"),
         "PointwiseConv: x must be an array (jax.Array or numpy.ndarray), but got str",
     ),
+    "8-bit floats in a module": (
+        lambda: linen.PointwiseConv(3).init(jax.random.key(0), jnp.ones((2, 4), jnp.float8_e4m3fn)),
+        "PointwiseConv: inputs and parameters cannot be promoted to one dtype; pass dtype=",
+    ),
     "text in explain": (
         lambda: jaxconv.explain(lambda x: conv(x, K), "x"),
         "conv: x must be an array",

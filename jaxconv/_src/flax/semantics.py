@@ -63,6 +63,17 @@ def features(module: str, x: Any) -> int:
     return shape[-1]
 
 
+def promoted(module: str, promote: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...]:
+    """The arrays that Flax's ``promote_dtype`` returns; its errors do not say where they arose."""
+    try:
+        return promote()
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{module}: inputs and parameters cannot be promoted to one dtype; pass dtype=, or "
+            f"cast the inputs. {error}"
+        ) from error
+
+
 def parameters(
     module: str, kernels: Mapping[str, Sequence[int]], use_bias: Any, dtype: Any, param_dtype: Any
 ) -> None:
