@@ -189,5 +189,6 @@ def test_every_public_function_is_called():
     functions = {
         name for name in jaxconv.__all__ if callable(getattr(jaxconv, name)) and name.islower()
     }
-    # ``install`` and ``uninstall`` change the process; ``installed`` takes the same argument.
-    assert not functions - names - {"install", "installed", "uninstall"}
+    # ``install`` and ``uninstall`` change the process, and ``installed`` takes the same argument;
+    # ``optimize_for_inference`` computes, and so cannot be traced first.
+    assert not functions - names - {"install", "installed", "uninstall", "optimize_for_inference"}

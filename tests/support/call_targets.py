@@ -94,6 +94,9 @@ FUNCTIONS = {
         segment_ids=np.zeros((1, 9), np.int32),
         lengths=np.array([3]),
     ),
+    "long_conv": function(
+        "long_conv", x=X1, kernel=K1, bias=None, causal=True, groups=1, **OPTIONS
+    ),
     "causal_conv_init": function(
         "causal_conv_init", kernel=K1, batch_size=2, dilation=1, groups=1, dtype=None
     ),

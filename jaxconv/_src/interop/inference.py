@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from jax.core import Tracer
 
+from ..keywords import checks_keywords
 from ..pytrees import Structure, split
 from .frozen import NAME, freeze
 from .optimized_function import OptimizedFunction, dtypes_of
 
 
+@checks_keywords("optimize_for_inference")
 def optimize_for_inference(fn: Callable[..., Any], *example_args: Any) -> Callable[..., Any]:
     """Returns ``fn`` with its parameters frozen and everything prepared that depends on them alone.
 
