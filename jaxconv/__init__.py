@@ -37,6 +37,7 @@ from ._src.functions.long import long_conv as long_conv
 from ._src.functions.pointwise import pointwise_conv as pointwise_conv
 from ._src.functions.separable import separable_conv as separable_conv
 from ._src.functions.transpose import conv_transpose as conv_transpose
+from ._src.geometry.checks import LayoutWarning as LayoutWarning
 from ._src.geometry.spec import ConvSpec as ConvSpec
 from ._src.geometry.spec import Operator as Operator
 from ._src.interop.accelerate import accelerate as accelerate
@@ -61,6 +62,7 @@ __all__ = [
     "ConvSpec",
     "Cost",
     "Explanation",
+    "LayoutWarning",
     "Operator",
     "ReceptiveField",
     "Summary",

@@ -65,6 +65,11 @@ class Conv(linen.Conv):
 
     conv_general_dilated: Any = semantics.convolution
 
+    @linen.nowrap  # so that Flax's own method is entered, named and captured once
+    def __call__(self, inputs: Array, *args: Any, **keywords: Any) -> Array:
+        semantics.warn_of_images(self, inputs)
+        return super().__call__(inputs, *args, **keywords)
+
 
 @_checks_keywords
 class ConvTranspose(linen.ConvTranspose):
@@ -85,6 +90,7 @@ class ConvTranspose(linen.ConvTranspose):
 
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
+        semantics.warn_of_images(self, inputs)
         extents = semantics.kernel_extents("ConvTranspose", self.kernel_size)
         features = (semantics.features("ConvTranspose", inputs), self.features)
         shape = (*extents, *(reversed(features) if self.transpose_kernel else features))
@@ -172,6 +178,7 @@ class DepthwiseConv(_Convolution):
     def __call__(self, inputs: Array) -> Array:
         inputs = semantics.inputs("DepthwiseConv", inputs)
         semantics.positive("DepthwiseConv", multiplier=self.multiplier)
+        semantics.warn_of_images(self, inputs)
         extents = semantics.kernel_extents("DepthwiseConv", self.kernel_size)
         features = semantics.features("DepthwiseConv", inputs) * self.multiplier
         parameters = self._make(features, kernel=(*extents, 1, features))
@@ -269,6 +276,7 @@ class SeparableConv(_Convolution):
     def __call__(self, inputs: Array) -> Array:
         inputs = semantics.inputs("SeparableConv", inputs)
         semantics.positive("SeparableConv", features=self.features, multiplier=self.multiplier)
+        semantics.warn_of_images(self, inputs)
         extents = semantics.kernel_extents("SeparableConv", self.kernel_size)
         filters = semantics.features("SeparableConv", inputs) * self.multiplier
         parameters = self._make(

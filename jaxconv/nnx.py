@@ -9,6 +9,7 @@ Flax's keywords and every padding that ``jaxconv.conv`` takes.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -70,6 +71,8 @@ def _flax_init(name: str, flax_class: type, **defaults: Any) -> Any:
 
     def __init__(self: Any, *args: Any, **keywords: Any) -> None:  # noqa: N807
         init(self, *args, **(defaults | keywords))
+        given = signature.bind(self, *args, **keywords).arguments
+        self.kernel_size_is_int = semantics.kernel_size_is_int(given["kernel_size"])
 
     __init__.__signature__ = signature.replace(parameters=parameters)
     return checks_keywords(name)(__init__)
@@ -94,6 +97,11 @@ class Conv(nnx.Conv):
         __signature__ = _Signature()
         __init__ = _flax_init("Conv", nnx.Conv, conv_general_dilated=semantics.convolution)
 
+        @functools.wraps(nnx.Conv.__call__)
+        def __call__(self, inputs: Array, *args: Any, **keywords: Any) -> Array:
+            semantics.warn_of_images(self, inputs)
+            return super().__call__(inputs, *args, **keywords)
+
 
 class ConvTranspose(nnx.ConvTranspose):
     """``flax.nnx.ConvTranspose``, computed by jaxconv.
@@ -116,6 +124,7 @@ class ConvTranspose(nnx.ConvTranspose):
 
     def __call__(self, inputs: Array) -> Array:
         layer: Any = self
+        semantics.warn_of_images(layer, inputs)
         kernel = semantics.masked(layer.kernel[...], layer.mask)
         bias = None if layer.bias is None else layer.bias[...]
         promoted = layer.promote_dtype((inputs, kernel, bias), dtype=layer.dtype)
@@ -250,6 +259,7 @@ class DepthwiseConv(_Convolution):
         self.in_features = in_features
         self.out_features = in_features * multiplier
         self.kernel_size = semantics.kernel_extents("DepthwiseConv", kernel_size)
+        self.kernel_size_is_int = semantics.kernel_size_is_int(kernel_size)
         self.multiplier = multiplier
         self.strides = semantics.static(strides)
         self.padding = semantics.static(padding)
@@ -258,6 +268,7 @@ class DepthwiseConv(_Convolution):
         super().__init__(rngs, kernels, self.out_features, **options)
 
     def __call__(self, inputs: Array) -> Array:
+        semantics.warn_of_images(self, inputs)
         return semantics.depthwise(self, *self._promoted(inputs, self.kernel[...]))
 
 
@@ -378,6 +389,7 @@ class SeparableConv(_Convolution):
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_size = semantics.kernel_extents("SeparableConv", kernel_size)
+        self.kernel_size_is_int = semantics.kernel_size_is_int(kernel_size)
         self.multiplier = multiplier
         self.strides = semantics.static(strides)
         self.padding = semantics.static(padding)
@@ -390,6 +402,7 @@ class SeparableConv(_Convolution):
         super().__init__(rngs, kernels, out_features, **options)
 
     def __call__(self, inputs: Array) -> Array:
+        semantics.warn_of_images(self, inputs)
         kernels = self.depthwise_kernel[...], self.pointwise_kernel[...]
         return semantics.separable(self, *self._promoted(inputs, *kernels))
 

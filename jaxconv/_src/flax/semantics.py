@@ -74,6 +74,21 @@ def promoted(module: str, promote: Callable[[], tuple[Any, ...]]) -> tuple[Any, 
         ) from error
 
 
+def kernel_size_is_int(kernel_size: Any) -> bool:
+    """Whether a module convolves one axis because of an int, which may be meant for all of them."""
+    return checks.index(kernel_size) is not None
+
+
+def warn_of_images(module: Any, x: Any) -> None:
+    """Warns if a module with an int as ``kernel_size`` gets what looks like images."""
+    size: Any = module.kernel_size
+    extent = checks.index(size)
+    if extent is None and getattr(module, "kernel_size_is_int", False):
+        (extent,) = size
+    if extent is not None:
+        checks.warn_of_images(type(module).__name__, tuple(np.shape(x)), extent)
+
+
 def parameters(
     module: str, kernels: Mapping[str, Sequence[int]], use_bias: Any, dtype: Any, param_dtype: Any
 ) -> None:

@@ -16,6 +16,7 @@ from .checks import (
     per_axis,
     sizes,
     spatial_rank,
+    warn_of_kernel,
 )
 from .checks.call import shown
 from .checks.sizes import elements, sequence
@@ -153,6 +154,8 @@ def conv(call: Call, x_shape, kernel_shape, strides, padding, dilation, groups) 
     """``conv``, and every function that is one convolution."""
     shape = batched(call, "x", x_shape, spatial_rank(call, len(kernel_shape)))
     spec, borders = _spec(call, shape, kernel_shape, strides, padding, dilation, groups)
+    if "kernel" in dict(call[1:]):
+        warn_of_kernel(call)  # once for each kind of call, because the result is cached
     return ResolvedConv(spec, borders, tuple(shape[1:-1]), len(x_shape) == len(shape))
 
 
@@ -169,6 +172,7 @@ def input_grad(
     spec, borders = _spec(call, x_shape, kernel_shape, strides, padding, dilation, groups)
     hint = "" if shape[-1] == kernel_shape[-1] else layout_hint(call, count, x="g")
     _check_cotangent(call, shape, spec, hint)
+    warn_of_kernel(call)
     return ResolvedConv(spec, borders, spatial, len(g_shape) == len(shape))
 
 

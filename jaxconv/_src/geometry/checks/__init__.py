@@ -14,7 +14,10 @@ from .call import CAUSAL_AXES as CAUSAL_AXES
 from .call import SPATIAL as SPATIAL
 from .call import Call as Call
 from .call import shown as shown
+from .foreign_layouts import LayoutWarning as LayoutWarning
 from .foreign_layouts import layout_hint as layout_hint
+from .foreign_layouts import warn_of_images as warn_of_images
+from .foreign_layouts import warn_of_kernel as warn_of_kernel
 from .layouts import bias as bias
 from .layouts import causal_kernel as causal_kernel
 from .layouts import depthwise_kernel as depthwise_kernel

@@ -1,4 +1,4 @@
-"""Recognizes arrays laid out as in other libraries, for the hints of errors and for a warning.
+"""Recognizes arrays laid out as in other libraries, for the hints of errors and for warnings.
 
 Arrays of activations are channels-first in PyTorch (``NCHW``). Kernels are ``OIHW`` in PyTorch
 (``IOHW`` for its transposed convolution), ``OHWI`` in MLX and TensorFlow Lite, and ``HWOI`` for
@@ -7,7 +7,10 @@ TensorFlow's transposed convolution.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterator
+from types import FrameType
 from typing import NamedTuple
 
 from ..spec import Shape
@@ -15,6 +18,74 @@ from .call import SPATIAL, Call
 
 # Kernels of other libraries have at most this extent, or that of the image.
 MAX_PLAUSIBLE_EXTENT = 16
+
+# A kernel (F, C, C, C) with fewer features may well be what it is read as, of extents F and C.
+MIN_SURPRISING_FEATURES = 8
+
+
+class LayoutWarning(UserWarning):
+    """An array whose numbers fit, but whose layout is almost surely that of another library.
+
+    jaxconv warns about a kernel that fits by coincidence, such as one of PyTorch's layout ``OIHW``
+    and shape ``(8, 3, 3, 3)`` for an image of 3 channels; and about modules with an int as
+    ``kernel_size``, which convolve one axis, if their input looks like square images.
+
+    To silence it: ``warnings.simplefilter("ignore", jaxconv.LayoutWarning)``.
+    """
+
+
+def warn(message: str) -> None:
+    """Warns of a layout, at the line outside of jaxconv, Flax and jax that made the call."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _package(frame) in ("jaxconv", "flax", "jax"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, LayoutWarning, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return frame.f_globals.get("__name__", "").partition(".")[0]
+
+
+def warn_of_kernel(call: Call) -> None:
+    """Warns of a kernel ``(F, C/G, *K)`` or ``(F, *K, C/G)`` that also fits as ``[*K, C/G, F]``.
+
+    All its axes but the first are then equal: ``K = C/G``.
+    """
+    shape = dict(call[1:])["kernel"]
+    first, size = shape[0], shape[-1]
+    if (
+        len(shape) < 4
+        or call.last_axes("kernel") != ("C/G", "F")
+        or not all(isinstance(each, int) for each in shape)
+        or len({*shape[1:]}) > 1
+        or size < 2
+        or first < MIN_SURPRISING_FEATURES
+        or first == size
+    ):
+        return
+    fixes = [
+        f"{layout}: use {fix}"
+        for layout, fix, reordered in _kernels(call, "kernel", shape)
+        if layout and reordered[-1] == first
+    ]
+    rank = len(shape) - 2
+    warn(
+        f"{call.function}: kernel {shape} is read as [*K, C/G, F], with extents {shape[:rank]} and "
+        f"{size} features, but looks like {first} features in another layout: "
+        f"{', or '.join(fixes)}; if it is right, ignore jaxconv.LayoutWarning"
+    )
+
+
+def warn_of_images(module: str, x_shape: Shape, kernel_size: int) -> None:
+    """Warns of square images or cubes that a module with ``kernel_size=3`` convolves in 1-D."""
+    spatial = x_shape[1:-1]
+    if 2 <= len(spatial) <= 3 and len({*spatial}) == 1 and spatial[0] > max(3, kernel_size):
+        every = (kernel_size,) * len(spatial)
+        warn(
+            f"{module}: kernel_size={kernel_size} convolves the last spatial axis only, but the "
+            f"input {tuple(x_shape)} looks like images; use kernel_size={every}, or "
+            f"kernel_size=({kernel_size},) if one axis is meant"
+        )
 
 
 class _Reading(NamedTuple):
