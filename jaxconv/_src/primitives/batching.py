@@ -81,7 +81,7 @@ def _batch_packed(operands, axes, *, spec: ConvSpec, epilogue: Epilogue, **param
     )
     mapped_spec = _mapped_spec("k", spec, size)
     result = bind_packed(x, kernel, rest, operands[-1], mapped_spec, epilogue, **params)
-    return _unfold(result, size, *_folded_axis("k", "g", spec))
+    return _unfold(result, size, "k", "g", spec)
 
 
 def _fold_operand(name: str, operand, axis: int | None, size, shared: str, spec: ConvSpec):
