@@ -37,6 +37,7 @@ TABLES: dict[str, tuple[str, Callable[[list[results.Row]], str]]] = {
     "cpu_operators": ("cpu_operators", cpu.operators),
     "cpu_memory_headline": ("cpu_memory", cpu.memory_headline),
     "cpu_memory": ("cpu_memory", cpu.memory),
+    "cpu_cliffs": ("cpu_cliffs", cpu.cliffs),
     "cpu_temporaries": ("cpu_temporaries", cpu.temporaries),
     "gpu_headline": ("gpu_operators", gpu.headline),
     "gpu_summary": ("gpu_operators", gpu.summary),
