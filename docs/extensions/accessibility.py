@@ -1,4 +1,7 @@
-"""What the theme and Sphinx leave out for readers who use a keyboard or a screen reader."""
+"""What the theme and Sphinx leave out for readers who use a keyboard or a screen reader.
+
+axe-core checks the result, in ``tests/docs/test_browser.py``.
+"""
 
 from __future__ import annotations
 
