@@ -174,7 +174,8 @@ def _segments(eqn: JaxprEqn, position: int, region: Region, whole: Region) -> Re
     if position != 0:
         return whole
     spec = eqn.params["spec"]
-    before = eqn.invars[0].aval.shape[1] - spec.input_spatial[0]
+    x: Any = eqn.invars[0].aval
+    before = x.shape[1] - spec.input_spatial[0]
     low, high = spec.padding[0]
     moved = spec.replace(padding=((low - before, high),))
     return _jaxconv(Operator.CONV, moved, position, region, whole)

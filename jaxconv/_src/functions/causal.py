@@ -156,7 +156,6 @@ def causal_conv(
     fields = activation_fields(call, activation, x.dtype)
     return_final_state = checks.flag(call, "return_final_state", return_final_state)
     window = Window(strides, "CAUSAL", dilation, groups)
-    resolved = resolve.conv(call, x.shape, kernel.shape, *window)
     everything = (segment_ids, initial_state, lengths)
     if not return_final_state and all(each is None for each in everything):
         return convolve_activated(call, x, kernel, bias, window, fields, keywords)
