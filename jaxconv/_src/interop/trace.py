@@ -64,7 +64,7 @@ def trace(fn_on_arrays: Callable, args: tuple, kwargs: dict) -> tuple[ClosedJaxp
 def _check_hashable(leaf: Any) -> None:
     try:
         hash(leaf)
-    except TypeError:
+    except Exception:  # TypeError, or what the object raises
         raise TypeError(
             f"accelerate: every leaf of the arguments must be an array or hashable, so that fn is "
             f"traced again when it changes, but got a {type(leaf).__qualname__}; pass a hashable "
