@@ -26,6 +26,7 @@ from jaxconv._src.geometry.spec import Operator
 from jaxconv._src.kernels import target
 from jaxconv._src.kernels.tpu import entry, tile_config
 from jaxconv._src.kernels.tpu.layout import plan
+from jaxconv._src.primitives.batching import examples_as_groups
 from jaxconv._src.primitives.rules import OPERATORS
 from jaxconv._src.primitives.rules import ROLES as OPERANDS
 from support import nonfinite, oracle
@@ -231,9 +232,9 @@ def on_kernels(fn, ran: list):
             if eqn.primitive in OPERATORS:
                 ran.append(OPERATORS[eqn.primitive])
                 compute = getattr(entry, ran[-1].value)
-                call = functools.partial(
-                    compute, spec=eqn.params["spec"], dtype=eqn.params["dtype"]
-                )
+                spec, dtype = eqn.params["spec"], eqn.params["dtype"]
+                call = functools.partial(compute, spec=spec.examples_as_groups, dtype=dtype)
+                call = call if spec.examples is None else examples_as_groups(call, spec)
                 out = [jax.jit(lambda a, b, f=call: f(a, b), compiler_options=QUICK)(*read)]
             elif "jaxpr" in eqn.params:
                 inner = eqn.params["jaxpr"]

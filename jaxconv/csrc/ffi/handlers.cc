@@ -59,13 +59,12 @@ ffi::Error with_team(ffi::ThreadPool pool, int32_t device, Compute&& compute) {
   return error(compute(team));
 }
 
-// Removes the axis of examples, which precedes the `axes` axes of a convolution's array, if the shape
-// has one. Returns whether its size is `examples`, which is 1 if there is no such axis.
+// Removes the axis of examples, which precedes the `axes` axes of a convolution's array. Returns
+// whether it is there and has this size.
 bool take_examples(size_t axes, int64_t examples, std::vector<int64_t>* shape) {
-  if (shape->size() != axes + 1) return examples == 1;
-  const bool right = shape->front() == examples;
+  if (shape->size() != axes + 1 || shape->front() != examples) return false;
   shape->erase(shape->begin());
-  return right;
+  return true;
 }
 
 template <Operator op>
@@ -81,9 +80,10 @@ ffi::Error handle(ffi::ThreadPool pool, int32_t device, ffi::AnyBuffer a, ffi::A
   auto shape_a = vector_of(a.dimensions()), shape_b = vector_of(b.dimensions());
   auto shape_result = vector_of(result->dimensions());
   const size_t axes = strides.size() + 2;
-  const int64_t examples = shape_result.size() == axes + 1 ? shape_result.front() : 1;
+  const bool has_examples = shape_result.size() == axes + 1;
+  const int64_t examples = has_examples ? shape_result.front() : 1;
   for (auto* shape : {&shape_a, &shape_b, &shape_result}) {
-    if (!take_examples(axes, examples, shape)) {
+    if (has_examples && !take_examples(axes, examples, shape)) {
       return error("all arrays must have the same number of examples as the result, " +
                    std::to_string(examples));
     }
