@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 BLOCK = re.compile(
-    r"^```\{picture\} [^\n]+\n(?::\w+:[^\n]*\n)*(.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^```\{picture\} [^\n]+\n(?::playground: (\S+)\n)?(.*?)^```$", re.MULTILINE | re.DOTALL
 )
 
 
 def codes(page: str) -> list[str]:
     """The code of every picture of a Markdown page."""
-    return [block.strip() for block in BLOCK.findall(page)]
+    return [code.strip() for _, code in BLOCK.findall(page)]
+
+
+def cases(page: str) -> list[str]:
+    """The case in the playground of every picture; empty for those without one."""
+    return [case for case, _ in BLOCK.findall(page)]
 
 
 def draw(code: str) -> Any:

@@ -2,6 +2,7 @@
 
 They are copied into docs/ before each build, and git ignores the copies. Links between files of the
 repository, which work where the repository is browsed, become links between the pages of the site.
+Notebooks get a link to Google Colab if the repository was cloned from GitHub.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os.path
 import re
 from pathlib import Path
 from typing import Any
+
+import address
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
@@ -27,7 +30,7 @@ GENERATED = (
 )
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 # The playground is no page but a file that the build copies; Markdown links would not find it.
-PLAYGROUND = re.compile(r'(?<=href=")[./]*jaxconv/viz/playground\.html')
+PLAYGROUND = re.compile(r'(?<=href="|.src=")[./]*jaxconv/viz/playground\.html')
 
 
 def copied() -> dict[str, str]:
@@ -74,6 +77,8 @@ def page_of(source: str, page: str) -> str:
     if not source.endswith(".ipynb"):
         return with_site_links(text, source, page)
     notebook = json.loads(text)
+    if repository := address.of_clone():
+        notebook = address.linked(notebook, Path(source).name, repository)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = with_site_links("".join(cell["source"]), source, page)

@@ -17,10 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+
+def tint(hue: str, amount: float) -> str:
+    """This much of a color ``#rrggbb`` on white."""
+    shares = [int(hue[at : at + 2], 16) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 + (share - 255) * amount):02x}" for share in shares)
+
+
 # Hues after M. Okabe, K. Ito, "Color universal design" (2002), which people with any color vision
-# can tell apart; cells are light tints of them. Text has a contrast of at least 4.5.
-CARD, INK, FAINT, EDGE = "#fbfaf6", "#22303c", "#5a6672", "#c9ced3"
-INPUT, KERNEL, OUTPUT, PAD = "#cce8f8", "#f1ca73", "#a6ddce", "#eceae4"
+# can tell apart; the playground has the same. Cells are light tints of them. Text has a contrast of
+# at least 4.5.
+HUES = {"input": "#56b4e9", "kernel": "#e69f00", "output": "#009e73", "products": "#cc79a7"}
+CARD, INK, FAINT, EDGE, PAD = "#fbfaf6", "#22303c", "#5a6672", "#c9ced3", "#eceae4"
+INPUT = tint(HUES["input"], 0.3)
+KERNEL = tint(HUES["kernel"], 0.55)
+OUTPUT = tint(HUES["output"], 0.35)
 FRAME, WEIGHT, COVERED = "#b34700", "#8a3600", "#4f4a3a"  # outlines, weights and padding under taps
 CHANNELS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#4d4d4d", "#f0e442")
 

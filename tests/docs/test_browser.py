@@ -5,16 +5,11 @@
 ``JAXCONV_SITE`` is the folder of a site that was built elsewhere.
 """
 
-import os
-import pathlib
-import re
-
 import pytest
 
-import sources
 from support.browser import chromium, needs_browser, opened, violations
+from support.site import SITE, needs_site
 
-SITE = pathlib.Path(os.environ.get("JAXCONV_SITE", sources.DOCS / "_build"))
 PAGES = (
     "index.html",
     "start/tour.html",
@@ -28,13 +23,7 @@ PAGES = (
     "reference/api/jaxconv.conv.html",
 )
 
-pytestmark = [
-    needs_browser,
-    pytest.mark.skipif(
-        not (SITE / "index.html").exists(),
-        reason="no site: sphinx-build -W docs docs/_build, or its folder as JAXCONV_SITE",
-    ),
-]
+pytestmark = [needs_browser, needs_site]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +56,8 @@ def test_the_search_finds_a_function(browser):
         assert "depthwise_conv" in tab.inner_text("#search-results")
 
 
-@pytest.mark.parametrize(
-    "path", sorted((sources.ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem
-)
-def test_the_playground_accepts_the_link_of_a_notebook(browser, path):
-    link = re.search(r'href=\\"\.\./jaxconv/viz/playground\.html(#[^"\\]+)', path.read_text())
-    with opened(browser, f"{(SITE / 'playground.html').as_uri()}{link[1]}") as tab:
+def test_a_picture_leads_to_its_case_in_the_playground(browser):
+    with opened(browser, (SITE / "learn" / "strided.html").as_uri()) as tab:
+        tab.get_by_role("link", name="Change it in the playground").click()
+        tab.wait_for_url("**/playground.html#kind=strided&n=7x7*")
         assert tab.evaluate("document.getElementById('fault').hidden")

@@ -126,6 +126,17 @@ def test_pictures_are_drawn(code, tmp_path):
     assert (tmp_path / drawing.write(code, tmp_path)).stat().st_size > 1000
 
 
+def test_every_picture_has_a_case_in_the_playground():
+    cases = {name: drawing.cases(page) for name, page in PAGES.items() if drawing.codes(page)}
+    assert sum(map(len, cases.values())) == len(CODES)
+    assert not [name for name, each in cases.items() if not all(each)], "add :playground: KEY=VALUE"
+
+
+def test_the_gallery_has_every_function_of_viz():
+    shown = re.findall(r"^## `viz\.(\w+)`$", PAGES["docs/learn/gallery.md"], re.MULTILINE)
+    assert sorted(shown) == sorted(exported(jaxconv.viz))
+
+
 NOTEBOOKS = sorted((sources.ROOT / "notebooks").glob("*.ipynb"))
 
 

@@ -48,7 +48,7 @@ def test_it_is_committed_as_it_ran(path):
 def test_it_installs_itself_with_one_cell(path):
     installs = [cell for cell in code_cells(read(path)) if "pip install" in cell.source]
     assert len(installs) == 1
-    assert '"jaxconv[notebooks]' in installs[0].source  # docs/colab.py adds an address
+    assert '"jaxconv[notebooks]' in installs[0].source  # docs/extensions/address.py adds one
 
 
 @each

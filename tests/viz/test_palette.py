@@ -1,6 +1,8 @@
 """The palette of pictures: colors that any color vision tells apart, and text that can be read."""
 
 import itertools
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -79,6 +81,22 @@ def test_the_simulation_tells_what_it_should():
     assert difference(red, green) > 40
     assert difference(red, green, "deuteranopia") < 15
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
+
+
+PLAYGROUND = pathlib.Path(__file__).parents[2] / "docs" / "playground"
+
+
+def test_the_playground_has_the_same_hues():
+    script = (PLAYGROUND / "picture" / "palette.js").read_text()
+    hues = re.search(r"^const HUES = \{(.*)\};", script, re.MULTILINE)
+    assert dict(re.findall(r'(\w+): "(#\w{6})"', hues[1])) == canvas.HUES
+    assert set(canvas.HUES.values()) < set(canvas.CHANNELS)
+    light = re.search(r"^  light: \{(.*?)^  \}", script, re.MULTILINE | re.DOTALL)
+    assert f'frame: "{canvas.FRAME}"' in light[1]
+    mark = re.search(r"^\.mark \{(.*?)^\}", (PLAYGROUND / "style.css").read_text(), re.M | re.S)
+    assert set(re.findall(r"#\w{6}", mark[1])) == {canvas.HUES["kernel"], canvas.HUES["input"]}
+    bars = re.findall(r"--bar: (#\w{6})", (PLAYGROUND / "style.css").read_text())
+    assert bars == [canvas.CHANNELS[1], canvas.HUES["input"]]
 
 
 COVERED = over(canvas.PAD, canvas.KERNEL, 0.75)

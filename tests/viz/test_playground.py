@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jaxconv
+import sources
 from jaxconv import viz
 from jaxconv.viz.page import KEYS
 from support import browser as browsers
@@ -264,6 +265,11 @@ BROKEN = {
     "REPLICATE, but got 'SAMEE'; did you mean \"SAME\"?",
     "#p=1:x": "padding entries must be names, ints or (low, high) pairs of ints, but got (1, '')",
     "#p=1x2x3": "padding must have one entry per spatial axis (2), but got 3: (1, 2, 3)",
+    "#g=0": "groups must be a positive int, but got 0. Got x [N, H, W, C] = (1, 7, 7, 2), kernel "
+    "[KH, KW, C/G, F] = (3, 3, 2, 3)",
+    "#g=two": "groups must be a positive int, but got 'two'. Got x [N, H, W, C] = (1, 7, 7, 2), "
+    "kernel [KH, KW, C/G, F] = (3, 3, 2, 3)",
+    f"#{'a' * 20_000}": f"but got '{'a' * 60}…'",
     "#kind=depthwize": "but got 'depthwize'; did you mean \"depthwise\"?",
     "#kind": "the link's kind must have a value, but got 'kind'",
     "#colour=red&&n": 'the link must have parts KEY=VALUE joined by "&"',
@@ -290,6 +296,24 @@ def test_broken_links_have_a_sentence_and_a_picture(page):
         if words:
             assert words in box.inner_text().replace("\n", " "), link
         assert page.locator("#picture svg rect").count() > 10, link
+
+
+def links_of_pages() -> set[str]:
+    """Every case that the documentation and the notebooks link to."""
+    files = [*sources.committed(), *(ROOT / "notebooks").glob("*.ipynb")]
+    found = re.compile(r'playground\.html(#[^"\\\s]+)|^:playground: (\S+)$', re.MULTILINE)
+    links = {link for path in files for link in found.findall(path.read_text())}
+    return {inline or f"#{option}" for inline, option in links}
+
+
+@browsers.needs_browser
+def test_links_of_pages_and_notebooks_lead_to_possible_cases(page):
+    links = sorted(links_of_pages())
+    assert len(links) > 30
+    got = page.evaluate(EVALUATE, links)
+    assert not {
+        link: one["sentences"] for link, one in zip(links, got, strict=True) if one["sentences"]
+    }
 
 
 @browsers.needs_browser

@@ -40,7 +40,8 @@ export function callOf(state) {
   const { kind, n, c, f, m, k, g } = state;
   const rank = n.length;
   const x = ["x", "N *S C", [1, ...n, c]];
-  const share = (features) => Math.max(Math.floor(features / g), 1);
+  // Of impossible numbers of groups, as if there were one.
+  const share = (features) => Math.max(Math.floor(features / (g >= 1 ? g : 1)), 1);
   switch (kind) {
     case "depthwise":
       return new Call("depthwise_conv", [x, ["kernel", "*K 1 C*M", [...k, 1, c * m]]], rank);

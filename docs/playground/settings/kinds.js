@@ -73,7 +73,7 @@ export const NAMES = {
 
 /** What can be drawn: the least and the greatest value of each setting, by the number of axes. */
 export function limits(name, rank) {
-  const greatest = { c: 32, f: 32, m: 8, g: 32, s: 8, d: 8, op: 7, seed: 49 };
+  const greatest = { c: 32, f: 32, m: 8, g: 32, s: 8, d: rank === 1 ? 16 : 8, op: 7, seed: 49 };
   if (name === "n") return [1, rank === 1 ? 48 : 24];
   if (name === "k") return [1, rank === 1 ? 24 : 11];
   return [name === "op" || name === "seed" ? 0 : 1, greatest[name]];

@@ -28,7 +28,7 @@ export function read(hash) {
   const text = decode(hash.replace(/^#/, ""));
   const faults = [];
   const given = {};
-  for (const part of text.split("&").filter(Boolean)) {
+  for (const part of text.split("&").filter(Boolean).map(shortened)) {
     const [key, ...rest] = part.split("=");
     if (KEYS.includes(key) && rest.length === 1 && rest[0]) given[key] = rest[0];
     else faults.push(unknownPart(part, key, rest));
@@ -48,6 +48,9 @@ function rankOf({ n, k }) {
   if (n) return n.split("x").length;
   return k?.includes("x") ? k.split("x").length : undefined;
 }
+
+/** Parts that mean something are short; sentences quote the others. */
+const shortened = (part) => (part.length > 60 ? `${part.slice(0, 60)}…` : part);
 
 function decode(text) {
   try {
