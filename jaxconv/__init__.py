@@ -34,8 +34,13 @@ from ._src.functions.conv import conv_input_grad as conv_input_grad
 from ._src.functions.depthwise import depthwise_conv as depthwise_conv
 from ._src.functions.fused import fused_conv as fused_conv
 from ._src.functions.long import long_conv as long_conv
+from ._src.functions.patches import fold as fold
+from ._src.functions.patches import unfold as unfold
 from ._src.functions.pointwise import pointwise_conv as pointwise_conv
 from ._src.functions.separable import separable_conv as separable_conv
+from ._src.functions.shuffle import channel_shuffle as channel_shuffle
+from ._src.functions.shuffle import pixel_shuffle as pixel_shuffle
+from ._src.functions.shuffle import pixel_unshuffle as pixel_unshuffle
 from ._src.functions.transpose import conv_transpose as conv_transpose
 from ._src.geometry.checks import LayoutWarning as LayoutWarning
 from ._src.geometry.spec import ConvSpec as ConvSpec
@@ -73,6 +78,7 @@ __all__ = [
     "causal_conv1d",
     "causal_conv_init",
     "causal_conv_step",
+    "channel_shuffle",
     "checkpoint_policies",
     "conv",
     "conv_filter_grad",
@@ -83,6 +89,7 @@ __all__ = [
     "depthwise_conv",
     "explain",
     "filters",
+    "fold",
     "fused_conv",
     "install",
     "installed",
@@ -91,12 +98,15 @@ __all__ = [
     "models",
     "nnx",
     "optimize_for_inference",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "pointwise_conv",
     "receptive_field",
     "separable_conv",
     "sharding",
     "summarize",
     "train",
+    "unfold",
     "uninstall",
     "use_implementation",
     "viz",

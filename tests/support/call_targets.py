@@ -111,6 +111,11 @@ FUNCTIONS = {
         activation="relu",
         negative_slope=0.1,
     ),
+    "unfold": function("unfold", x=X2, kernel_spatial=(3, 2), **WINDOW),
+    "fold": function("fold", patches=ones(1, 5, 5, 3, 2, 4), input_spatial=(5, 5), **WINDOW),
+    "pixel_shuffle": function("pixel_shuffle", x=X2, factor=2),
+    "pixel_unshuffle": function("pixel_unshuffle", x=X3, factor=(3, 2, 1)),
+    "channel_shuffle": function("channel_shuffle", x=X2, groups=2),
     "conv_general_dilated": Target(
         jaxconv.conv_general_dilated,
         {

@@ -39,6 +39,7 @@ from .sizes import index as index
 from .sizes import integer as integer
 from .sizes import known as known
 from .sizes import per_axis as per_axis
+from .sizes import per_axis_of_input as per_axis_of_input
 from .sizes import sequence as sequence
 from .sizes import sizes as sizes
 from .sizes import spatial_rank as spatial_rank

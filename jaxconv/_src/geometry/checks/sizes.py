@@ -102,6 +102,29 @@ def per_axis(call: Call, name: str, value: Any, rank: int, minimum: int = 1) -> 
     return tuple(integer(call, name, entry, minimum) for entry in entries)
 
 
+def per_axis_of_input(call: Call, name: str, value: Any, x_shape: Shape) -> Shape:
+    """One positive int per spatial axis, where no kernel says how many axes are spatial.
+
+    One int alone is for both axes of ``x [N, H, W, C]``, and ambiguous otherwise.
+    """
+    entries = sequence(value)
+    if entries is None:
+        number = integer(call, name, value)
+        if len(x_shape) != 4:
+            raise call.error(
+                f"{name} = {number} does not say which axes of x are spatial unless x is "
+                f"[N, H, W, C]; give one int per spatial axis, such as ({number},) for "
+                f"[N, W, C] or ({number}, {number}) for [H, W, C]"
+            )
+        return (number, number)
+    if len(entries) not in SPATIAL or len(x_shape) - len(entries) not in (1, 2):
+        raise call.error(
+            f"{name} must be an int for x [N, H, W, C], or have one int for each of the 1 to 3 "
+            f"spatial axes of x [N, *S, C] or [*S, C], but got {shown(value)}"
+        )
+    return tuple(integer(call, name, entry) for entry in entries)
+
+
 def sequence(value: Any) -> tuple[Any, ...] | None:
     """The entries of a sequence or 1-D array, one per axis; None for strings and all else.
 
