@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
-import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from ..geometry import checks, resolve
@@ -15,9 +11,9 @@ from ..geometry.padding import PaddingLike
 from ..geometry.resolve import ResolvedConv
 from ..geometry.spec import Shape
 from ..geometry.types import Ints
-from ..kernels.xla.windows import Axis, forward_axes
+from ..kernels.xla import patches as kernels
 from ..keywords import checks_keywords
-from ..primitives.call import with_borders
+from ..primitives.call import with_borders, without_borders
 
 Array = jax.Array
 _AXES = {**AXES, "patches": "N *O *K C or *O *K C"}
@@ -51,6 +47,7 @@ def unfold(
         ValueError: A shape or value does not fit.
         TypeError: ``x`` is not an array.
 
+    >>> import jax.numpy as jnp
     >>> unfold(jnp.arange(5.0)[None, :, None], 3, strides=2, padding="VALID")[0, ..., 0]
     Array([[0., 1., 2.],
            [2., 3., 4.]], dtype=float32)
@@ -62,7 +59,9 @@ def unfold(
     x = checks.array("unfold", "x", x)
     call = Call("unfold", x=x.shape)
     resolved = _resolve(call, x.shape, kernel_spatial, strides, padding, dilation)
-    return _unfold(x, resolved=resolved)
+    x = with_borders(x if resolved.batched else x[None], resolved.borders)
+    patches: Array = kernels.unfold(x, spec=resolved.spec)
+    return patches if resolved.batched else patches[0]
 
 
 @checks_keywords("fold")
@@ -95,6 +94,7 @@ def fold(
             ``unfold`` would return.
         TypeError: ``patches`` are not an array, or neither floating nor complex.
 
+    >>> import jax.numpy as jnp
     >>> patches = unfold(jnp.arange(6.0)[:, None], 3, padding="VALID")
     >>> fold(patches, 6, padding="VALID")[:, 0]
     Array([0., 2., 6., 9., 8., 5.], dtype=float32)
@@ -105,12 +105,7 @@ def fold(
     Source: ``torch.nn.functional.fold``, which takes ``[N, C*prod(K), prod(O)]``.
     """
     call, (patches,), _ = checks.arrays("fold", axes=_AXES, patches=patches)
-    entries = checks.sequence(input_spatial)
-    rank = 1 if entries is None else len(entries)
-    if rank not in checks.SPATIAL:
-        raise call.error(
-            f"input_spatial must have 1 to 3 extents, but got {checks.shown(input_spatial)}"
-        )
+    rank = _rank(call, "input_spatial", input_spatial)
     if patches.ndim - 2 * rank not in (1, 2):
         raise call.error(
             f"patches must be [N, *O, *K, C] or, unbatched, [*O, *K, C], with as many axes O and K "
@@ -126,19 +121,32 @@ def fold(
             f"patches must have the shape that unfold returns for an input of shape {x_shape}, "
             f"which is {expected}; pass the strides, padding and dilation of unfold"
         )
-    return _fold(patches, resolved=resolved)
+    batched = patches if resolved.batched else patches[None]
+    x: Array = kernels.fold(batched, spec=resolved.spec)
+    if resolved.bordered:
+        x = without_borders(x, resolved)
+    return x if resolved.batched else x[0]
+
+
+def _rank(call: Call, name: str, extents: Ints) -> int:
+    """The number of spatial axes: an int is for one."""
+    entries = checks.sequence(extents)
+    rank = 1 if entries is None else len(entries)
+    if not 1 <= rank <= 3:
+        raise call.error(f"{name} must have 1 to 3 extents, but got {checks.shown(extents)}")
+    return rank
 
 
 def _resolve(
-    call: Call, x_shape: Shape, kernel_spatial: Ints, strides: Ints, padding, dilation: Ints
+    call: Call,
+    x_shape: Shape,
+    kernel_spatial: Ints,
+    strides: Ints,
+    padding: PaddingLike,
+    dilation: Ints,
 ) -> ResolvedConv:
     """The convolution of one feature that reads the patches."""
-    entries = checks.sequence(kernel_spatial)
-    rank = 1 if entries is None else len(entries)
-    if rank not in checks.SPATIAL:
-        raise call.error(
-            f"kernel_spatial must have 1 to 3 extents, but got {checks.shown(kernel_spatial)}"
-        )
+    rank = _rank(call, "kernel_spatial", kernel_spatial)
     extents = checks.sizes(call, "kernel_spatial", kernel_spatial, rank)
     channels = x_shape[-1] if x_shape else 0
     resolved = resolve.conv(call, x_shape, (*extents, channels, 1), strides, padding, dilation, 1)
@@ -146,47 +154,3 @@ def _resolve(
     shape = (spec.batch, *spec.output_spatial, *extents, channels)
     checks.elements(call, "the patches", shape)
     return resolved
-
-
-@functools.partial(jax.jit, static_argnames="resolved")
-def _unfold(x: Array, *, resolved: ResolvedConv) -> Array:
-    spec = resolved.spec
-    x = x if resolved.batched else x[None]
-    shape = (x.shape[0], *spec.output_spatial, *spec.kernel_spatial, x.shape[-1])
-    if any(checks.known(size) and size == 0 for size in shape):
-        patches = jnp.zeros(shape, x.dtype)
-    else:
-        patches = with_borders(x, resolved.borders)
-        # From the last axis to the first, each taps axis goes before those already there.
-        for number, axis in reversed(list(enumerate(forward_axes(spec), start=1))):
-            patches = _unfold_axis(patches, number, axis, spec.rank + 1)
-    return patches if resolved.batched else patches[0]
-
-
-@functools.partial(jax.jit, static_argnames="resolved")
-def _fold(patches: Array, *, resolved: ResolvedConv) -> Array:
-    """The adjoint of ``_unfold``."""
-    batch = (patches.shape[0],) if resolved.batched else ()
-    x = jax.ShapeDtypeStruct((*batch, *resolved.spatial, patches.shape[-1]), patches.dtype)
-    return jax.linear_transpose(functools.partial(_unfold, resolved=resolved), x)(patches)[0]
-
-
-def _unfold_axis(x: Array, number: int, axis: Axis, to: int) -> Array:
-    """``x [..., n, ...]`` as ``[..., o, ..., k, ...]``, with the axis of taps at ``to``.
-
-    The axis is cut into blocks, and a patch is made of ``count`` of them: of one pixel per tap if
-    there is dilation, otherwise of ``ceil(k/s)`` blocks as long as the stride, so that disjoint
-    patches need no more than a reshape.
-    """
-    dilated = axis.d > 1
-    length, count, step = (1, axis.k, axis.s) if dilated else (axis.s, -(-axis.k // axis.s), 1)
-    reach = (axis.o - 1) * step + 1
-    blocks = reach + (count - 1) * axis.d
-    widths = [(0, 0, 0)] * x.ndim
-    widths[number] = (axis.low, blocks * length - axis.n - axis.low, 0)
-    x = lax.pad(x, jnp.zeros((), x.dtype), widths)
-    shape = (*x.shape[:number], blocks, length, *x.shape[number + 1 :])
-    x = jnp.moveaxis(x.reshape(shape), number + 1, to)
-    starts = range(0, count * axis.d, axis.d)
-    parts = [lax.slice_in_dim(x, i, i + reach, step, number) for i in starts]
-    return lax.slice_in_dim(jnp.concatenate(parts, to), 0, axis.k, axis=to)

@@ -85,7 +85,7 @@ def apply(
         implementation=options.implementation,
     )
     if resolved.bordered and operator is Operator.INPUT_GRAD:
-        result = _without_borders(result, resolved)
+        result = without_borders(result, resolved)
     return result if resolved.batched or operator is Operator.FILTER_GRAD else result[0]
 
 
@@ -119,7 +119,7 @@ def _with_border(x: Array, axis: int, border: Border) -> tuple[Array, ...]:
             return *[part(0, 1)] * low, x, *[part(n - 1, n)] * high
 
 
-def _without_borders(dx: Array, resolved: ResolvedConv) -> Array:
+def without_borders(dx: Array, resolved: ResolvedConv) -> Array:
     """The adjoint of ``with_borders``: adds the border's gradient to the pixels that it repeats."""
     spec = resolved.spec
     shape: Shape = (spec.batch, *resolved.spatial, spec.in_features)
