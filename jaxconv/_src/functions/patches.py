@@ -60,7 +60,7 @@ def unfold(
     call = Call("unfold", x=x.shape)
     resolved = _resolve(call, x.shape, kernel_spatial, strides, padding, dilation)
     x = with_borders(x if resolved.batched else x[None], resolved.borders)
-    patches: Array = kernels.unfold(x, spec=resolved.spec)
+    patches = kernels.unfold(x, resolved.spec)
     return patches if resolved.batched else patches[0]
 
 
@@ -122,7 +122,7 @@ def fold(
             f"which is {expected}; pass the strides, padding and dilation of unfold"
         )
     batched = patches if resolved.batched else patches[None]
-    x: Array = kernels.fold(batched, spec=resolved.spec)
+    x = kernels.fold(batched, resolved.spec)
     if resolved.bordered:
         x = without_borders(x, resolved)
     return x if resolved.batched else x[0]

@@ -12,10 +12,21 @@ from ...geometry.checks import known
 from ...geometry.spec import ConvSpec
 from .windows import Axis, forward_axes
 
+Array = jax.Array
+
+
+def unfold(x: Array, spec: ConvSpec) -> Array:
+    """``x [N, *S, C]`` as patches ``[N, *O, *K, C]``, in one program also if called eagerly."""
+    return _unfold(x, spec=spec)
+
+
+def fold(patches: Array, spec: ConvSpec) -> Array:
+    """The adjoint of ``unfold``."""
+    return _fold(patches, spec=spec)
+
 
 @functools.partial(jax.jit, static_argnames="spec")
-def unfold(x, *, spec: ConvSpec):
-    """``x [N, *S, C]`` as patches ``[N, *O, *K, C]``."""
+def _unfold(x, *, spec: ConvSpec):
     shape = (x.shape[0], *spec.output_spatial, *spec.kernel_spatial, x.shape[-1])
     if any(known(size) and size == 0 for size in shape):
         return jnp.zeros(shape, x.dtype)
@@ -26,11 +37,10 @@ def unfold(x, *, spec: ConvSpec):
 
 
 @functools.partial(jax.jit, static_argnames="spec")
-def fold(patches, *, spec: ConvSpec):
-    """The adjoint of ``unfold``."""
+def _fold(patches, *, spec: ConvSpec):
     shape = (patches.shape[0], *spec.input_spatial, patches.shape[-1])
     x = jax.ShapeDtypeStruct(shape, patches.dtype)
-    return jax.linear_transpose(functools.partial(unfold, spec=spec), x)(patches)[0]
+    return jax.linear_transpose(functools.partial(_unfold, spec=spec), x)(patches)[0]
 
 
 def _unfold_axis(x, number: int, axis: Axis, to: int):
