@@ -39,6 +39,7 @@ TABLES: dict[str, tuple[str, Callable[[list[results.Row]], str]]] = {
     "cpu_memory": ("cpu_memory", cpu.memory),
     "cpu_cliffs": ("cpu_cliffs", cpu.cliffs),
     "cpu_temporaries": ("cpu_temporaries", cpu.temporaries),
+    "accuracy": ("accuracy", cpu.accuracy),
     "gpu_headline": ("gpu_operators", gpu.headline),
     "gpu_summary": ("gpu_operators", gpu.summary),
     "gpu_operators": ("gpu_operators", gpu.operators),

@@ -180,3 +180,20 @@ def _picoseconds(row: Row) -> list[float]:
     """Of processor time per product."""
     pairs = zip(row["milliseconds"], row["products"], strict=True)
     return [1e9 * time / products for time, products in pairs]
+
+
+def accuracy(rows: list[Row]) -> str:
+    """A row per implementation and operator: the largest errors in ulp, by dtype."""
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    cells = [
+        [*key, *(f"{row['ulp']:.2f}" for row in group), _of_bound(group)]
+        for key, group in groups(rows, "implementation", "operator").items()
+    ]
+    return format_markdown(["implementation", "operator", *dtypes, "of the bound"], cells)
+
+
+def _of_bound(rows: list[Row]) -> str:
+    """Of float32 and float64: narrower dtypes reach it, because they are rounded at the end."""
+    summed = [row["of_bound"] for row in rows if row["dtype"] in ("float32", "float64")]
+    shares = [share for share in summed if share is not None]
+    return percent(max(shares)) if shares else "a bound of its own"

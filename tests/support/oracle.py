@@ -1,5 +1,7 @@
 """The independent oracle: the three operators as NumPy loops in float64, from the index formulas.
 
+Operands in longdouble are summed in longdouble, to check float64 itself.
+
     T(x, k, g) = sum over n, o, f, t, c of  g[n,o,f] * x[n, s*o + d*t - low, c] * k[t,c,f]
 
 It shares no code with the library: extents are counted, not computed, and loops visit every output
@@ -118,8 +120,10 @@ def _products(case: Case):
 
 
 def exact(array) -> np.ndarray:
-    """The same numbers in float64, or complex128."""
+    """The same numbers in float64, or complex128; longdouble stays as it is."""
     array = np.asarray(array)
+    if array.dtype == np.longdouble:
+        return array
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 

@@ -69,8 +69,12 @@ class Examples {
 
  private:
   std::string run_one(int64_t i, Team& team) const {
-    return run(request_, source_ + i * bytes_.source, operand_ + i * bytes_.operand,
-               result_ + i * bytes_.result, team);
+    Call call{};
+    call.source = source_ + i * bytes_.source;
+    call.operand = operand_ + i * bytes_.operand;
+    call.result = result_ + i * bytes_.result;
+    call.team = &team;
+    return compute(request_, call);
   }
 
   void run_piece(int64_t piece) {

@@ -1,6 +1,7 @@
 #include "ffi/instruction_set.h"
 
 #include <atomic>
+#include <cstdlib>
 
 #include "engine.h"
 
@@ -39,7 +40,11 @@ const InstructionSet* find(const std::string& name) {
   return name == "baseline" ? &kBaseline : nullptr;
 }
 
-const InstructionSet* best() {
+// The best one, or the one that JAXCONV_INSTRUCTION_SET names if this machine supports it.
+const InstructionSet* initial() {
+  if (const char* name = std::getenv("JAXCONV_INSTRUCTION_SET")) {
+    if (const InstructionSet* set = find(name)) return set;
+  }
   for (const char* name : {"avx512", "avx2"}) {
     if (const InstructionSet* set = find(name)) return set;
   }
@@ -47,7 +52,7 @@ const InstructionSet* best() {
 }
 
 std::atomic<const InstructionSet*>& in_use() {
-  static std::atomic<const InstructionSet*> set{best()};
+  static std::atomic<const InstructionSet*> set{initial()};
   return set;
 }
 
