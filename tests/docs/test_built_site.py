@@ -1,5 +1,6 @@
 """The built site as files: links lead to pages and anchors, and nothing comes from elsewhere."""
 
+import functools
 import html.parser
 import os.path
 import urllib.parse
@@ -31,6 +32,7 @@ class Page(html.parser.HTMLParser):
             self.loaded.add(target)
 
 
+@functools.cache
 def pages() -> dict[str, Page]:
     found = sorted(SITE.rglob("*.html"))
     return {path.relative_to(SITE).as_posix(): Page(path.read_text()) for path in found}

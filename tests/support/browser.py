@@ -10,7 +10,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -81,14 +81,15 @@ def _check_local(url: str, faults: list[str]) -> None:
         faults.append(f"an external request: {url}")
 
 
-def violations(page: Any, least: str = "serious") -> list[str]:
-    """What axe-core finds on a page, of this impact or a worse one."""
+def violations(page: Any, least: str = "serious", rules: Sequence[str] = ()) -> list[str]:
+    """What axe-core finds on a page, of this impact or a worse one: by these rules, or by all."""
     from axe_playwright_python.sync_playwright import Axe
 
     impacts = ("minor", "moderate", "serious", "critical")
     wanted = impacts[impacts.index(least) :]
     # Without `preload`, which requests style sheets again: a browser refuses that in files.
-    found = Axe().run(page, options={"preload": False}).response["violations"]
+    options = {"preload": False, **({"runOnly": list(rules)} if rules else {})}
+    found = Axe().run(page, options=options).response["violations"]
     return [
         f"{each['id']}: {each['help']}: {[node['html'] for node in each['nodes']]}"
         for each in found
