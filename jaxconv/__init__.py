@@ -32,8 +32,12 @@ from ._src.functions.conv import conv as conv
 from ._src.functions.conv import conv_filter_grad as conv_filter_grad
 from ._src.functions.conv import conv_input_grad as conv_input_grad
 from ._src.functions.depthwise import depthwise_conv as depthwise_conv
+from ._src.functions.factorization import separate as separate
 from ._src.functions.fused import fused_conv as fused_conv
 from ._src.functions.long import long_conv as long_conv
+from ._src.functions.normalization import spectral_norm as spectral_norm
+from ._src.functions.normalization import weight_norm as weight_norm
+from ._src.functions.normalization import weight_standardization as weight_standardization
 from ._src.functions.patches import fold as fold
 from ._src.functions.patches import unfold as unfold
 from ._src.functions.pointwise import pointwise_conv as pointwise_conv
@@ -103,13 +107,17 @@ __all__ = [
     "pointwise_conv",
     "receptive_field",
     "separable_conv",
+    "separate",
     "sharding",
+    "spectral_norm",
     "summarize",
     "train",
     "unfold",
     "uninstall",
     "use_implementation",
     "viz",
+    "weight_norm",
+    "weight_standardization",
 ]
 
 # Imported at first use, because they need packages that jaxconv itself does not depend on: the name

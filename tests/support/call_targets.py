@@ -116,6 +116,10 @@ FUNCTIONS = {
     "pixel_shuffle": function("pixel_shuffle", x=X2, factor=2),
     "pixel_unshuffle": function("pixel_unshuffle", x=X3, factor=(3, 2, 1)),
     "channel_shuffle": function("channel_shuffle", x=X2, groups=2),
+    "weight_norm": function("weight_norm", kernel=K2, scale=BIAS, epsilon=1e-12),
+    "weight_standardization": function("weight_standardization", kernel=K2, epsilon=1e-10),
+    "spectral_norm": function("spectral_norm", kernel=K2, u=BIAS, iterations=1, epsilon=1e-12),
+    "separate": function("separate", kernel=K2, rank=1, groups=1),
     "conv_general_dilated": Target(
         jaxconv.conv_general_dilated,
         {
