@@ -149,8 +149,7 @@ def spectral_norm(
         return _unit(_product(fixed.conj().T, v), epsilon)
 
     start = _unit(lax.stop_gradient(_wide(u)), epsilon)
-    looped: Any = lax.fori_loop(0, steps, step, start)  # pyright: ignore[reportUnknownMemberType] (jax's stub)
-    new = cast(Array, looped)
+    new = cast(Array, lax.fori_loop(0, steps, step, start))  # pyright: ignore[reportUnknownMemberType] (jax's stub)
     v = _unit(_product(fixed, new), epsilon)
     value = jnp.real(_product(v.conj(), _product(matrix, new)))
     scale = jnp.where(value == 0, 1, value).astype(matrix.dtype)
