@@ -177,10 +177,10 @@ class DepthwiseConv(_Convolution):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         inputs = semantics.inputs("DepthwiseConv", inputs)
-        semantics.positive("DepthwiseConv", multiplier=self.multiplier)
+        (multiplier,) = semantics.positive("DepthwiseConv", multiplier=self.multiplier)
         semantics.warn_of_images(self, inputs)
         extents = semantics.kernel_extents("DepthwiseConv", self.kernel_size)
-        features = semantics.features("DepthwiseConv", inputs) * self.multiplier
+        features = semantics.features("DepthwiseConv", inputs) * multiplier
         parameters = self._make(features, kernel=(*extents, 1, features))
         return semantics.depthwise(self, *self._promoted(inputs, *parameters))
 
@@ -223,9 +223,9 @@ class PointwiseConv(_Convolution):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         inputs = semantics.inputs("PointwiseConv", inputs)
-        semantics.positive("PointwiseConv", features=self.features)
+        (features,) = semantics.positive("PointwiseConv", features=self.features)
         in_features = semantics.features("PointwiseConv", inputs)
-        parameters = self._make(self.features, kernel=(in_features, self.features))
+        parameters = self._make(features, kernel=(in_features, features))
         return semantics.pointwise(self, *self._promoted(inputs, *parameters))
 
 
@@ -275,14 +275,16 @@ class SeparableConv(_Convolution):
     @linen.compact
     def __call__(self, inputs: Array) -> Array:
         inputs = semantics.inputs("SeparableConv", inputs)
-        semantics.positive("SeparableConv", features=self.features, multiplier=self.multiplier)
+        features, multiplier = semantics.positive(
+            "SeparableConv", features=self.features, multiplier=self.multiplier
+        )
         semantics.warn_of_images(self, inputs)
         extents = semantics.kernel_extents("SeparableConv", self.kernel_size)
-        filters = semantics.features("SeparableConv", inputs) * self.multiplier
+        filters = semantics.features("SeparableConv", inputs) * multiplier
         parameters = self._make(
-            self.features,
+            features,
             depthwise_kernel=(*extents, 1, filters),
-            pointwise_kernel=(filters, self.features),
+            pointwise_kernel=(filters, features),
         )
         return semantics.separable(self, *self._promoted(inputs, *parameters))
 

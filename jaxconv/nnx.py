@@ -124,6 +124,7 @@ class ConvTranspose(nnx.ConvTranspose):
 
     def __call__(self, inputs: Array) -> Array:
         layer: Any = self
+        inputs = semantics.inputs("ConvTranspose", inputs)
         semantics.warn_of_images(layer, inputs)
         kernel = semantics.masked(layer.kernel[...], layer.mask)
         bias = None if layer.bias is None else layer.bias[...]
@@ -255,7 +256,9 @@ class DepthwiseConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        semantics.positive("DepthwiseConv", in_features=in_features, multiplier=multiplier)
+        in_features, multiplier = semantics.positive(
+            "DepthwiseConv", in_features=in_features, multiplier=multiplier
+        )
         self.in_features = in_features
         self.out_features = in_features * multiplier
         self.kernel_size = semantics.kernel_extents("DepthwiseConv", kernel_size)
@@ -315,7 +318,9 @@ class PointwiseConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        semantics.positive("PointwiseConv", in_features=in_features, out_features=out_features)
+        in_features, out_features = semantics.positive(
+            "PointwiseConv", in_features=in_features, out_features=out_features
+        )
         self.in_features = in_features
         self.out_features = out_features
         self.strides = semantics.static(strides)
@@ -380,7 +385,7 @@ class SeparableConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
-        semantics.positive(
+        in_features, out_features, multiplier = semantics.positive(
             "SeparableConv",
             in_features=in_features,
             out_features=out_features,
@@ -465,6 +470,12 @@ class CausalConv(_Convolution):
         rngs: nnx.Rngs,
         **options: Unpack[Options],
     ):
+        in_features, out_features, feature_group_count = semantics.positive(
+            "CausalConv",
+            in_features=in_features,
+            out_features=out_features,
+            feature_group_count=feature_group_count,
+        )
         self.in_features = in_features
         self.out_features = out_features
         self.kernel_size = semantics.kernel_extents("CausalConv", kernel_size, max_rank=1)

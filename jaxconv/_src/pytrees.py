@@ -38,13 +38,15 @@ def is_array(leaf: Any) -> bool:
 
 def is_array_like(leaf: Any) -> bool:
     """Whether a leaf has a shape and a dtype; so do ``jax.ShapeDtypeStruct`` and NumPy scalars."""
-    if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+    if not (isinstance(getattr(leaf, "shape", None), tuple) and hasattr(leaf, "dtype")):
         return False
     return not isinstance(leaf, np.ndarray | np.generic) or _traceable(leaf)
 
 
 def _traceable(leaf: np.ndarray | np.generic) -> bool:
-    """Whether jax accepts an array of NumPy: not one of objects, of text or of swapped bytes."""
+    """Whether jax accepts an array of NumPy: not of objects, text or swapped bytes, nor masked."""
+    if isinstance(leaf, np.ma.MaskedArray):
+        return False
     return leaf.dtype.isnative and (jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == np.bool_)
 
 

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.nnx import Rngs
 
 import jaxconv
-from jaxconv import filters, linen
+from jaxconv import filters, linen, nnx
 from support import argument_fuzz
 from support.call_targets import SPEC, TARGETS
 from support.errors import TAPS, K, X, assert_raises, ones
@@ -117,6 +118,14 @@ WRONG = {
         lambda: linen.SeparableConv(3, (3, 3)).init(jax.random.key(0), ones(1, 9, 9, 0)),
         "SeparableConv: the number of channels, x's last extent, must be a positive int, but got 0",
     ),
+    "padding of random keys": (
+        lambda: jax.eval_shape(lambda: conv(X, K, padding=jax.random.split(jax.random.key(0), 2))),
+        "conv: padding must be a name, an int or a sequence with one entry per axis",
+    ),
+    "padding of two axes of random keys": (
+        lambda: conv(X, K, padding=jax.random.split(jax.random.key(0), (2, 2))),
+        "conv: padding must be a name, an int or a sequence with one entry per axis",
+    ),
     "an ambiguous flag": (
         lambda: jaxconv.causal_conv(ones(1, 7, 6), TAPS, return_final_state=ones(2)),
         "causal_conv: return_final_state must be True or False",
@@ -163,6 +172,79 @@ TYPES = {
         "accelerate: every leaf of the arguments must be an array or hashable",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [range(2**100), memoryview(np.ones((5, 4))), ("rows", 2)],
+    ids=lambda n: type(n).__name__,
+)
+def test_mesh_axes_of_sharded_convolutions(names):
+    call = lambda: jaxconv.sharding.conv(X, K, groups=3, axis_names=names)  # noqa: E731
+    assert_raises(
+        call, ValueError, "sharding.conv: axis_names must have one entry per spatial axis"
+    )
+
+
+@pytest.mark.parametrize("view", [np.ones((5, 4), np.float32), np.array(2)], ids=["2d", "0d"])
+def test_memory_views_are_no_specs(view):
+    assert_raises(
+        lambda: jaxconv.receptive_field(memoryview(view)),
+        TypeError,
+        "receptive_field: give a function",
+    )
+
+
+@pytest.mark.parametrize("name", ["cost", "explain", "receptive_field", "summarize"])
+def test_what_only_looks_like_an_array(name):
+    """A masked array, and a module with ``shape`` and ``dtype``: the function's own errors."""
+    for x in (np.ma.masked_array(X), np):
+        with pytest.raises(TypeError, match="conv: x must be an array"):
+            getattr(jaxconv, name)(lambda x: conv(x, K, groups=3), x)
+
+
+class Six:
+    """What Python takes for an int where it needs one."""
+
+    def __index__(self):
+        return 6
+
+
+def test_sizes_of_modules_that_are_no_python_ints():
+    """Arithmetic with them would be traced, or fail."""
+    three, x = (3,), ones(1, 7, 6)
+
+    def shapes(six):
+        for module, sizes in {
+            nnx.CausalConv: (six, six, three),
+            nnx.DepthwiseConv: (six, three, six),
+            nnx.PointwiseConv: (six, six),
+            nnx.SeparableConv: (six, six, three, six),
+        }.items():
+            yield module(*sizes, rngs=Rngs(0))(x).shape[-1]
+        for module in (
+            linen.CausalConv(six, three),
+            linen.DepthwiseConv(three, multiplier=six),
+            linen.PointwiseConv(six),
+            linen.SeparableConv(six, three, multiplier=six),
+        ):
+            yield module.init_with_output(jax.random.key(0), x)[0].shape[-1]
+
+    for six in (np.int64(6), jnp.int32(6), Six()):
+        found = []
+        jax.eval_shape(lambda six=six, found=found: found.extend(shapes(six)))
+        assert found == [6, 36, 6, 6] * 2
+
+
+def test_strides_of_numpy_are_ints():
+    for strides in (np.array([2, 2]), [np.int64(2)] * 2):
+        y = jaxconv.conv_general_dilated(ones(1, 3, 8, 8), ones(4, 3, 3, 3), strides, "SAME")
+        assert y.shape == (1, 4, 4, 4)
+
+
+def test_inputs_that_are_too_large_for_a_transposed_convolution():
+    layer = nnx.ConvTranspose(3, 4, (3, 3), rngs=Rngs(0))
+    assert_raises(lambda: layer(2**32), TypeError, "ConvTranspose: x must be an array")
 
 
 @pytest.mark.parametrize(("call", "words"), TYPES.values(), ids=TYPES)

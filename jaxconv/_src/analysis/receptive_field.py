@@ -158,7 +158,8 @@ def field_of(
 
 
 def _of_specs(specs: Any) -> ReceptiveField:
-    if not isinstance(specs, Sequence) or not all(isinstance(spec, ConvSpec) for spec in specs):
+    several = isinstance(specs, Sequence) and not isinstance(specs, memoryview)
+    if not several or not all(isinstance(spec, ConvSpec) for spec in specs):
         raise TypeError(
             f"receptive_field: give a function and its arguments, or a sequence of ConvSpec, but "
             f"got {type(specs).__qualname__}"

@@ -35,10 +35,9 @@ _TRANSPOSED_KERNEL_AXES = {**AXES, "kernel": "*K F C"}
 # --- arguments ------------------------------------------------------------------------------------
 
 
-def positive(module: str, **sizes: Any) -> None:
-    """Raises an error if a size is not a positive int."""
-    for name, size in sizes.items():
-        checks.integer(Call(module), name, size)
+def positive(module: str, **sizes: Any) -> tuple[int, ...]:
+    """The sizes as ints; raises an error if one is not a positive int."""
+    return tuple(checks.integer(Call(module), name, size) for name, size in sizes.items())
 
 
 def inputs(module: str, x: Any) -> Any:
@@ -120,8 +119,9 @@ def grouped_kernel(
     module: str, extents: Shape, in_features: int, out_features: int, groups: int
 ) -> Shape:
     """``[*K, C/G, F]``, if ``groups`` divides both C and F."""
-    positive(module, in_features=in_features, out_features=out_features, feature_group_count=groups)
-    groups = operator.index(groups)
+    in_features, out_features, groups = positive(
+        module, in_features=in_features, out_features=out_features, feature_group_count=groups
+    )
     for name, features in (("in_features", in_features), ("out_features", out_features)):
         if features % groups:
             raise ValueError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 from jax import lax
@@ -252,9 +252,9 @@ def _names(call: checks.Call, axis_names: Any, rank: int) -> tuple[MeshAxes | No
 
 def _mesh_axes(names: Any) -> list[str] | None:
     """All mesh axes in a sequence of names, tuples of names and None; None if it is no such one."""
-    if not isinstance(names, Sequence):
+    sequence = checks.sequence(names)
+    if sequence is None:
         return None
-    sequence = cast(Sequence[Any], names)
     each = [(name,) if isinstance(name, str) else name for name in sequence if name is not None]
     if not all(isinstance(axes, tuple) for axes in each):
         return None

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 
 from .checks.call import shown
-from .checks.sizes import MAX_ENTRIES, count, index, sequence, traced_hint
+from .checks.sizes import MAX_ENTRIES, count, index, keys, sequence, traced_hint
 from .spec import MAX_STEP, Pairs, Shape, effective_extent
 
 BORDERS = {"CIRCULAR": "wrap", "REFLECT": "reflect", "REPLICATE": "edge"}
@@ -136,7 +136,7 @@ def _entries(padding: Any) -> tuple[Any, ...] | None:
     """The entries of a sequence, an iterator or an array of any rank; None for all else."""
     if isinstance(padding, Iterator):
         padding = tuple(itertools.islice(padding, MAX_ENTRIES))
-    elif isinstance(padding, np.ndarray | jax.Array) and padding.ndim > 1:
+    elif isinstance(padding, np.ndarray | jax.Array) and padding.ndim > 1 and not keys(padding):
         padding = tuple(padding)
     return sequence(padding)
 

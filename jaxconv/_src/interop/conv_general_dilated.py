@@ -155,20 +155,24 @@ def _recognize(
     ones = (1,) * (len(lhs_shape) - 2)
     try:
         numbers = lax.conv_dimension_numbers(lhs_shape, rhs_shape, numbers)
-        strides = tuple(strides)
-        lhs_dilation = ones if lhs_dilation is None else tuple(lhs_dilation)
-        rhs_dilation = ones if rhs_dilation is None else tuple(rhs_dilation)
+        strides = _ints(strides)
+        lhs_dilation = ones if lhs_dilation is None else _ints(lhs_dilation)
+        rhs_dilation = ones if rhs_dilation is None else _ints(rhs_dilation)
         if isinstance(padding, str):
             if any(e != 1 for e in lhs_dilation):
                 return None
             padding = _named_padding(lhs_shape, rhs_shape, strides, padding, rhs_dilation, numbers)
         padding = tuple((operator.index(low), operator.index(high)) for low, high in padding)
-    except (TypeError, ValueError, RuntimeError):
+    except Exception:  # lax raises it too, also what objects raise that are no ints
         return None
     shapes = tuple(lhs_shape), tuple(rhs_shape)
     geometry = strides, padding, lhs_dilation, rhs_dilation
     recognized = recognize(LaxConvolution(*shapes, *geometry, numbers, groups, batches))
     return None if isinstance(recognized, str) else recognized
+
+
+def _ints(values: Any) -> tuple[int, ...]:
+    return tuple(map(operator.index, values))
 
 
 def _named_padding(lhs_shape, rhs_shape, strides, name: str, dilation, numbers):

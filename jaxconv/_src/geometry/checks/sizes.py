@@ -132,9 +132,14 @@ def sequence(value: Any) -> tuple[Any, ...] | None:
     """
     if isinstance(value, _NOT_PER_AXIS):
         return None
-    if isinstance(value, Sequence) or getattr(value, "ndim", None) == 1:
+    if isinstance(value, Sequence) or (getattr(value, "ndim", None) == 1 and not keys(value)):
         return tuple(itertools.islice(value, MAX_ENTRIES))
     return None
+
+
+def keys(value: Any) -> bool:
+    """Whether this is an array of random keys, which raises an ``AssertionError`` if iterated."""
+    return isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.extended)
 
 
 def count(entries: tuple[Any, ...]) -> str:
