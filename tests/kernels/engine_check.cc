@@ -2,15 +2,20 @@
 //
 // For machines without jax: built for another processor, it runs there or in an emulator.
 //
-//   engine_check LIBRARY [COUNT]
+//   engine_check LIBRARY [COUNT [CALLERS]]
+//
+// CALLERS threads call the library at once, each COUNT times. With a fourth argument, they write
+// the same result, which the thread sanitizer must detect.
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -27,7 +32,7 @@ struct Spec {
   int64_t in[2], out[2], kernel[2], stride[2], dilation[2], padding[2][2];
 };
 
-std::mt19937_64 generator(1);
+thread_local std::mt19937_64 generator(1);
 int64_t pick(int64_t low, int64_t high) {
   return std::uniform_int_distribution<int64_t>(low, high)(generator);
 }
@@ -119,6 +124,13 @@ bool check(Run run, int64_t element, const Spec& s) {
   return true;
 }
 
+// A convolution whose result other callers write too.
+void race(Run run, const Spec& s, std::vector<float>& result) {
+  const std::vector<float> zeros(1 << 20);
+  char message[512];
+  run(kConv, 0, 2, &s.batch, zeros.data(), zeros.data(), result.data(), 1, message, sizeof message);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -129,10 +141,26 @@ int main(int argc, char** argv) {
     return 1;
   }
   const int count = argc > 2 ? std::atoi(argv[2]) : 100;
-  for (int i = 0; i < count; ++i) {
-    const Spec s = random_spec();
-    if (!check<float>(run, 0, s) || !check<double>(run, 1, s)) return 1;
-  }
-  std::printf("%d convolutions, every operator in float32 and float64\n", count);
+  const int callers = argc > 3 ? std::atoi(argv[3]) : 1;
+  std::vector<float> shared(argc > 4 ? 1 << 20 : 0);
+  std::atomic<bool> failed{false};
+  const auto work = [&](unsigned seed) {
+    generator.seed(seed);
+    for (int i = 0; i < count && !failed; ++i) {
+      const Spec s = random_spec();
+      if (!shared.empty()) {
+        race(run, s, shared);
+      } else if (!check<float>(run, 0, s) || !check<double>(run, 1, s)) {
+        failed = true;
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 1; i < callers; ++i) threads.emplace_back(work, i + 1);
+  work(1);
+  for (std::thread& thread : threads) thread.join();
+  if (failed) return 1;
+  std::printf("%d convolutions by %d callers, every operator in float32 and float64\n", count,
+              callers);
   return 0;
 }
