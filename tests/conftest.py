@@ -2,13 +2,26 @@
 
 import collections
 import contextlib
+import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAXCONV_TUNING"] = "off"  # what is measured on this machine is not what is tested
-_DEVICES = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+
+def _add_xla_flags(*flags: str) -> None:
+    """Adds those flags that XLA_FLAGS does not set already."""
+    given = os.environ.get("XLA_FLAGS", "")
+    added = [flag for flag in flags if flag.partition("=")[0] not in given]
+    os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+_add_xla_flags("--xla_force_host_platform_device_count=8")
+# Nearly all the time goes into compiling programs that run once, so XLA optimizes them less.
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    _add_xla_flags("--xla_backend_optimization_level=0")
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones lack the flag
+        _add_xla_flags("--xla_cpu_use_fusion_emitters=false")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

@@ -9,7 +9,7 @@ from flax import nnx
 
 from benchmarks.common import results
 from benchmarks.networks import costs, peers, run, tables
-from benchmarks.networks.cases import CASES, Case
+from benchmarks.networks.cases import BATCHES, CASES, NETWORKS, PARTS, Case
 from jaxconv.models import MobileNetV3Large, mobilenet_v3
 
 twins = pytest.importorskip("benchmarks.networks.torch_networks")
@@ -31,7 +31,8 @@ TINY = Case(
 )
 
 
-@pytest.mark.parametrize("mode", peers.PEERS)
+@pytest.mark.sample(2)
+@pytest.mark.parametrize("mode", sorted(peers.PEERS))
 def test_rows(mode):
     """Of every installed peer except ``torch.compile``; ``measure`` compares their results."""
     names = [name for name in peers.NAMES if name != "torch_compile" and peers.available(name)]
@@ -80,7 +81,7 @@ def variables(network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*PARTS, *NETWORKS[:: len(BATCHES)]], ids=lambda case: case.name)
 def test_cases(case):
     """Network and twin have equally many parameters, and the network takes the case's input."""
     network = nnx.eval_shape(lambda: case.make(*peers.OURS, nnx.Rngs(0)))

@@ -24,6 +24,7 @@ TINY = {
     models.ContextNetwork: ((2,), {}),
     models.WaveNet: ((5,), {"features": 2, "skip": 2, "dilations": (1, 2)}),
     models.ByteNet: ((5, 5), {"features": 2, "dilations": (1,)}),
+    models.Mamba: ((5,), {"features": 2, "layers": 1, "states": 2}),
 }
 COPIES = {"pickle": lambda network: pickle.loads(pickle.dumps(network)), "copy": copy.deepcopy}
 PLAIN = {
