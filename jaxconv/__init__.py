@@ -25,6 +25,7 @@ from ._src.analysis.receptive_field import receptive_field as receptive_field
 from ._src.analysis.summary import Summary as Summary
 from ._src.analysis.summary import summarize as summarize
 from ._src.dispatch.implementation import use_implementation as use_implementation
+from ._src.functions.blur import blur_pool as blur_pool
 from ._src.functions.causal import causal_conv as causal_conv
 from ._src.functions.causal import causal_conv_init as causal_conv_init
 from ._src.functions.causal import causal_conv_step as causal_conv_step
@@ -32,12 +33,15 @@ from ._src.functions.conv import conv as conv
 from ._src.functions.conv import conv_filter_grad as conv_filter_grad
 from ._src.functions.conv import conv_input_grad as conv_input_grad
 from ._src.functions.depthwise import depthwise_conv as depthwise_conv
+from ._src.functions.dynamic import dynamic_conv as dynamic_conv
 from ._src.functions.factorization import separate as separate
 from ._src.functions.fused import fused_conv as fused_conv
+from ._src.functions.gated import gated_conv as gated_conv
 from ._src.functions.long import long_conv as long_conv
 from ._src.functions.normalization import spectral_norm as spectral_norm
 from ._src.functions.normalization import weight_norm as weight_norm
 from ._src.functions.normalization import weight_standardization as weight_standardization
+from ._src.functions.partial import partial_conv as partial_conv
 from ._src.functions.patches import fold as fold
 from ._src.functions.patches import unfold as unfold
 from ._src.functions.pointwise import pointwise_conv as pointwise_conv
@@ -78,6 +82,7 @@ __all__ = [
     "Tuning",
     "accelerate",
     "autotune",
+    "blur_pool",
     "causal_conv",
     "causal_conv1d",
     "causal_conv_init",
@@ -91,10 +96,12 @@ __all__ = [
     "conv_transpose",
     "cost",
     "depthwise_conv",
+    "dynamic_conv",
     "explain",
     "filters",
     "fold",
     "fused_conv",
+    "gated_conv",
     "install",
     "installed",
     "linen",
@@ -102,6 +109,7 @@ __all__ = [
     "models",
     "nnx",
     "optimize_for_inference",
+    "partial_conv",
     "pixel_shuffle",
     "pixel_unshuffle",
     "pointwise_conv",

@@ -120,6 +120,18 @@ FUNCTIONS = {
     "weight_standardization": function("weight_standardization", kernel=K2, epsilon=1e-10),
     "spectral_norm": function("spectral_norm", kernel=K2, u=BIAS, iterations=1, epsilon=1e-12),
     "separate": function("separate", kernel=K2, rank=1, groups=1),
+    "partial_conv": convolution("partial_conv", x=X2, kernel=K2, bias=BIAS, mask=ones(1, 5, 5, 1)),
+    "gated_conv": convolution(
+        "gated_conv",
+        x=X2,
+        kernel=K2,
+        gate_kernel=K2,
+        bias=BIAS,
+        gate_bias=BIAS,
+        activation="relu",
+    ),
+    "dynamic_conv": convolution("dynamic_conv", x=X2, kernel=K2[None], bias=BIAS),
+    "blur_pool": function("blur_pool", x=X2, size=3, strides=2, padding="REFLECT"),
     "conv_general_dilated": Target(
         jaxconv.conv_general_dilated,
         {
