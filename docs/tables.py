@@ -40,6 +40,7 @@ TABLES: dict[str, tuple[str, Callable[[list[results.Row]], str]]] = {
     "cpu_cliffs": ("cpu_cliffs", cpu.cliffs),
     "cpu_temporaries": ("cpu_temporaries", cpu.temporaries),
     "accuracy": ("accuracy", cpu.accuracy),
+    "peer_tests": ("peer_tests", cpu.peer_tests),
     "gpu_headline": ("gpu_operators", gpu.headline),
     "gpu_summary": ("gpu_operators", gpu.summary),
     "gpu_operators": ("gpu_operators", gpu.operators),

@@ -197,3 +197,19 @@ def _of_bound(rows: list[Row]) -> str:
     summed = [row["of_bound"] for row in rows if row["dtype"] in ("float32", "float64")]
     shares = [share for share in summed if share is not None]
     return percent(max(shares)) if shares else "a bound of its own"
+
+
+def peer_tests(rows: list[Row]) -> str:
+    """A row per library: how many of its convolution tests pass without and with jaxconv."""
+    header = ["library", "version", "tests", "skipped", "pass without", "pass with"]
+    header += ["fail only without", "fail only with", "explained"]
+    cells = [
+        [
+            *(row[key] for key in ("library", "version", "tests", "skipped")),
+            *(row[key] for key in ("passed_without", "passed_with")),
+            *(len(row[key]) for key in ("only_without", "only_with")),
+            row["explained"],
+        ]
+        for row in rows
+    ]
+    return format_markdown(header, cells)
