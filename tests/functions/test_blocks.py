@@ -55,6 +55,7 @@ def masked(case: Case, x, k, bias, mask):
     return np.where(some, y * window / np.where(some, counts, 1) + bias, 0), some
 
 
+@pytest.mark.sample(4)
 @by_rank
 @pytest.mark.parametrize("channels", [1, None], ids=["one mask", "a mask per channel"])
 def test_partial_conv(case, channels):
@@ -132,6 +133,7 @@ def test_derivatives_of_gated_conv():
     assert_derivatives(gated, x, k, *more)
 
 
+@pytest.mark.sample(2)
 @by_rank
 def test_dynamic_conv(case):
     """Each example by the oracle; and one primitive with an axis of examples does it."""
@@ -160,6 +162,7 @@ def test_derivatives_and_batches_of_dynamic_conv():
     np.testing.assert_allclose(mapped[1], alone, rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("size", "strides"), [((3,), 2), ((4, 3), (2, 3)), ((1, 5, 2), (1, 2, 1))], ids=str
 )

@@ -54,6 +54,7 @@ def by_index(x, case: Case, padding):
     return patches
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(("case", "padding"), CASES.values(), ids=CASES)
 def test_unfold(case, padding):
     """The formula; that the two are adjoints; that patches times a kernel are a convolution."""

@@ -33,6 +33,7 @@ def product(factors, groups):
     return np.concatenate(parts, axis=-1)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("shape", "groups", "rank"), CASES.values(), ids=CASES)
 def test_separate(shape, groups, rank):
     """The error is that of the product, and none at full rank; and convolutions agree."""
