@@ -42,6 +42,7 @@ def test_without_libtpu_a_sentence_says_how_to_install_it():
     assert_says_how_to_install("-m benchmarks.tpu.static", "`pip install libtpu`")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "program", ["-m benchmarks.cpu.run --platform cuda", "-m benchmarks.gpu.run"]
 )

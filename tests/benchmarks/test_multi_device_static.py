@@ -43,6 +43,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("target", "module", "install"),
     [

@@ -145,6 +145,7 @@ def test_causal_convolution_with_a_bias():
     x, k, bias = (operand(s, np.float64) for s in ((2, 16, 3), (4, 3, 5), (5,)))
     time = P(None, "h")
     sharded = mapped(functools.partial(sharding.causal_conv, axis_name="h"), (time, P(), P()), time)
+    sharded = jax.jit(sharded)
     np.testing.assert_allclose(sharded(x, k, bias), jaxconv.causal_conv(x, k, bias), rtol=1e-12)
 
 

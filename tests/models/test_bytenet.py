@@ -111,6 +111,7 @@ def test_time_is_linear_in_length():
         assert counts == [counts[0] * length // lengths[0] for length in lengths]
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter():
     network = small()
     source, target = pair()

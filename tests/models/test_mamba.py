@@ -81,6 +81,7 @@ def test_a_text_does_not_depend_on_those_packed_beside_it():
     assert (got[~others] != wanted[~others]).any()
 
 
+@pytest.mark.slow
 @pytest.mark.lenient  # for optax
 def test_it_trains_on_packed_text():
     """Texts of different lengths that count up from their first letter, three to a row."""
