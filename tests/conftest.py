@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import importlib.metadata
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,8 +19,6 @@ _add_xla_flags("--xla_force_host_platform_device_count=8")
 # Nearly all the time goes into compiling programs that run once, so XLA optimizes them less.
 if os.environ["JAX_PLATFORMS"] == "cpu":
     _add_xla_flags("--xla_backend_optimization_level=0")
-    if importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones lack the flag
-        _add_xla_flags("--xla_cpu_use_fusion_emitters=false")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

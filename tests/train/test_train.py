@@ -433,7 +433,7 @@ def test_digits_stopped_by_ctrl_c_resumes_and_reports(tmp_path):
     assert said.count("\n") == 1
     assert "resume with: python -m jaxconv.train digits --output run --epochs 1" in said
 
-    second = subprocess.run(command, **options, timeout=120)
+    second = subprocess.run(command, **options, timeout=300)
     assert second.returncode == 0, second.stderr
     assert not second.stderr
     for line in (
