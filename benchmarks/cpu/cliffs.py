@@ -14,9 +14,6 @@ there is one among calls of at least 0.2 ms; below, the cost of a call itself do
 from __future__ import annotations
 
 import os
-
-os.environ.setdefault("JAXCONV_SPIN", "0")  # read when the engine is first used
-
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -110,6 +107,7 @@ def main() -> None:
     parser.add_argument("--reduced", action="store_true", help="fewer kernel extents")
     arguments.add_json(parser)
     args = parser.parse_args()
+    os.environ.setdefault("JAXCONV_SPIN", "0")  # read when the engine is first used
     rows = []
     for sweep in sweeps(args.reduced):
         if args.only not in sweep.name:

@@ -1,7 +1,12 @@
 """The sweeps that look for cliffs, and what counts as one."""
 
+import os
+import pkgutil
+import runpy
+
 import pytest
 
+import benchmarks.cpu
 from benchmarks.cpu import cliffs, tables
 
 ROW = {
@@ -36,3 +41,16 @@ def test_every_sweep_varies_one_size(reduced):
         assert len(set(sweep.specs)) == len(sweep.specs)
         assert all(not spec.empty for spec in sweep.specs)
         assert list(sweep.values) == sorted(sweep.values)
+
+
+SWITCHES = {"JAXCONV_SPIN", "JAXCONV_AFFINITY", "JAXCONV_LARGE_PAGES"}
+MODULES = sorted(module.name for module in pkgutil.iter_modules(benchmarks.cpu.__path__))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_importing_a_benchmark_leaves_the_engines_switches(module, monkeypatch):
+    """Programs that import it, such as these tests, keep the settings of their environment."""
+    for name in SWITCHES:
+        monkeypatch.delenv(name, raising=False)
+    runpy.run_path(f"{benchmarks.cpu.__path__[0]}/{module}.py", run_name="imported")
+    assert not SWITCHES & os.environ.keys()
